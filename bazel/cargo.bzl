@@ -1,0 +1,31 @@
+"""cargo_static_library: a Rust staticlib crate, built by cargo from its lock file, as a cc_library."""
+
+def cargo_static_library(name, crate, hdrs, srcs, **kwargs):
+    """`crate` is the library's name in Cargo.toml; `srcs` must hold Cargo.toml, Cargo.lock and every source."""
+    lib = "lib%s.a" % crate
+    native.genrule(
+        name = name + "_archive",
+        srcs = srcs,
+        outs = [lib],
+        # Strict action environments hide the PATH, and cargo's own incremental state belongs in the user's cache.
+        cmd = """
+          manifest=$$(dirname $(execpath Cargo.toml))/Cargo.toml
+          target=$${XDG_CACHE_HOME:-$$HOME/.cache}/spotlight/cargo-%s
+          export PATH=$$HOME/.cargo/bin:/usr/local/cargo/bin:$$PATH
+          cargo build --quiet --release --locked --manifest-path $$manifest --target-dir $$target
+          cp $$target/release/%s $@
+        """ % (crate, lib),
+        local = True,
+    )
+    native.cc_library(
+        name = name,
+        srcs = [lib],
+        hdrs = hdrs,
+        linkopts = [
+            "-lpthread",
+            "-ldl",
+            "-lm",
+        ],
+        linkstatic = True,
+        **kwargs
+    )

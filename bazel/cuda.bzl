@@ -1,0 +1,67 @@
+"""cuda_library: compiles .cu files with the toolkit's nvcc, for linking into C++ targets. Needs no GPU."""
+
+# sm_90a is tuned; sm_80 is correct; PTX of compute_80 serves later chips (compute_90a PTX does not run on them).
+_GENCODE = [
+    "arch=compute_90a,code=sm_90a",
+    "arch=compute_80,code=[sm_80,compute_80]",
+]
+
+def _cuda_objects_impl(ctx):
+    contexts = [d[CcInfo].compilation_context for d in ctx.attr.deps]
+    headers = depset(transitive = [c.headers for c in contexts])
+    includes = depset(transitive = [c.includes for c in contexts] + [c.system_includes for c in contexts] +
+                                   [c.quote_includes for c in contexts])
+    objects = []
+    for src in ctx.files.srcs:
+        if src.extension != "cu":
+            continue
+        obj = ctx.actions.declare_file(src.basename[:-3] + ".cu.o")
+        args = ctx.actions.args()
+        args.add_all(["-c", src.path, "-o", obj.path, "-std=c++17", "-O3", "-lineinfo", "-I."])
+        args.add_all(["-Werror", "all-warnings", "-Xcompiler", "-fPIC,-Wall,-Werror"])
+        args.add_all(ctx.attr.gencode, before_each = "-gencode")
+        args.add_all(includes, before_each = "-isystem")
+        args.add_all(ctx.attr.copts)
+        ctx.actions.run(
+            executable = ctx.file._nvcc.path,
+            arguments = [args],
+            inputs = depset(ctx.files.srcs + ctx.files.hdrs, transitive = [headers, depset(ctx.files._toolkit)]),
+            outputs = [obj],
+            mnemonic = "CudaCompile",
+            progress_message = "Compiling %s" % src.path,
+            use_default_shell_env = True,
+        )
+        objects.append(obj)
+    return [DefaultInfo(files = depset(objects))]
+
+_cuda_objects = rule(
+    implementation = _cuda_objects_impl,
+    attrs = {
+        "copts": attr.string_list(),
+        "deps": attr.label_list(providers = [CcInfo]),
+        "gencode": attr.string_list(default = _GENCODE),
+        "hdrs": attr.label_list(allow_files = [".cuh", ".h"]),
+        "srcs": attr.label_list(allow_files = [".cu", ".cuh", ".h"]),
+        "_nvcc": attr.label(default = "@wheels//:nvcc", allow_single_file = True),
+        "_toolkit": attr.label(default = "@wheels//:toolkit"),
+    },
+)
+
+def cuda_library(name, srcs, hdrs = [], deps = [], copts = [], gencode = _GENCODE, **kwargs):
+    """Compiles `srcs` with nvcc; `hdrs` and `deps` as in cc_library. `gencode` lists the machine codes to build."""
+    _cuda_objects(
+        name = name + "_objects",
+        srcs = srcs,
+        hdrs = hdrs,
+        copts = copts,
+        gencode = gencode,
+        deps = deps + ["@wheels//:cudart"],
+    )
+    native.cc_library(
+        name = name,
+        srcs = [":" + name + "_objects"],
+        hdrs = hdrs,
+        linkstatic = True,
+        deps = deps + ["@wheels//:cudart"],
+        **kwargs
+    )

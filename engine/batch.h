@@ -1,0 +1,49 @@
+// One step's work as packed integers: what the model runner copies to its device. No pointers into sequences but the
+// sampling parameters, which outlive the step.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/request.h"
+
+namespace spotlight::engine {
+
+// A row that yields a token this step: decode rows, and prefill rows whose prompt ends in this step.
+struct SampleRow {
+  int32_t token_index = 0;            // its last token's place in the packed tokens
+  const SamplingParams* sampling = nullptr;  // every optional resolved
+  uint64_t seed = 0;                  // with output_index, all that randomness depends on
+  int32_t output_index = 0;           // how many tokens the sequence has generated so far
+  int32_t num_logprobs = -1;          // -1: none
+  // For penalties: prompt tokens and generated ones. Null where no penalty is set.
+  const std::vector<int32_t>* prompt_token_ids = nullptr;
+  const std::vector<int32_t>* output_token_ids = nullptr;
+  // Ids that may not be sampled yet (min_tokens). Null: none.
+  const std::vector<int32_t>* banned_token_ids = nullptr;
+};
+
+// Rows are ordered: decode rows that attend to everything, decode rows that retrieve, prefill chunks. A decode row has
+// one token; tokens are packed in row order, so token r of r < num_decode_rows is row r's.
+struct Batch {
+  int32_t num_dense_rows = 0;   // rows [0, num_dense_rows): dense decode
+  int32_t num_decode_rows = 0;  // rows [num_dense_rows, num_decode_rows): sparse decode
+  int32_t num_rows = 0;         // B; rows [num_decode_rows, num_rows): prefill chunks
+
+  std::vector<int32_t> token_ids;    // [T]
+  std::vector<int32_t> positions;    // [T]
+  std::vector<int64_t> slots;        // [T] page * kPageTokens + slot
+  std::vector<int32_t> query_begin;  // [B + 1] row r's tokens are [query_begin[r], query_begin[r + 1])
+  std::vector<int32_t> context_len;  // [B] tokens in the cache after this step
+  std::vector<int32_t> num_select;   // [B] K of a sparse row, else 0
+  std::vector<int32_t> page_table;   // [B, max_pages]; tail 0
+  int32_t max_pages = 0;
+
+  std::vector<SampleRow> samples;
+  // Measure the stages of retrieval in this step (StepResult::retrieval).
+  bool time_retrieval = false;
+
+  int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
+};
+
+}  // namespace spotlight::engine

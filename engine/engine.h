@@ -1,0 +1,77 @@
+// The engine's facade: text or tokens in, deltas out. Owns the tokenizer, the queue, the one engine thread and the model
+// runner. Knows no gRPC, no protobuf, no CUDA. The life of a request is told in engine/README.md.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/model_info.h"
+#include "engine/model_runner.h"
+#include "engine/request.h"
+#include "engine/response_sink.h"
+#include "engine/step_stats.h"
+#include "engine/tokenizer/chat_template.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "kernels/budget.h"
+
+namespace spotlight::engine {
+
+struct QueueOptions {
+  int32_t max_waiting_requests = 256;
+  int64_t max_waiting_tokens = 4 << 20;  // prompt tokens of waiting requests, together
+};
+
+struct SchedulerOptions {
+  int32_t num_pages = 0;          // pages of kernels::kPageTokens tokens that the KV cache holds
+  int32_t max_running = 32;       // sequences in one step
+  int32_t max_step_tokens = 512;  // token budget of one step: decode rows first, the rest for prefill chunks
+};
+
+struct RetrievalOptions {
+  kernels::Budget budget;               // budget.ratio is what requests may override
+  int32_t sparse_min_context = 4096;    // AUTO is dense below this many context tokens
+  bool sparse_required = false;         // refuse requests that would be served dense for want of a trained hash
+};
+
+struct EngineOptions {
+  QueueOptions queue;
+  SchedulerOptions scheduler;
+  RetrievalOptions retrieval;
+};
+
+enum class CancelReason : uint8_t { kClientGone, kAborted, kDeadline };
+
+// Thread-safe.
+class Engine {
+ public:
+  // `chat_template` may be null: chat prompts are then refused. `observer` may be null and outlives the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
+                                                        std::unique_ptr<Tokenizer> tokenizer,
+                                                        std::unique_ptr<ChatTemplate> chat_template,
+                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer);
+  virtual ~Engine() = default;  // cancels what still runs and joins the threads
+
+  // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in "stopping.max_tokens:
+  // must be at least 1, got 0"; RESOURCE_EXHAUSTED: queue full; ALREADY_EXISTS; FAILED_PRECONDITION: SPARSE without a
+  // trained hash; UNAVAILABLE: draining). After OK the sink gets OnFinish exactly once; a long prompt is encoded on another
+  // thread, so errors that need its length come that way.
+  virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
+
+  // Ends a request: its pages are free within one step. NOT_FOUND when it is not running.
+  virtual absl::Status Cancel(const std::string& request_id, CancelReason reason) = 0;
+
+  // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest.
+  virtual void Drain(absl::Duration grace) = 0;
+
+  virtual absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const = 0;
+  virtual absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& token_ids) const = 0;
+  virtual EngineLoad Load() const = 0;
+  virtual const ModelInfo& model() const = 0;
+  virtual const EngineOptions& options() const = 0;
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,57 @@
+// The hash file: learned encoders per layer, safetensors with metadata format = spotlight-hash-1 (kernels/README.md holds
+// the specification). No torch.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/config.h"
+
+namespace spotlight::engine {
+
+// Views into the file for one layer; an absent tensor (linear encoder) has null data.
+struct LayerHashView {
+  struct Encoder {
+    int32_t hidden = 0;
+    TensorView w1, b1, w2, b2, skip;
+  };
+  Encoder key, query;
+  std::vector<float> logit_scale;  // [Hkv]
+};
+
+// Thread-compatible; views stay valid as long as it lives.
+struct HashFile {
+  std::unique_ptr<SafetensorsFile> file;
+  kernels::DType dtype = kernels::DType::kBF16;  // of the encoders' tensors
+  int32_t hash_words = 0;   // W
+  int32_t num_planes = 0;   // J
+  float plane_step = 0;     // c
+  int32_t prefix_bits = 0;  // 0: codes were not trained nested, prefilter = auto means off
+  bool trained = false;
+  std::string model_fingerprint;
+  std::map<int32_t, LayerHashView> layers;
+};
+
+// Checks every tensor's shape against the metadata and the metadata against `config` and `model_fingerprint`.
+// INVALID_ARGUMENT "PATH: reason" (lying header, wrong shapes, unknown format, encoder or scoring, another model's).
+// trained = false is FAILED_PRECONDITION unless `allow_untrained`.
+absl::StatusOr<HashFile> LoadHashFile(const std::string& path, const ModelConfig& config,
+                                      const std::string& model_fingerprint, bool allow_untrained);
+
+// What --hash auto does: looks for a trained file of this model in the model's folder (spotlight_hash.safetensors), then in
+// each of `folders` (every *.safetensors whose fingerprint matches). Empty string: none.
+std::string FindHashFile(const std::string& model_folder, const std::vector<std::string>& folders,
+                         const std::string& model_fingerprint);
+
+// Writes a file with random encoders, trained = false, for layers [first_layer, num_layers): for tests and for measuring
+// cost before a hash is trained. Same seed, same bytes.
+absl::Status WriteUntrainedHashFile(const std::string& path, const ModelConfig& config,
+                                    const std::string& model_fingerprint, int32_t first_layer, int32_t hash_words,
+                                    uint64_t seed);
+
+}  // namespace spotlight::engine

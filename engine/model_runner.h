@@ -1,0 +1,37 @@
+// Runs one step of the model over a batch: the engine's only way to the device. Tests use
+// tests/testing/fake_model_runner.h.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "engine/batch.h"
+#include "engine/response_sink.h"
+
+namespace spotlight::engine {
+
+// Seconds, summed over the hashed layers of one step.
+struct RetrievalSeconds {
+  double encode = 0, score = 0, select = 0, attend = 0, total = 0;
+};
+
+struct SampledToken {
+  int32_t token_id = 0;
+  TokenLogprob logprob;  // filled when SampleRow::num_logprobs >= 0
+};
+
+struct StepResult {
+  std::vector<SampledToken> tokens;  // one per Batch::samples, in that order
+  absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
+};
+
+// Engine thread only.
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+  // An error is a device fault: the engine stops. Bad requests never get here.
+  virtual absl::StatusOr<StepResult> Run(const Batch& batch) = 0;
+};
+
+}  // namespace spotlight::engine

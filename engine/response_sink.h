@@ -1,0 +1,80 @@
+// What the engine gives back to whoever submitted a request.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/optional.h"
+
+namespace spotlight::engine {
+
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0;  // natural log, of the model's distribution before temperature and filters
+  std::vector<std::pair<int32_t, float>> top;  // best first; as many as were asked for
+};
+
+// A piece of the answer. `text` is whole UTF-8 characters and holds no part of a stop string that may still match; it
+// can be empty while `token_ids` is not. Concatenated texts are the answer, byte for byte.
+struct Delta {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  std::vector<TokenLogprob> logprobs;  // one per token id when asked for
+};
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kDeadline, kAborted, kError };
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  int32_t cached_prompt_tokens = 0;  // taken from the prefix cache
+};
+
+// Seconds.
+struct Timings {
+  double queue = 0;             // accepted to first scheduled
+  double prefill = 0;           // first scheduled to first token
+  double time_to_first_token = 0;
+  double decode = 0;            // first token to last
+  double mean_inter_token = 0;  // 0 with fewer than two tokens
+};
+
+enum class DenseReason : uint8_t { kNone, kShortContext, kLayerPolicy, kRequestOverride, kGuardrail, kNoHash };
+
+struct RetrievalStats {
+  int64_t sparse_steps = 0, dense_steps = 0;  // decode steps
+  DenseReason dense_reason = DenseReason::kNone;  // of the latest dense step
+  double selected_ratio = 0;       // mean over sparse steps of attended tokens / context tokens
+  int64_t kv_read_bytes = 0;       // K, V and codes read by decode steps, all layers
+  int64_t kv_dense_equivalent_bytes = 0;  // what dense attention would have read
+  bool untrained_hash = false;     // the hash was never trained: quality is meaningless
+};
+
+// The end of a request. `status` is OK for kStop and kLength; else it says what happened (CANCELLED, DEADLINE_EXCEEDED,
+// RESOURCE_EXHAUSTED, INVALID_ARGUMENT, INTERNAL, ...).
+struct Finish {
+  absl::Status status;
+  FinishReason reason = FinishReason::kNone;
+  absl::optional<std::string> matched_stop;     // the stop string that ended it
+  absl::optional<int32_t> matched_stop_token;   // or the token
+  uint64_t seed = 0;                            // the seed used
+  Usage usage;
+  Timings timings;
+  RetrievalStats retrieval;
+};
+
+// Implemented by the caller of Engine::Submit. Calls come one at a time, on the engine's threads: they must return at
+// once and must not call back into the engine. After OnFinish, which comes exactly once, nothing more is called.
+class ResponseSink {
+ public:
+  virtual ~ResponseSink() = default;
+  // Once, before the first delta: the prompt was accepted and encoded.
+  virtual void OnPrompt(int32_t prompt_tokens) = 0;
+  virtual void OnDelta(Delta delta) = 0;
+  virtual void OnFinish(Finish finish) = 0;
+};
+
+}  // namespace spotlight::engine

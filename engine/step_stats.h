@@ -1,0 +1,65 @@
+// What the engine reports of each step and each request: values, handed to an observer that must not block.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/optional.h"
+#include "engine/model_runner.h"
+#include "engine/response_sink.h"
+
+namespace spotlight::engine {
+
+struct RowRetrieval {
+  int32_t context_tokens = 0;
+  int32_t candidate_tokens = 0;
+  int32_t selected_tokens = 0;
+};
+
+struct StepStats {
+  double step_seconds = 0;
+  int32_t num_prefill_tokens = 0;
+  int32_t num_decode_rows = 0;
+  int32_t num_generated_tokens = 0;
+  std::vector<RowRetrieval> sparse_rows;
+  std::vector<int32_t> context_tokens;  // of every decode row
+  std::vector<DenseReason> dense_rows;  // why, one per dense decode row
+  int64_t kv_read_bytes = 0, kv_dense_equivalent_bytes = 0;
+  absl::optional<RetrievalSeconds> retrieval;
+  std::vector<double> inter_token_seconds;       // one per token after a request's first
+  int32_t num_preempted = 0;
+  int32_t num_prefix_query_tokens = 0, num_prefix_hit_tokens = 0;
+  std::vector<double> cancel_release_seconds;  // Cancel() to pages free, of requests released in this pass
+};
+
+enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
+
+struct RequestStats {
+  std::string request_id;
+  Finish finish;
+  RequestPhase phase = RequestPhase::kQueued;  // where it was when it ended
+  double end_to_end_seconds = 0;
+  int32_t wasted_tokens = 0;  // generated after the client left
+};
+
+// A reading of the engine's state. Gauges.
+struct EngineLoad {
+  int32_t num_running = 0;
+  int32_t num_waiting = 0;
+  int64_t num_waiting_tokens = 0;
+  int32_t num_pages = 0, num_free_pages = 0;
+  bool healthy = true;    // false after a device fault
+  bool draining = false;
+};
+
+// Thread-safe; called on the engine's threads; must not block.
+class StatsObserver {
+ public:
+  virtual ~StatsObserver() = default;
+  virtual void OnStep(const StepStats& stats) = 0;
+  virtual void OnRequestEnd(const RequestStats& stats) = 0;
+};
+
+}  // namespace spotlight::engine
