@@ -1,3 +1,45 @@
-.PHONY: test
-test:
-	bazel test //...
+# Every target installs what it needs first (scripts/setup.sh: quick when nothing is missing).
+.DEFAULT_GOAL := help
+.PHONY: help setup build model demo serve test test-asan test-tsan check format bundle
+
+BAZEL ?= bazel
+PROGRAMS = //server:spotlight-server //client:spotlight //engine/model:make_untrained_hash
+
+help:           ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:          ## install Debian packages, cargo, LibTorch and the CUDA toolkit
+	@scripts/setup.sh
+
+build: setup    ## build the programs and link them in bin/
+	@$(BAZEL) build $(PROGRAMS)
+	@mkdir -p bin
+	@for target in $(PROGRAMS); do \
+	  path=$$(echo $$target | sed 's|^//||; s|:|/|'); ln -sfn "../bazel-bin/$$path" "bin/$${path##*/}"; done
+
+model: setup    ## fetch the default model, SmolLM2-135M-Instruct
+	@tools/fetch_default_model.sh
+
+demo: build     ## start the server, stream an answer through the client, stop
+	@scripts/demo.sh
+
+serve: build    ## serve the default model until Ctrl-C (SERVE_FLAGS="--listen ...")
+	@exec bin/spotlight-server --model "$$(tools/fetch_default_model.sh)" $(SERVE_FLAGS)
+
+test: build     ## build everything and run the CPU tests
+	@scripts/test.sh
+
+test-asan: setup ## CPU tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/test.sh --config=asan
+
+test-tsan: setup ## engine and server tests under ThreadSanitizer
+	@scripts/test.sh --config=tsan
+
+check: setup    ## formatting and lint
+	@scripts/check.sh
+
+format: setup   ## reformat the sources
+	@scripts/check.sh --fix
+
+bundle: build   ## pack bundle/: the programs and the Debian libraries they need
+	@deploy/bundle.sh

@@ -1,0 +1,215 @@
+#include "engine/load.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/device.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/config.h"
+#include "engine/model/hash_file.h"
+#include "engine/model/layer_hash.h"
+#include "engine/model/random_weights.h"
+#include "engine/model/tensor_list.h"
+#include "engine/model/tensor_source.h"
+#include "engine/torch_model_runner.h"
+
+namespace spotlight::engine {
+namespace {
+
+// Shares of the free memory that the cache takes when its size is not given. Pages of the CPU's cache cost nothing until
+// they are first used.
+constexpr double kCpuCacheShare = 0.25;
+constexpr double kGpuCacheShare = 0.90;
+
+// The mapped checkpoint and the source that reads it, kept as long as the weights that stay mapped.
+struct Weights {
+  std::unique_ptr<Checkpoint> checkpoint;  // null: random weights
+  std::unique_ptr<TensorSource> source;
+  std::string fingerprint;
+};
+
+absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options, const ModelConfig& config) {
+  auto weights = std::make_shared<Weights>();
+  const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
+  const std::string k_proj = FingerprintTensorName(config);
+  const std::vector<int64_t> shape = {kv_width, config.hidden_size};
+  if (options.random_weights_seed.has_value()) {
+    weights->source = RandomTensors(*options.random_weights_seed);
+  } else {
+    auto checkpoint = Checkpoint::Open(options.model_folder);
+    if (!checkpoint.ok()) return checkpoint.status();
+    weights->checkpoint = *std::move(checkpoint);
+    weights->source = CheckpointTensors(weights->checkpoint.get());
+  }
+  auto tensor = weights->source->Load(k_proj, shape, at::kFloat);
+  if (!tensor.ok()) return tensor.status();
+  TensorView view{kernels::DType::kF32, shape, static_cast<const std::byte*>(tensor->data_ptr()), tensor->nbytes()};
+  weights->fingerprint = ModelFingerprint(view, config);
+  return weights;
+}
+
+// An empty HashFile (no layers) when the model is to be served dense.
+absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config,
+                                  const std::string& fingerprint, std::vector<std::string>* notes) {
+  std::string path = options.hash;
+  if (path == "auto") path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
+  if (path.empty() || path == "none") {
+    if (options.retrieval.sparse_required) {
+      return absl::FailedPreconditionError(absl::StrCat("sparse retrieval is required, but ", options.model_folder,
+                                                        " has no trained hash weights (--hash)"));
+    }
+    notes->push_back(path == "none" ? "dense: --hash none" : "dense: no hash weights");
+    return HashFile();
+  }
+  auto file = LoadHashFile(path, config, fingerprint, options.allow_untrained_hash);
+  if (file.ok() && !file->trained) {
+    notes->push_back(absl::StrCat("warning: ", path, " was never trained: what sparse retrieval finds is meaningless"));
+  } else if (file.ok()) {
+    notes->push_back(absl::StrCat("sparse: ", 32 * file->hash_words, "-bit hash in ", file->layers.size(), " of ",
+                                  config.num_layers, " layers, from ", path));
+  }
+  return file;
+}
+
+// Pages of the cache: as told, else what the free memory holds, never more than max_running full contexts can use.
+absl::StatusOr<int32_t> NumPages(const LoadOptions& options, const KvCacheShape& shape, at::ScalarType dtype,
+                                 at::Device device, int32_t max_context) {
+  constexpr int64_t kMaxPages = int64_t{1} << 30;
+  const int64_t page_bytes = KvBytesPerPage(shape, dtype) + CodeBytesPerPage(shape);
+  if (options.max_tokens_in_cache > 0) {
+    const int64_t pages = (options.max_tokens_in_cache + kernels::kPageTokens - 1) / kernels::kPageTokens;
+    if (pages > kMaxPages) return absl::InvalidArgumentError("max_tokens_in_cache: too large");
+    return static_cast<int32_t>(pages);
+  }
+  const int64_t pages_per_context = (max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  const double share = device.is_cuda() ? kGpuCacheShare : kCpuCacheShare;
+  const int64_t fitting = static_cast<int64_t>(share * static_cast<double>(AvailableBytes(device))) / page_bytes;
+  const int64_t pages = std::min({fitting, pages_per_context * options.scheduler.max_running, kMaxPages});
+  if (pages < 2) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for a KV cache: a page of ", kernels::kPageTokens,
+                                                     " tokens takes ", page_bytes, " bytes"));
+  }
+  return static_cast<int32_t>(pages);
+}
+
+std::string DTypeName(at::ScalarType dtype) { return dtype == at::kBFloat16 ? "bf16" : "fp32"; }
+
+ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const HashFile& hash, at::ScalarType dtype,
+                   at::Device device) {
+  ModelInfo model;
+  model.name = options.model_name;
+  if (model.name.empty()) {
+    model.name = std::filesystem::weakly_canonical(options.model_folder).filename().string();
+  }
+  model.architecture = config.architecture;
+  model.device = device.is_cpu() ? "cpu" : absl::StrCat("cuda:", device.index());
+  model.dtype = DTypeName(dtype);
+  model.num_layers = config.num_layers;
+  model.num_q_heads = config.num_q_heads;
+  model.num_kv_heads = config.num_kv_heads;
+  model.head_dim = config.head_dim;
+  model.vocab_size = config.vocab_size;
+  model.max_context_tokens = config.max_context_tokens;
+  model.num_parameters = NumParameters(config);
+  model.eos_token_ids = config.eos_token_ids;
+  model.default_sampling = config.default_sampling;
+  model.hash.present = !hash.layers.empty();
+  model.hash.trained = hash.trained;
+  model.hash.hash_bits = 32 * hash.hash_words;
+  model.hash.num_planes = hash.num_planes;
+  for (const auto& [layer, view] : hash.layers) model.hash.layers.push_back(layer);
+  if (hash.file != nullptr) model.hash.path = hash.file->path();
+  return model;
+}
+
+bool UsePrefilter(PrefilterChoice choice, const HashFile& hash) {
+  return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && hash.prefix_bits >= 32);
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer) {
+  LoadedEngine loaded;
+  loaded.libtorch_version = TORCH_VERSION;
+  const c10::InferenceMode no_autograd;
+  if (options.num_threads > 0) at::set_num_threads(options.num_threads);
+  auto device = ResolveDevice(options.device);
+  if (!device.ok()) return device.status();
+  auto config = LoadModelConfig(options.model_folder);
+  if (!config.ok()) return config.status();
+  if (config->sliding_window > 0) {
+    loaded.notes.push_back(absl::StrCat("context capped at ", config->max_context_tokens,
+                                        " tokens by the model's sliding window"));
+  }
+  if (options.max_context_tokens > 0) {
+    config->max_context_tokens = std::min(config->max_context_tokens, options.max_context_tokens);
+  }
+  const at::ScalarType dtype = ResolveDType(options.dtype, *device);
+
+  auto tokenizer = Tokenizer::Load(absl::StrCat(options.model_folder, "/tokenizer.json"));
+  if (!tokenizer.ok()) return tokenizer.status();
+  auto chat_template = ChatTemplate::Load(options.model_folder);
+  if (!chat_template.ok()) return chat_template.status();
+  auto weights = OpenWeights(options, *config);
+  if (!weights.ok()) return weights.status();
+  auto hash = OpenHash(options, *config, (*weights)->fingerprint, &loaded.notes);
+  if (!hash.ok()) return hash.status();
+
+  RunnerParts parts;
+  parts.device = *device;
+  parts.weight_storage = *weights;
+  try {
+    auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device);
+    if (!decoder.ok()) return decoder.status();
+    parts.decoder = *std::move(decoder);
+  } catch (const c10::Error& error) {
+    return absl::ResourceExhaustedError(absl::StrCat("loading weights: ", error.what_without_backtrace()));
+  }
+  auto hashes = LoadLayerHashes(*hash, *device);
+  if (!hashes.ok()) return hashes.status();
+  parts.hashes = *std::move(hashes);
+
+  EngineOptions engine_options{options.queue, options.scheduler, options.retrieval};
+  KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
+  for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
+  auto num_pages = NumPages(options, shape, dtype, *device, config->max_context_tokens);
+  if (!num_pages.ok()) return num_pages.status();
+  engine_options.scheduler.num_pages = *num_pages;
+
+  const int64_t cache_tokens = int64_t{*num_pages} * kernels::kPageTokens;
+  AttentionOptions attention_options;
+  attention_options.sink_tokens = options.retrieval.budget.sink_tokens;
+  attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
+  attention_options.prefilter = UsePrefilter(options.prefilter, *hash);
+  attention_options.max_decode_rows = options.scheduler.max_running;
+  attention_options.max_chunk_tokens = options.scheduler.max_step_tokens;
+  attention_options.max_context = static_cast<int32_t>(std::min<int64_t>(config->max_context_tokens, cache_tokens));
+  auto cache = KvCache::Create(shape, *num_pages, dtype, *device);
+  if (!cache.ok()) return cache.status();
+  parts.cache = std::make_unique<KvCache>(*std::move(cache));
+  auto attention = SpotlightAttention::Create({config->num_q_heads, config->num_kv_heads, config->head_dim},
+                                              attention_options, config->inv_freq, config->rope_scale,
+                                              parts.cache.get(), dtype, *device);
+  if (!attention.ok()) return attention.status();
+  parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
+  loaded.notes.push_back(absl::StrFormat(
+      "KV cache: %d tokens in %d pages, %d MiB", cache_tokens, *num_pages,
+      (KvBytesPerPage(shape, dtype) + CodeBytesPerPage(shape)) * *num_pages >> 20));
+
+  auto engine = Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
+                               *std::move(chat_template), MakeTorchModelRunner(std::move(parts)), observer);
+  if (!engine.ok()) return engine.status();
+  loaded.engine = *std::move(engine);
+  return loaded;
+}
+
+}  // namespace spotlight::engine

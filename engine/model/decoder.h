@@ -1,0 +1,53 @@
+// The decoder of a Llama-family model: embeddings, layers of attention and MLP, and the output head.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/config.h"
+#include "engine/model/embedding.h"
+#include "engine/model/linear.h"
+#include "engine/model/tensor_source.h"
+#include "engine/ops/spotlight_attention.h"
+
+namespace spotlight::engine {
+
+struct DecoderLayer {
+  at::Tensor input_norm, post_attention_norm;  // [hidden]
+  Linear qkv;      // [T, hidden] -> [T, (Hq + 2 Hkv) * D]
+  Linear output;   // [T, Hq * D] -> [T, hidden]
+  Linear gate_up;  // [T, hidden] -> [T, 2 * intermediate], gate first
+  Linear down;     // [T, intermediate] -> [T, hidden]
+};
+
+// Engine thread only.
+class Decoder {
+ public:
+  // Weights go straight to `device` in `dtype`, one layer at a time. `source` outlives the decoder.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Load(const ModelConfig& config, TensorSource* source,
+                                                       at::ScalarType dtype, at::Device device);
+
+  // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the device.
+  // `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.
+  absl::StatusOr<at::Tensor> Forward(const StepTensors& step, const at::Tensor& sample_index,
+                                     const std::map<int32_t, LayerHash>& hashes, SpotlightAttention* attention,
+                                     RetrievalSeconds* seconds) const;
+
+ private:
+  Decoder() = default;
+  at::Tensor Mlp(const DecoderLayer& layer, const at::Tensor& x) const;
+
+  Embedding embedding_;
+  std::vector<DecoderLayer> layers_;
+  at::Tensor final_norm_;
+  Linear head_;
+  int64_t intermediate_size_ = 0;
+  double rms_norm_eps_ = 0;
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,70 @@
+#include "engine/model/linear.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+
+#include <optional>
+#include <string_view>
+
+namespace spotlight::engine {
+namespace {
+
+// The number of rows that oneDNN chooses its weight layout for: decode of a small batch, which is bound by reading them.
+constexpr int64_t kPackedRows = 1;
+// fp32: the one number of rows of every call.
+constexpr int64_t kExactRows = 16;
+
+using ReorderSignature = at::Tensor(const at::Tensor&, std::optional<int64_t>);
+using PointwiseSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                      std::string_view, c10::List<std::optional<at::Scalar>>,
+                                      std::optional<std::string_view>);
+
+// LibTorch offers its prepacked linear layers through the dispatcher only.
+at::Tensor Reorder(const at::Tensor& weight, int64_t rows) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
+                             .typed<ReorderSignature>();
+  return op.call(weight, rows);
+}
+
+at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<PointwiseSignature>();
+  return op.call(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, "none",
+                 c10::List<std::optional<at::Scalar>>(), "");
+}
+
+}  // namespace
+
+bool Linear::HasFastBf16() {
+  static const bool supported = [] {
+    const auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    return op.has_value() && op->typed<bool()>().call();
+  }();
+  return supported;
+}
+
+Linear::Linear(const at::Tensor& weight, const at::Tensor& bias) : bias_(bias), num_out_(weight.size(0)) {
+  const bool exact = weight.scalar_type() == at::kFloat;
+  prepacked_ = weight.is_cpu() && (exact || (weight.scalar_type() == at::kBFloat16 && HasFastBf16()));
+  weight_ = prepacked_ ? Reorder(weight.contiguous(), exact ? kExactRows : kPackedRows) : weight.contiguous();
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (!prepacked_) return at::linear(x, weight_, bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
+  if (x.scalar_type() != at::kFloat) return PackedLinear(x, weight_, bias_);
+  const int64_t rows = x.size(0);
+  at::Tensor out = at::empty({rows, num_out_}, x.options());
+  for (int64_t begin = 0; begin < rows; begin += kExactRows) {
+    const int64_t count = std::min(kExactRows, rows - begin);
+    at::Tensor tile = x.narrow(0, begin, count);
+    if (count < kExactRows) tile = at::constant_pad_nd(tile, {0, 0, 0, kExactRows - count});
+    out.narrow(0, begin, count).copy_(PackedLinear(tile, weight_, bias_).narrow(0, 0, count));
+  }
+  return out;
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,240 @@
+#include "engine/ops/spotlight_attention.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/tensor.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/ops/parallel.h"
+#include "engine/ops/prefill_attention.h"
+#include "engine/ops/tensor.h"
+#include "kernels/dense_decode.h"
+#include "kernels/sparse_decode.h"
+
+namespace spotlight::engine {
+namespace {
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
+                                                              const AttentionOptions& options,
+                                                              const std::vector<float>& inv_freq, float rope_scale,
+                                                              KvCache* cache, at::ScalarType dtype,
+ at::Device device) {
+  SpotlightAttention attention;
+  attention.shape_ = shape;
+  attention.options_ = options;
+  attention.rope_scale_ = rope_scale;
+  attention.softmax_scale_ = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  attention.cache_ = cache;
+  attention.device_ = device;
+  const auto kind = device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu;
+  const int32_t dense_rows =
+      dtype == at::kFloat ? std::max(options.max_decode_rows, options.max_chunk_tokens) : options.max_decode_rows;
+  const size_t bytes = std::max(
+      kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context, shape.num_q_heads,
+                                          shape.num_kv_heads, shape.head_dim),
+      kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads, shape.num_kv_heads,
+                                         shape.head_dim));
+  try {
+    attention.inv_freq_ = at::tensor(inv_freq, at::kFloat).to(device);
+    // The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
+    attention.workspace_ =
+        at::empty({static_cast<int64_t>(bytes) + 256}, at::TensorOptions().dtype(at::kByte).device(device));
+  } catch (const c10::Error& error) {
+    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", bytes >> 20,
+                                                     " MiB does not fit: ", error.what_without_backtrace()));
+  }
+  return attention;
+}
+
+kernels::Execution SpotlightAttention::execution() const {
+  kernels::Execution execution;
+  if (device_.is_cuda()) {
+    execution.device = kernels::DeviceKind::kCuda;
+    execution.stream = c10::cuda::getCurrentCUDAStream(device_.index()).stream();
+  } else {
+    execution.parallel_for = &TorchParallelFor();
+  }
+  return execution;
+}
+
+void SpotlightAttention::Synchronize() const {
+  if (device_.is_cuda()) c10::cuda::getCurrentCUDAStream(device_.index()).synchronize();
+}
+
+absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
+                                                       const StepTensors& step, RetrievalSeconds* seconds) {
+  const Batch& batch = *step.batch;
+  const int64_t tokens = qkv.size(0);
+  const int32_t num_sparse = hash != nullptr ? batch.num_decode_rows - batch.num_dense_rows : 0;
+  const bool timed = seconds != nullptr && num_sparse > 0;
+  at::Tensor q = at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
+  at::Tensor out = at::empty_like(q);
+  at::Tensor planes, plane_unit;
+  if (num_sparse > 0) {
+    planes = at::empty({batch.num_decode_rows, shape_.num_kv_heads, hash->weights.num_planes, hash->weights.hash_words},
+                       qkv.options().dtype(at::kInt));
+    plane_unit = at::empty({batch.num_decode_rows, shape_.num_kv_heads}, qkv.options().dtype(at::kFloat));
+  }
+  if (timed) Synchronize();
+  const auto start = std::chrono::steady_clock::now();
+  if (auto status = Encode(layer, qkv, hash, step, q, planes, plane_unit); !status.ok()) return status;
+  if (timed) {
+    Synchronize();
+    seconds->encode += SecondsSince(start);
+  }
+  // A layer without a hash attends to everything, whatever the row asks for.
+  const int32_t num_dense = hash != nullptr ? batch.num_dense_rows : batch.num_decode_rows;
+  if (num_dense > 0) {
+    auto status = DenseRows(layer, q.narrow(0, 0, num_dense), step.page_table, step.context_len, 1, step.max_context,
+                            out.narrow(0, 0, num_dense));
+    if (!status.ok()) return status;
+  }
+  if (num_sparse > 0) {
+    const auto sparse_start = std::chrono::steady_clock::now();
+    auto status = SparseRows(layer, *hash, q, planes, step, out, timed ? seconds : nullptr);
+    if (!status.ok()) return status;
+    if (timed) {
+      Synchronize();
+      seconds->total += SecondsSince(sparse_start);
+    }
+  }
+  for (int32_t row = batch.num_decode_rows; row < batch.num_rows; ++row) {
+    if (auto status = PrefillRow(layer, row, q, step, out); !status.ok()) return status;
+  }
+  return out.view({tokens, int64_t{shape_.num_q_heads} * shape_.head_dim});
+}
+
+absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
+                                        const StepTensors& step, const at::Tensor& q, const at::Tensor& planes,
+                                        const at::Tensor& plane_unit) {
+  const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
+  const int64_t kv_width = int64_t{shape_.num_kv_heads} * shape_.head_dim;
+  const auto* base = static_cast<const char*>(qkv.data_ptr());
+  const auto element = static_cast<int64_t>(qkv.element_size());
+  kernels::EncodeAndAppendParams params;
+  params.execution = execution();
+  params.dtype = ToKernelDType(qkv.scalar_type());
+  params.num_tokens = static_cast<int32_t>(qkv.size(0));
+  params.num_plane_tokens = planes.defined() ? static_cast<int32_t>(planes.size(0)) : 0;
+  params.num_q_heads = shape_.num_q_heads;
+  params.num_kv_heads = shape_.num_kv_heads;
+  params.head_dim = shape_.head_dim;
+  params.q = base;
+  params.k = base + q_width * element;
+  params.v = base + (q_width + kv_width) * element;
+  params.q_stride = params.k_stride = params.v_stride = qkv.size(1);
+  params.inv_freq = inv_freq_.data_ptr<float>();
+  params.rope_scale = rope_scale_;
+  params.positions = step.positions.data_ptr<int32_t>();
+  params.slots = step.slots.data_ptr<int64_t>();
+  params.hash = hash != nullptr ? &hash->weights : nullptr;
+  params.pages = cache_->layer(layer);
+  params.q_out = q.data_ptr();
+  if (planes.defined()) {
+    params.planes = static_cast<uint32_t*>(planes.data_ptr());
+    params.plane_unit = plane_unit.data_ptr<float>();
+  }
+  return kernels::EncodeAndAppend(params);
+}
+
+absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
+                                           const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
+                                           const at::Tensor& out) {
+  kernels::DenseDecodeParams params;
+  params.execution = execution();
+  params.dtype = ToKernelDType(q.scalar_type());
+  params.num_rows = static_cast<int32_t>(q.size(0));
+  params.num_q_heads = shape_.num_q_heads;
+  params.num_kv_heads = shape_.num_kv_heads;
+  params.head_dim = shape_.head_dim;
+  params.softmax_scale = softmax_scale_;
+  params.q = q.data_ptr();
+  params.pages = cache_->layer(layer);
+  params.page_table = page_table.data_ptr<int32_t>();
+  params.rows_per_table = rows_per_table;
+  params.max_pages = static_cast<int32_t>(page_table.size(1));
+  params.context_len = context_len.data_ptr<int32_t>();
+  params.max_context = max_context;
+  params.out = out.data_ptr();
+  params.workspace = AlignedWorkspace();
+  params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
+  return kernels::DenseDecode(params);
+}
+
+absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q,
+                                            const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
+                                            RetrievalSeconds* seconds) {
+  const int32_t begin = step.batch->num_dense_rows;
+  const int32_t count = step.batch->num_decode_rows - begin;
+  kernels::SparseDecodeStages stages;
+  kernels::SparseDecodeParams params;
+  params.execution = execution();
+  params.dtype = ToKernelDType(q.scalar_type());
+  params.num_rows = count;
+  params.num_q_heads = shape_.num_q_heads;
+  params.num_kv_heads = shape_.num_kv_heads;
+  params.head_dim = shape_.head_dim;
+  params.hash_words = hash.weights.hash_words;
+  params.num_planes = hash.weights.num_planes;
+  params.top_plane_weight = 1 << (hash.weights.num_planes - 1);
+  params.softmax_scale = softmax_scale_;
+  params.prefilter = options_.prefilter;
+  params.q = q.narrow(0, begin, count).data_ptr();
+  params.planes = static_cast<const uint32_t*>(planes.narrow(0, begin, count).data_ptr());
+  params.pages = cache_->layer(layer);
+  params.max_pages = static_cast<int32_t>(step.page_table.size(1));
+  params.page_table = step.page_table.data_ptr<int32_t>() + int64_t{begin} * params.max_pages;
+  params.context_len = step.context_len.data_ptr<int32_t>() + begin;
+  params.num_select = step.num_select.data_ptr<int32_t>() + begin;
+  params.sink_tokens = options_.sink_tokens;
+  params.recent_tokens = options_.recent_tokens;
+  params.max_context = step.max_context;
+  params.out = out.narrow(0, begin, count).data_ptr();
+  params.stage_seconds = seconds != nullptr ? &stages : nullptr;
+  params.workspace = AlignedWorkspace();
+  params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
+  auto status = kernels::SparseDecode(params);
+  if (seconds != nullptr) {
+    seconds->score += stages.score;
+    seconds->select += stages.select;
+    seconds->attend += stages.attend;
+  }
+  return status;
+}
+
+absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
+                                            const at::Tensor& out) {
+  const int32_t begin = step.batch->query_begin[row];
+  const int32_t count = step.batch->query_begin[row + 1] - begin;
+  const int32_t context = step.batch->context_len[row];
+  at::Tensor chunk_q = q.narrow(0, begin, count);
+  at::Tensor chunk_out = out.narrow(0, begin, count);
+  at::Tensor pages = step.page_table.narrow(0, row, 1);
+  if (q.scalar_type() == at::kFloat) {
+    // Each prompt token as a decode row of its own length: the same sums in the same order as decoding, however the
+    // prompt was cut into chunks.
+    return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, context, chunk_out);
+  }
+  chunk_out.copy_(PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_));
+  return absl::OkStatus();
+}
+
+void* SpotlightAttention::AlignedWorkspace() const {
+  const auto address = reinterpret_cast<uintptr_t>(workspace_.data_ptr());
+  return reinterpret_cast<void*>((address + 255) / 256 * 256);
+}
+
+}  // namespace spotlight::engine

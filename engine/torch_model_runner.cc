@@ -1,0 +1,94 @@
+#include "engine/torch_model_runner.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/sampler.h"
+
+namespace spotlight::engine {
+namespace {
+
+template <typename T>
+at::Tensor ToDevice(const std::vector<T>& values, at::IntArrayRef shape, at::ScalarType dtype, at::Device device) {
+  // The batch outlives the step, so the CPU reads it in place.
+  return at::from_blob(const_cast<T*>(values.data()), shape, at::TensorOptions().dtype(dtype)).to(device);
+}
+
+class TorchModelRunner : public ModelRunner {
+ public:
+  explicit TorchModelRunner(RunnerParts parts) : parts_(std::move(parts)) {}
+
+  absl::StatusOr<StepResult> Run(const Batch& batch) override {
+    try {
+      return RunStep(batch);
+    } catch (const c10::Error& error) {
+      return absl::InternalError(absl::StrCat("model step failed: ", error.what_without_backtrace()));
+    } catch (const std::exception& error) {
+      return absl::InternalError(absl::StrCat("model step failed: ", error.what()));
+    }
+  }
+
+ private:
+  absl::StatusOr<StepResult> RunStep(const Batch& batch) {
+    const c10::InferenceMode no_autograd;
+    std::vector<int32_t> token_context(batch.positions);
+    for (int32_t& position : token_context) ++position;
+    const StepTensors step = CopyIn(batch, token_context);
+    std::vector<int64_t> sample_index;
+    for (const SampleRow& row : batch.samples) sample_index.push_back(row.token_index);
+    const auto num_samples = static_cast<int64_t>(sample_index.size());
+
+    StepResult result;
+    RetrievalSeconds seconds;
+    auto logits = parts_.decoder->Forward(step, ToDevice(sample_index, {num_samples}, at::kLong, parts_.device),
+                                          parts_.hashes, parts_.attention.get(),
+                                          batch.time_retrieval ? &seconds : nullptr);
+    if (!logits.ok()) return logits.status();
+    if (batch.time_retrieval && batch.num_decode_rows > batch.num_dense_rows) {
+      seconds.total += seconds.encode;
+      result.retrieval = seconds;
+    }
+    const at::Tensor host_logits = logits->to(at::kCPU).contiguous();
+    const auto vocab_size = static_cast<int32_t>(host_logits.size(1));
+    for (int64_t i = 0; i < num_samples; ++i) {
+      auto token = sampler_.Sample(host_logits.data_ptr<float>() + i * vocab_size, vocab_size, batch.samples[i]);
+      result.tokens.push_back(std::move(token));
+    }
+    return result;
+  }
+
+  StepTensors CopyIn(const Batch& batch, const std::vector<int32_t>& token_context) const {
+    const int64_t tokens = batch.num_tokens(), rows = batch.num_rows;
+    StepTensors step;
+    step.batch = &batch;
+    step.token_ids = ToDevice(batch.token_ids, {tokens}, at::kInt, parts_.device);
+    step.positions = ToDevice(batch.positions, {tokens}, at::kInt, parts_.device);
+    step.slots = ToDevice(batch.slots, {tokens}, at::kLong, parts_.device);
+    step.page_table = ToDevice(batch.page_table, {rows, batch.max_pages}, at::kInt, parts_.device);
+    step.context_len = ToDevice(batch.context_len, {rows}, at::kInt, parts_.device);
+    step.num_select = ToDevice(batch.num_select, {rows}, at::kInt, parts_.device);
+    step.token_context = ToDevice(token_context, {tokens}, at::kInt, parts_.device);
+    step.max_context = *std::max_element(batch.context_len.begin(), batch.context_len.end());
+    return step;
+  }
+
+  RunnerParts parts_;
+  Sampler sampler_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelRunner> MakeTorchModelRunner(RunnerParts parts) {
+  return std::make_unique<TorchModelRunner>(std::move(parts));
+}
+
+}  // namespace spotlight::engine
