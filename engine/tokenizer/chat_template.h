@@ -17,8 +17,8 @@ namespace spotlight::engine {
 class ChatTemplate {
  public:
   // From a checkpoint folder: chat_template.jinja, else tokenizer_config.json's chat_template (a string, or a list of
-  // which "default" is taken), with its bos_token and eos_token. Null when the checkpoint has none; INVALID_ARGUMENT with
-  // the file and the reason when it has one that cannot be parsed.
+  // which "default" is taken), with its bos_token and eos_token. Null when the checkpoint has none; INVALID_ARGUMENT
+  // with the file and the reason when it has one that cannot be parsed.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& model_folder);
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(absl::string_view source, absl::string_view bos_token,
                                                               absl::string_view eos_token);

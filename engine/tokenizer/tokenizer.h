@@ -29,7 +29,7 @@ class Tokenizer {
   // INVALID_ARGUMENT when `text` is not UTF-8. Special tokens in the text become their ids; `add_special_tokens` adds
   // what the tokenizer's post-processor adds (a BOS, where the model has one).
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool add_special_tokens) const;
-  // Bytes that form no character come out as U+FFFD.
+  // Bytes that form no character come out as U+FFFD; ids outside the vocabulary have no text.
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> token_ids, bool skip_special_tokens) const;
   absl::optional<int32_t> TokenId(absl::string_view token) const;
   // Entries, added tokens included. A model's embedding may have more rows.

