@@ -16,7 +16,7 @@ struct SampleRow {
   uint64_t seed = 0;                  // with output_index, all that randomness depends on
   int32_t output_index = 0;           // how many tokens the sequence has generated so far
   int32_t num_logprobs = -1;          // -1: none
-  // For penalties: prompt tokens and generated ones. Null where no penalty is set.
+  // For penalties: the prompt's distinct ids, and the generated ones in order. Null where no penalty is set.
   const std::vector<int32_t>* prompt_token_ids = nullptr;
   const std::vector<int32_t>* output_token_ids = nullptr;
   // Ids that may not be sampled yet (min_tokens). Null: none.

@@ -11,37 +11,14 @@
 #include "absl/time/time.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
+#include "engine/options.h"
 #include "engine/request.h"
 #include "engine/response_sink.h"
 #include "engine/step_stats.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
-#include "kernels/budget.h"
 
 namespace spotlight::engine {
-
-struct QueueOptions {
-  int32_t max_waiting_requests = 256;
-  int64_t max_waiting_tokens = 4 << 20;  // prompt tokens of waiting requests, together
-};
-
-struct SchedulerOptions {
-  int32_t num_pages = 0;          // pages of kernels::kPageTokens tokens that the KV cache holds
-  int32_t max_running = 32;       // sequences in one step
-  int32_t max_step_tokens = 512;  // token budget of one step: decode rows first, the rest for prefill chunks
-};
-
-struct RetrievalOptions {
-  kernels::Budget budget;               // budget.ratio is what requests may override
-  int32_t sparse_min_context = 4096;    // AUTO is dense below this many context tokens
-  bool sparse_required = false;         // refuse requests that would be served dense for want of a trained hash
-};
-
-struct EngineOptions {
-  QueueOptions queue;
-  SchedulerOptions scheduler;
-  RetrievalOptions retrieval;
-};
 
 enum class CancelReason : uint8_t { kClientGone, kAborted, kDeadline };
 

@@ -16,8 +16,11 @@ struct RetrievalSeconds {
   double encode = 0, score = 0, select = 0, attend = 0, total = 0;
 };
 
+// In place of a token: the row's logits hold NaN or no finite value. The engine ends that request, and no other, INTERNAL.
+inline constexpr int32_t kNoToken = -1;
+
 struct SampledToken {
-  int32_t token_id = 0;
+  int32_t token_id = 0;   // or kNoToken
   TokenLogprob logprob;  // filled when SampleRow::num_logprobs >= 0
 };
 
