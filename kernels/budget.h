@@ -1,4 +1,5 @@
-// How many tokens a row may select, and when it is dense. One place: the engine plans with it, kernels receive its result.
+// How many tokens a row may select, and when it is dense. One place: the engine plans with it, kernels receive its
+// result.
 #pragma once
 
 #include <algorithm>
@@ -10,10 +11,10 @@
 namespace spotlight::kernels {
 
 struct Budget {
-  double ratio = kBudgetRatio;           // of the context, 0 < ratio <= 1
+  double ratio = kBudgetRatio;  // of the context, 0 < ratio <= 1
   int32_t min_tokens = kMinSelectedTokens;
-  int32_t sink_tokens = kSinkTokens;     // tokens [0, sink_tokens) are always attended
-  int32_t recent_tokens = kRecentTokens; // tokens [S - recent_tokens, S), the current one included, likewise
+  int32_t sink_tokens = kSinkTokens;      // tokens [0, sink_tokens) are always attended
+  int32_t recent_tokens = kRecentTokens;  // tokens [S - recent_tokens, S), the current one included, likewise
 };
 
 // Tokens that compete: [sink_tokens, S - recent_tokens).

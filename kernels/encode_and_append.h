@@ -38,18 +38,18 @@ struct EncoderWeights {
 // A layer's hash. All matrices in weight_dtype (kF32 or kBF16).
 struct HashWeights {
   DType weight_dtype = DType::kF32;
-  int32_t hash_words = 4;    // W
-  int32_t num_planes = 4;    // J
-  float plane_step = 0.335f; // c
+  int32_t hash_words = 4;     // W
+  int32_t num_planes = 4;     // J
+  float plane_step = 0.335f;  // c
   EncoderWeights key;
   EncoderWeights query;
 };
 
 struct EncodeAndAppendParams {
   Execution execution;
-  DType dtype = DType::kF32;  // of q, k, v, biases, q_out and the pages
-  int32_t num_tokens = 0;         // T; 0 does nothing
-  int32_t num_plane_tokens = 0;   // Tq <= T
+  DType dtype = DType::kF32;     // of q, k, v, biases, q_out and the pages
+  int32_t num_tokens = 0;        // T; 0 does nothing
+  int32_t num_plane_tokens = 0;  // Tq <= T
   int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
 
   const void *q = nullptr, *k = nullptr, *v = nullptr;

@@ -23,10 +23,13 @@ inline constexpr double kBudgetRatio = 0.02;
 inline constexpr int kPrefilterFactor = 4;
 inline constexpr int kMaxPlanes = 4;
 inline constexpr int kMaxHashWords = 8;
+inline constexpr int kMaxGroup = 16;
 
 enum class DType : uint8_t { kF32, kBF16, kF16 };
 
-inline constexpr size_t SizeOf(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+inline constexpr size_t SizeOf(DType dtype) {
+  return dtype == DType::kF32 ? 4 : 2;
+}
 
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 

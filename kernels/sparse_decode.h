@@ -11,9 +11,9 @@
 //   num_selected [B, Hkv]             int32   out, optional
 //
 // raw score of a key: sum_j a_j * popc(~(code ^ plane_j)), a_j = 2^j for j < J - 1, a_{J-1} = top_plane_weight; int16.
-// Candidates are [sink_tokens, S - recent_tokens). Selection is by (raw descending, index ascending): with the prefilter
-// the best min(C, kPrefilterFactor * K) by the score of word 0 alone go on, and the K best of those by the full score.
-// Deterministic: a row's result depends on its own inputs and length only, never on the batch or the grid.
+// Candidates are [sink_tokens, S - recent_tokens). Selection is by (raw descending, index ascending): with the
+// prefilter the best min(C, kPrefilterFactor * K) by the score of word 0 alone go on, and the K best of those by the
+// full score. Deterministic: a row's result depends on its own inputs and length only, never on the batch or the grid.
 // Cost reads, per row and KV head: S * 4 * W bytes of codes (prefiltered: S * 4 + the survivors' codes) and
 // (K + sinks + recent) * 2 * D elements.
 // Reference: kernels/reference/sparse_decode.h.

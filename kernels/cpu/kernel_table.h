@@ -1,0 +1,96 @@
+// The inner loops that are compiled once per instruction set, as a table of functions. Translation units of different
+// instruction sets share nothing but this header: no standard library inside the loops, so that no inline function
+// compiled for a newer machine can be picked by the linker for an older one.
+//
+// A result depends on the arguments and the level only. Pointers need the alignment of their element type.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/level.h"
+#include "kernels/layout.h"
+
+namespace spotlight::kernels::cpu {
+
+inline constexpr int kNumDTypes = 3;
+// Keys that one Attend call takes at most: their scores and the softmax stay in the first-level cache.
+inline constexpr int kBlockTokens = 64;
+inline constexpr int kMaxHeadDim = 128;
+
+// A query group's planes, complemented: popc(~(code ^ plane)) is then popc(code ^ inverted).
+struct ScorePlanes {
+  int words = 0;
+  int num_planes = 0;
+  int top_plane_weight = 0;
+  uint32_t inverted[kMaxPlanes * kMaxHashWords] = {};  // [num_planes, words]
+};
+
+// Running softmax of a query group, in base 2: per head the largest logit, the sum of weights and the weighted values.
+//   max [G], sum [G], values [G, D] from float StateHeaderFloats(G) on
+inline constexpr int StateHeaderFloats(int group) {
+  return (2 * group + 15) / 16 * 16;
+}
+inline constexpr int StateFloats(int group, int head_dim) {
+  return StateHeaderFloats(group) + group * head_dim;
+}
+inline constexpr int kMaxStateFloats = StateFloats(kMaxGroup, kMaxHeadDim);
+
+struct AttendBlock {
+  const float* q = nullptr;  // [G, D], scaled so that logits are base-2
+  int group = 0, head_dim = 0;
+  const void* const* keys = nullptr;  // [num_tokens] the token's key; its value follows head_dim elements later
+  int num_tokens = 0;                 // 1 .. kBlockTokens
+  float* state = nullptr;
+};
+
+struct RotateHead {
+  const void* x = nullptr;                         // [D] of the table's dtype
+  const void* bias = nullptr;                      // [D], or null
+  const float *cosine = nullptr, *sine = nullptr;  // [D / 2], null: no rotation
+  int head_dim = 0;
+  void* stored = nullptr;    // [D] out, rounded
+  float* rounded = nullptr;  // [D] out: the stored values; may be null
+};
+
+// One affine layer over a few tokens: y[t] += x[t] W.
+struct AffineBlock {
+  const float* x = nullptr;  // [num_tokens, num_inputs]
+  int num_tokens = 0, num_inputs = 0, num_outputs = 0;
+  const void* weights = nullptr;  // [num_inputs, num_outputs]; num_outputs a multiple of 16
+  float* y = nullptr;             // [num_tokens, num_outputs]
+};
+
+struct KernelTable {
+  // scores[i] = raw score of codes[i * words ...], i < count.
+  void (*score)(const ScorePlanes& planes, const uint32_t* codes, int64_t count, int16_t* scores);
+  int64_t (*count_at_least)(const int16_t* scores, int64_t count, int16_t threshold);
+  // Writes i + base, ascending, for every score over `threshold` and for the first `num_ties` equal to it; returns how
+  // many.
+  int64_t (*select)(const int16_t* scores, int64_t count, int16_t threshold, int64_t num_ties, int32_t base,
+                    int32_t* out);
+
+  void (*attend[kNumDTypes])(const AttendBlock& block);
+  // Adds `partial` to `state`.
+  void (*merge)(const float* partial, int group, int head_dim, float* state);
+  // out [G, D] = values / sum.
+  void (*finish[kNumDTypes])(const float* state, int group, int head_dim, void* out);
+  // out[i] = x[i] * scale.
+  void (*load_scaled[kNumDTypes])(const void* x, int64_t count, float scale, float* out);
+
+  void (*rotate[kNumDTypes])(const RotateHead& head);
+  void (*affine[kNumDTypes])(const AffineBlock& block);
+  void (*silu)(float* x, int64_t count);
+  // Bit b of code [words] is h[b] >= 0.
+  void (*pack_signs)(const float* h, int words, uint32_t* code);
+  // planes [num_planes, words]: bits of clamp(floor(w[b] / unit) + 2^(J-1), 0, 2^J - 1); NaN gives 0.
+  void (*pack_levels)(const float* w, float unit, int words, int num_planes, uint32_t* planes);
+  double (*sum_squares)(const float* x, int64_t count);
+};
+
+extern const KernelTable kBaselineKernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+
+const KernelTable& KernelsOf(Level level);
+
+}  // namespace spotlight::kernels::cpu

@@ -1,0 +1,28 @@
+// The table of one instruction set. Included last.
+#pragma once
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace spotlight::kernels::cpu {
+namespace {
+
+constexpr KernelTable MakeKernelTable() {
+  return {
+      Score,
+      CountAtLeast,
+      Select,
+      {Attend<float>, Attend<BF16>, Attend<F16>},
+      Merge,
+      {Finish<float>, Finish<BF16>, Finish<F16>},
+      {LoadScaled<float>, LoadScaled<BF16>, LoadScaled<F16>},
+      {Rotate<float>, Rotate<BF16>, Rotate<F16>},
+      {Affine<float>, Affine<BF16>, Affine<F16>},
+      Silu,
+      PackSigns,
+      PackLevels,
+      SumSquares,
+  };
+}
+
+}  // namespace
+}  // namespace spotlight::kernels::cpu

@@ -1,0 +1,47 @@
+// Checks of the operations' parameters: the first field at fault makes an INVALID_ARGUMENT that names it, its value and
+// its bound. Cheap enough for every call; a message is built only on failure. Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "kernels/execution.h"
+#include "kernels/layout.h"
+
+namespace spotlight::kernels {
+
+class Validation {
+ public:
+  // `operation` begins every message.
+  explicit Validation(absl::string_view operation) : operation_(operation) {}
+
+  void InRange(absl::string_view field, int64_t value, int64_t low, int64_t high);
+  void OneOf(absl::string_view field, int64_t value, std::initializer_list<int64_t> allowed);
+  void NotNull(absl::string_view field, const void* pointer);
+  void Aligned(absl::string_view field, const void* pointer, uintptr_t alignment);
+  void Positive(absl::string_view field, float value);  // and finite
+  // Anything else; `bound` says what must hold.
+  void That(bool holds, absl::string_view field, int64_t value, absl::string_view bound);
+
+  // Fields that several operations share.
+  void Device(const Execution& execution, DType dtype);
+  void Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim);
+  void Workspace(const void* workspace, size_t bytes, size_t needed);
+  // Host arrays of `num_rows` rows that read page_table[(row / rows_per_table) * max_pages].
+  void Rows(const int32_t* context_len, const int32_t* page_table, int32_t num_rows, int32_t rows_per_table,
+            int32_t max_pages, int32_t max_context, int32_t num_pages);
+
+  bool ok() const { return status_.ok(); }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  absl::string_view operation_;
+  absl::Status status_;
+};
+
+// A launcher's cudaError_t as a status: INTERNAL, naming the operation.
+absl::Status CudaStatus(absl::string_view operation, int error);
+
+}  // namespace spotlight::kernels
