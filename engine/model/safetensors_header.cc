@@ -194,7 +194,8 @@ absl::Status CheckTensor(const std::string& name, const Tensor& tensor, uint64_t
       return error("has a shape that is too large");
     }
   }
-  if (num_bits % 8 != 0 || num_bits / 8 != tensor.end - tensor.begin) {
+  if (num_bits % 8 != 0) return error("does not fill its last byte");
+  if (num_bits / 8 != tensor.end - tensor.begin) {
     return error(
         absl::StrCat("has ", tensor.end - tensor.begin, " bytes, but its shape and dtype need ", num_bits / 8));
   }
