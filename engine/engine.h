@@ -9,6 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/cancel_reason.h"
+#include "engine/clock.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
 #include "engine/options.h"
@@ -20,16 +22,16 @@
 
 namespace spotlight::engine {
 
-enum class CancelReason : uint8_t { kClientGone, kAborted, kDeadline };
-
 // Thread-safe.
 class Engine {
  public:
-  // `chat_template` may be null: chat prompts are then refused. `observer` may be null and outlives the engine.
+  // `chat_template` may be null: chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine.
+  // INVALID_ARGUMENT names the option at fault.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
                                                         std::unique_ptr<Tokenizer> tokenizer,
                                                         std::unique_ptr<ChatTemplate> chat_template,
-                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer);
+                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
+                                                        const Clock* clock = Clock::Steady());
   virtual ~Engine() = default;  // cancels what still runs and joins the threads
 
   // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in "stopping.max_tokens:

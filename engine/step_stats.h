@@ -18,8 +18,9 @@ struct RowRetrieval {
   int32_t selected_tokens = 0;
 };
 
+// One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0 seconds.
 struct StepStats {
-  double step_seconds = 0;
+  double step_seconds = 0;  // planning to the last delta, the model included
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_rows = 0;
   int32_t num_generated_tokens = 0;

@@ -1,0 +1,59 @@
+// A request between the queue and its end: everything the engine thread keeps for it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/model_info.h"
+#include "engine/output_processor.h"
+#include "engine/request_queue.h"
+#include "engine/response_sink.h"
+#include "engine/retrieval_policy.h"
+#include "engine/sequence.h"
+#include "engine/step_stats.h"
+
+namespace spotlight::engine {
+
+// Engine thread only.
+class ActiveRequest {
+ public:
+  // Takes the submission's parts. `max_tokens` bounds prompt and output together. INTERNAL when the tokenizer fails.
+  static absl::StatusOr<std::unique_ptr<ActiveRequest>> Create(Submission* submission, uint64_t sequence_id,
+                                                               const ModelInfo& model, const Tokenizer& tokenizer,
+                                                               int32_t max_tokens);
+
+  // A step with a row of this request begins.
+  void OnScheduled(absl::Duration now);
+  // A token was made. Returns the seconds since the one before; 0 for the first.
+  double OnToken(absl::Duration now);
+  void OnDecodeRow(const RetrievalPolicy& policy, const RetrievalDecision& decision, int32_t context_len,
+                   const KvTraffic& traffic);
+
+  Finish MakeFinish(absl::Status status, FinishReason reason) const;
+  RequestPhase phase() const;
+
+  const std::string& request_id() const { return request_id_; }
+  Sequence* sequence() { return &sequence_; }
+  OutputProcessor* output() { return output_.get(); }
+  ResponseSink* sink() { return sink_.get(); }
+  bool scheduled() const { return scheduled_; }
+  absl::Duration accepted() const { return accepted_; }
+  absl::Duration last_token() const { return last_token_; }
+
+ private:
+  ActiveRequest() = default;
+
+  std::string request_id_;
+  Sequence sequence_;
+  std::unique_ptr<OutputProcessor> output_;
+  std::shared_ptr<ResponseSink> sink_;
+  absl::Duration accepted_, first_scheduled_, first_token_, last_token_;
+  bool scheduled_ = false;
+  RetrievalStats retrieval_;
+  double selected_ratio_sum_ = 0;
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,51 @@
+#include "engine/engine.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/local_engine.h"
+#include "engine/retrieval_policy.h"
+#include "engine/scheduler.h"
+
+namespace spotlight::engine {
+namespace {
+
+absl::Status CheckOptions(const EngineOptions& options, const ModelInfo& model) {
+  if (options.queue.max_waiting_requests < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_waiting_requests: must be at least 1, got ", options.queue.max_waiting_requests));
+  }
+  if (options.queue.max_waiting_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_waiting_tokens: must be at least 1, got ", options.queue.max_waiting_tokens));
+  }
+  if (model.vocab_size < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("vocab_size: must be at least 1, got ", model.vocab_size));
+  }
+  if (model.max_context_tokens < 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_context_tokens: must be at least 2, got ", model.max_context_tokens));
+  }
+  return Scheduler::CheckOptions(options.scheduler);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, ModelInfo model,
+                                                       std::unique_ptr<Tokenizer> tokenizer,
+                                                       std::unique_ptr<ChatTemplate> chat_template,
+                                                       std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
+                                                       const Clock* clock) {
+  if (tokenizer == nullptr || runner == nullptr || clock == nullptr) {
+    return absl::InvalidArgumentError("an engine needs a tokenizer, a model runner and a clock");
+  }
+  const absl::Status status = CheckOptions(options, model);
+  if (!status.ok()) return status;
+  absl::StatusOr<RetrievalPolicy> policy = RetrievalPolicy::Create(options.retrieval, model);
+  if (!policy.ok()) return policy.status();
+  return std::unique_ptr<Engine>(new LocalEngine(std::move(options), std::move(model), *std::move(policy),
+                                                 std::move(tokenizer), std::move(chat_template), std::move(runner),
+                                                 observer, clock));
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,89 @@
+// The one engine thread's work: each pass takes what arrived, runs one step of the model over all running sequences,
+// and hands out what it made. The order of the calls, and nothing else, is decided here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "engine/active_request.h"
+#include "engine/batch.h"
+#include "engine/clock.h"
+#include "engine/model_info.h"
+#include "engine/model_runner.h"
+#include "engine/mutex.h"
+#include "engine/options.h"
+#include "engine/request_queue.h"
+#include "engine/retrieval_policy.h"
+#include "engine/scheduler.h"
+#include "engine/step_stats.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace spotlight::engine {
+
+// Has no thread: whoever calls RunOnce is the engine thread. Only load() is thread-safe.
+class EngineLoop {
+ public:
+  // Everything pointed to outlives the loop; `observer` may be null. Options have been checked.
+  EngineLoop(const EngineOptions& options, const ModelInfo& model, const RetrievalPolicy& policy,
+             const Tokenizer* tokenizer, ModelRunner* runner, RequestQueue* queue, StatsObserver* observer,
+             const Clock* clock);
+  ~EngineLoop();
+
+  // One pass: arrivals, cancellations, one step. False when there was nothing to do. When the runner fails, every
+  // request ends INTERNAL, those to come as well, and the queue is closed.
+  bool RunOnce();
+
+  // Of the latest pass: running sequences, preempted ones as waiting, pages, health.
+  EngineLoad load() const;
+
+  // Prompt and output tokens that one request may have.
+  int32_t max_request_tokens() const { return max_request_tokens_; }
+
+ private:
+  bool TakeArrivals();
+  void Accept(Submission* submission);
+  void Cancel(const Cancellation& cancellation);
+  void RunStep();
+  void MarkScheduled(absl::Duration now);
+  void CountDecodeRow(const PlanRow& row, ActiveRequest* request);
+  void Deliver(const SampledToken& token, ActiveRequest* request, absl::Duration now);
+  void Fail(const absl::Status& fault);
+  // Removes the request everywhere, then tells observer and sink. `request` is gone afterwards.
+  void End(ActiveRequest* request, Finish finish, int32_t wasted_tokens = 0);
+  // Ends one that was never active.
+  void Reject(const Submission& submission, absl::Status status, FinishReason reason);
+  void PublishLoad();
+  void ReportStep();
+
+  const ModelInfo& model_;
+  const RetrievalPolicy policy_;
+  const int32_t max_request_tokens_;
+  const Tokenizer* const tokenizer_;
+  ModelRunner* const runner_;
+  RequestQueue* const queue_;
+  StatsObserver* const observer_;
+  const Clock* const clock_;
+
+  Scheduler scheduler_;
+  std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;  // by sequence id
+  std::unordered_map<std::string, uint64_t> sequence_ids_;                 // by request id
+  uint64_t next_sequence_id_ = 0;
+  int32_t num_unscheduled_ = 0;
+  uint64_t num_steps_ = 0;
+  absl::Status fault_;
+
+  // Kept from pass to pass for their memory.
+  Arrivals arrivals_;
+  StepPlan plan_;
+  Batch batch_;
+  StepStats stats_;
+
+  mutable Mutex load_mutex_;
+  EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,132 @@
+#include "engine/local_engine.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/validate_request.h"
+#include "kernels/layout.h"
+
+namespace spotlight::engine {
+
+LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
+                         std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
+                         std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock)
+    : options_(std::move(options)),
+      model_(std::move(model)),
+      policy_(std::move(policy)),
+      clock_(clock),
+      tokenizer_(std::move(tokenizer)),
+      chat_template_(std::move(chat_template)),
+      runner_(std::move(runner)),
+      queue_(options_.queue),
+      loop_(options_, model_, policy_, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
+      encoder_(std::make_unique<PromptEncoder>(tokenizer_.get(), chat_template_.get())),
+      seed_source_((uint64_t{std::random_device()()} << 32) | std::random_device()()),
+      thread_([this] { RunLoop(); }) {}
+
+LocalEngine::~LocalEngine() {
+  queue_.Close(absl::UnavailableError("the server is shutting down"));
+  queue_.CancelAll(CancelReason::kShutdown, clock_->Now());
+  encoder_.reset();  // whatever it still held is in the queue now
+  stopping_ = true;
+  queue_.Wake();
+  thread_.join();
+}
+
+absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) {
+  absl::Status status = ValidateRequest(request, model_);
+  if (status.ok()) status = policy_.Check(request.retrieval);
+  if (status.ok()) status = queue_.Reserve(request.request_id);
+  if (!status.ok()) return status;
+
+  auto submission = std::make_unique<Submission>();
+  submission->accepted = clock_->Now();
+  submission->sink = std::move(sink);
+  request.sampling = ResolveSampling(request.sampling, model_.default_sampling);
+  if (!request.sampling.seed.has_value()) request.sampling.seed = DrawSeed();
+  submission->request = std::move(request);
+
+  if (PromptEncoder::IsLong(submission->request.prompt)) {
+    // Owned by the task, which always runs; std::function cannot hold a unique_ptr.
+    encoder_->Schedule([this, owned = submission.release()] {
+      std::unique_ptr<Submission> submission(owned);
+      submission->status = Encode(submission.get());
+      queue_.Push(std::move(submission));
+    });
+    return absl::OkStatus();
+  }
+  status = Encode(submission.get());
+  if (!status.ok()) {
+    queue_.Release(submission->request.request_id);
+    return status;
+  }
+  queue_.Push(std::move(submission));
+  return absl::OkStatus();
+}
+
+absl::Status LocalEngine::Encode(Submission* submission) {
+  GenerateRequest& request = submission->request;
+  if (queue_.IsCancelled(request.request_id)) return absl::CancelledError("cancelled before it was encoded");
+  absl::StatusOr<std::vector<int32_t>> ids = encoder_->Encode(request.prompt);
+  if (!ids.ok()) return ids.status();
+  const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
+  const auto num_tokens = static_cast<int64_t>(ids->size());
+  absl::Status status = ValidatePromptLength(request.prompt, num_tokens, model_.max_context_tokens, cache_tokens);
+  if (status.ok()) status = queue_.ReserveTokens(request.request_id, num_tokens);
+  if (!status.ok()) return status;
+  submission->prompt_token_ids = *std::move(ids);
+  request.prompt = Prompt();
+  return absl::OkStatus();
+}
+
+uint64_t LocalEngine::DrawSeed() {
+  MutexLock lock(&seed_mutex_);
+  return seed_source_();
+}
+
+absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason) {
+  return queue_.Cancel(request_id, reason, clock_->Now());
+}
+
+void LocalEngine::Drain(absl::Duration grace) {
+  draining_ = true;
+  queue_.Close(absl::UnavailableError("the server is draining and takes no new requests"));
+  if (queue_.WaitUntilIdle(grace)) return;
+  queue_.CancelAll(CancelReason::kShutdown, clock_->Now());
+  queue_.WaitUntilIdle(absl::InfiniteDuration());
+}
+
+absl::StatusOr<std::vector<int32_t>> LocalEngine::Tokenize(const Prompt& prompt) const {
+  absl::Status status = ValidatePrompt(prompt, model_.vocab_size);
+  if (!status.ok()) return status;
+  return encoder_->Encode(prompt);
+}
+
+absl::StatusOr<std::string> LocalEngine::Detokenize(const std::vector<int32_t>& token_ids) const {
+  for (size_t i = 0; i < token_ids.size(); ++i) {
+    if (token_ids[i] >= 0 && token_ids[i] < model_.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("token_ids[", i, "]: must be in [0, ", model_.vocab_size, "), got ", token_ids[i]));
+  }
+  return tokenizer_->Decode(token_ids, /*skip_special_tokens=*/false);
+}
+
+EngineLoad LocalEngine::Load() const {
+  EngineLoad load = loop_.load();
+  load.num_waiting += queue_.num_waiting();
+  load.num_waiting_tokens = queue_.num_waiting_tokens();
+  load.draining = draining_;
+  return load;
+}
+
+void LocalEngine::RunLoop() {
+  while (true) {
+    const bool stopping = stopping_;  // read first: what came before it was set is still served
+    while (loop_.RunOnce()) {
+    }
+    if (stopping) return;
+    queue_.WaitForArrivals();
+  }
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,63 @@
+// The engine in this process: checks and encodes requests, owns the queue, the encoder's threads and the engine thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "engine/engine.h"
+#include "engine/engine_loop.h"
+#include "engine/mutex.h"
+#include "engine/prompt_encoder.h"
+#include "engine/request_queue.h"
+#include "engine/retrieval_policy.h"
+
+namespace spotlight::engine {
+
+// Thread-safe.
+class LocalEngine : public Engine {
+ public:
+  // Parameters as Engine::Create's, already checked.
+  LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy, std::unique_ptr<Tokenizer> tokenizer,
+              std::unique_ptr<ChatTemplate> chat_template, std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
+              const Clock* clock);
+  ~LocalEngine() override;
+
+  absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
+  absl::Status Cancel(const std::string& request_id, CancelReason reason) override;
+  void Drain(absl::Duration grace) override;
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const override;
+  absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& token_ids) const override;
+  EngineLoad Load() const override;
+  const ModelInfo& model() const override { return model_; }
+  const EngineOptions& options() const override { return options_; }
+
+ private:
+  // Encodes the submission's prompt and reserves its tokens.
+  absl::Status Encode(Submission* submission);
+  uint64_t DrawSeed();
+  void RunLoop();
+
+  const EngineOptions options_;
+  const ModelInfo model_;
+  const RetrievalPolicy policy_;
+  const Clock* const clock_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+  const std::unique_ptr<ChatTemplate> chat_template_;
+  const std::unique_ptr<ModelRunner> runner_;
+
+  RequestQueue queue_;
+  EngineLoop loop_;
+  std::unique_ptr<PromptEncoder> encoder_;
+  Mutex seed_mutex_;
+  std::mt19937_64 seed_source_ ABSL_GUARDED_BY(seed_mutex_);
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;  // last: runs the loop over all of the above
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,159 @@
+#include "engine/request_queue.h"
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace spotlight::engine {
+
+RequestQueue::RequestQueue(const QueueOptions& options) : options_(options) {}
+
+absl::Status RequestQueue::Reserve(const std::string& request_id) {
+  MutexLock lock(&mutex_);
+  if (!closed_.ok()) return closed_;
+  if (entries_.count(request_id) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("request_id: \"", request_id, "\" is in use"));
+  }
+  if (num_waiting_ >= options_.max_waiting_requests) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("queue full: ", num_waiting_, " requests wait, the bound is ", options_.max_waiting_requests));
+  }
+  entries_.emplace(request_id, Entry());
+  ++num_waiting_;
+  return absl::OkStatus();
+}
+
+absl::Status RequestQueue::ReserveTokens(const std::string& request_id, int64_t num_tokens) {
+  MutexLock lock(&mutex_);
+  if (num_waiting_tokens_ > 0 && num_waiting_tokens_ + num_tokens > options_.max_waiting_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat("queue full: ", num_waiting_tokens_, " prompt tokens wait, ",
+                                                     num_tokens, " more exceed the bound of ",
+                                                     options_.max_waiting_tokens));
+  }
+  Entry& entry = entries_.at(request_id);
+  assert(entry.num_tokens == 0 && entry.waiting);
+  entry.num_tokens = num_tokens;
+  num_waiting_tokens_ += num_tokens;
+  return absl::OkStatus();
+}
+
+void RequestQueue::Push(std::unique_ptr<Submission> submission) {
+  MutexLock lock(&mutex_);
+  Entry& entry = entries_.at(submission->request.request_id);
+  entry.pushed = true;
+  if (entry.cancellation.has_value()) arrivals_.cancellations.push_back(*entry.cancellation);
+  arrivals_.submissions.push_back(std::move(submission));
+  arrived_.NotifyOne();
+}
+
+absl::Status RequestQueue::Cancel(const std::string& request_id, CancelReason reason, absl::Duration now) {
+  MutexLock lock(&mutex_);
+  const auto found = entries_.find(request_id);
+  if (found == entries_.end()) {
+    return absl::NotFoundError(absl::StrCat("request_id: no request \"", request_id, "\" is running"));
+  }
+  CancelEntry(request_id, &found->second, reason, now);
+  return absl::OkStatus();
+}
+
+bool RequestQueue::IsCancelled(const std::string& request_id) const {
+  MutexLock lock(&mutex_);
+  const auto found = entries_.find(request_id);
+  return found != entries_.end() && found->second.cancellation.has_value();
+}
+
+void RequestQueue::Close(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  if (closed_.ok()) closed_ = status;
+}
+
+void RequestQueue::CancelAll(CancelReason reason, absl::Duration now) {
+  MutexLock lock(&mutex_);
+  for (auto& [request_id, entry] : entries_) CancelEntry(request_id, &entry, reason, now);
+}
+
+bool RequestQueue::WaitUntilIdle(absl::Duration timeout) const {
+  const auto deadline =
+      std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)));
+  MutexLock lock(&mutex_);
+  while (!entries_.empty()) {
+    const auto left = deadline - std::chrono::steady_clock::now();
+    if (left <= left.zero()) return false;
+    idle_.WaitFor(&mutex_, std::chrono::duration_cast<std::chrono::nanoseconds>(left));
+  }
+  return true;
+}
+
+void RequestQueue::Take(Arrivals* arrivals) {
+  arrivals->submissions.clear();
+  arrivals->cancellations.clear();
+  MutexLock lock(&mutex_);
+  std::swap(*arrivals, arrivals_);
+}
+
+void RequestQueue::WaitForArrivals() {
+  MutexLock lock(&mutex_);
+  while (!woken_ && arrivals_.submissions.empty() && arrivals_.cancellations.empty()) arrived_.Wait(&mutex_);
+  woken_ = false;
+}
+
+void RequestQueue::Wake() {
+  MutexLock lock(&mutex_);
+  woken_ = true;
+  arrived_.NotifyOne();
+}
+
+void RequestQueue::MarkRunning(const std::string& request_id) {
+  MutexLock lock(&mutex_);
+  StopWaiting(&entries_.at(request_id));
+}
+
+void RequestQueue::Release(const std::string& request_id) {
+  MutexLock lock(&mutex_);
+  const auto found = entries_.find(request_id);
+  assert(found != entries_.end());
+  StopWaiting(&found->second);
+  if (found->second.cancellation.has_value()) {
+    // One that was not taken yet must not hit the id's next owner.
+    auto& pending = arrivals_.cancellations;
+    const auto is_its = [&](const Cancellation& c) { return c.request_id == request_id; };
+    pending.erase(std::remove_if(pending.begin(), pending.end(), is_its), pending.end());
+  }
+  entries_.erase(found);
+  if (entries_.empty()) idle_.NotifyAll();
+}
+
+int32_t RequestQueue::num_waiting() const {
+  MutexLock lock(&mutex_);
+  return num_waiting_;
+}
+
+int64_t RequestQueue::num_waiting_tokens() const {
+  MutexLock lock(&mutex_);
+  return num_waiting_tokens_;
+}
+
+absl::Status RequestQueue::closed() const {
+  MutexLock lock(&mutex_);
+  return closed_;
+}
+
+void RequestQueue::StopWaiting(Entry* entry) {
+  if (!entry->waiting) return;
+  entry->waiting = false;
+  --num_waiting_;
+  num_waiting_tokens_ -= entry->num_tokens;
+}
+
+void RequestQueue::CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now) {
+  if (entry->cancellation.has_value()) return;  // the first reason counts
+  entry->cancellation = Cancellation{request_id, reason, now};
+  if (!entry->pushed) return;  // Push passes it on
+  arrivals_.cancellations.push_back(*entry->cancellation);
+  arrived_.NotifyOne();
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,104 @@
+// The hand-off from the threads that submit to the engine thread: requests in order of arrival, and cancellations.
+//
+// It also counts what waits, from Reserve until MarkRunning, wherever the request is (being encoded, queued, or with
+// the scheduler), and refuses what would exceed the bounds.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "engine/cancel_reason.h"
+#include "engine/mutex.h"
+#include "engine/options.h"
+#include "engine/request.h"
+#include "engine/response_sink.h"
+
+namespace spotlight::engine {
+
+// An accepted request on its way to the scheduler.
+struct Submission {
+  GenerateRequest request;  // sampling resolved, the seed drawn; the prompt moved out once it is encoded
+  std::vector<int32_t> prompt_token_ids;
+  std::shared_ptr<ResponseSink> sink;
+  absl::Duration accepted;  // by the engine's clock
+  absl::Status status;      // not OK: it could not be encoded, and only has to be finished
+};
+
+struct Cancellation {
+  std::string request_id;
+  CancelReason reason = CancelReason::kClientGone;
+  absl::Duration time;  // by the engine's clock
+};
+
+struct Arrivals {
+  std::vector<std::unique_ptr<Submission>> submissions;
+  std::vector<Cancellation> cancellations;
+};
+
+// Thread-safe.
+class RequestQueue {
+ public:
+  explicit RequestQueue(const QueueOptions& options);
+
+  // A place for a request, before any work is done for it. ALREADY_EXISTS: the id is in use; RESOURCE_EXHAUSTED: too
+  // many wait; the status given to Close once closed. After OK: Push, or Release.
+  absl::Status Reserve(const std::string& request_id);
+  // Its prompt's tokens. RESOURCE_EXHAUSTED: too many wait, unless no others do: a prompt larger than the bound passes
+  // alone. To be called once, before Push.
+  absl::Status ReserveTokens(const std::string& request_id, int64_t num_tokens);
+  void Push(std::unique_ptr<Submission> submission);
+  // NOT_FOUND when no such request is in flight.
+  absl::Status Cancel(const std::string& request_id, CancelReason reason, absl::Duration now);
+  // A cancelled request need not be encoded.
+  bool IsCancelled(const std::string& request_id) const;
+  // Refuses with `status` from now on. Of several calls the first counts.
+  void Close(const absl::Status& status);
+  void CancelAll(CancelReason reason, absl::Duration now);
+  // Waits until nothing is in flight; false when the time ran out.
+  bool WaitUntilIdle(absl::Duration timeout) const;
+
+  // What came since the last call, in order; a cancellation never comes before its submission.
+  void Take(Arrivals* arrivals);
+  // Returns at once when there is something to take or Wake was called since the last wait.
+  void WaitForArrivals();
+  void Wake();
+  // It no longer counts as waiting.
+  void MarkRunning(const std::string& request_id);
+  // It is over, its id is free.
+  void Release(const std::string& request_id);
+
+  int32_t num_waiting() const;
+  int64_t num_waiting_tokens() const;
+  absl::Status closed() const;
+
+ private:
+  struct Entry {
+    int64_t num_tokens = 0;
+    bool waiting = true;
+    bool pushed = false;
+    absl::optional<Cancellation> cancellation;
+  };
+  void StopWaiting(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const QueueOptions options_;
+  mutable Mutex mutex_;
+  mutable CondVar arrived_;
+  mutable CondVar idle_;
+  absl::Status closed_ ABSL_GUARDED_BY(mutex_);
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
+  int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t num_waiting_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,44 @@
+// One request as the scheduler sees it: its tokens, where it is, and the pages it owns.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "engine/request.h"
+
+namespace spotlight::engine {
+
+enum class SequencePhase : uint8_t {
+  kWaiting,  // owns no page
+  kPrefill,  // owns pages for all of its tokens; their keys and values are being computed, a chunk a step
+  kDecode,   // all its tokens but the latest are cached; a token a step
+};
+
+// Values that do not change after the request is accepted, then the state that the scheduler keeps. Engine thread only.
+struct Sequence {
+  uint64_t id = 0;  // in order of acceptance
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<int32_t> distinct_prompt_token_ids;  // for penalties; empty where none is set
+  std::vector<int32_t> banned_token_ids;           // while fewer than min_tokens are generated
+  SamplingParams sampling;                         // every optional resolved
+  bool has_penalty = false;
+  uint64_t seed = 0;
+  RetrievalParams retrieval;
+  int32_t min_tokens = 0;
+  int32_t max_tokens = 0;     // of prompt and output together
+  int32_t num_logprobs = -1;  // -1: none
+
+  std::vector<int32_t> output_token_ids;
+  SequencePhase phase = SequencePhase::kWaiting;
+  int32_t num_cached = 0;  // tokens whose keys and values are in the pages
+  std::vector<int32_t> pages;
+
+  int32_t num_tokens() const { return static_cast<int32_t>(prompt_token_ids.size() + output_token_ids.size()); }
+  int32_t token_id(int32_t position) const {
+    const auto num_prompt = static_cast<int32_t>(prompt_token_ids.size());
+    return position < num_prompt ? prompt_token_ids[position] : output_token_ids[position - num_prompt];
+  }
+};
+
+}  // namespace spotlight::engine

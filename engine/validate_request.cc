@@ -1,0 +1,185 @@
+#include "engine/validate_request.h"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/utf8.h"
+
+namespace spotlight::engine {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 256;
+constexpr size_t kMaxStopStrings = 16;
+constexpr size_t kMaxStopBytes = 256;
+constexpr size_t kMaxStopTokens = 64;
+constexpr size_t kMaxLogitBias = 300;
+constexpr float kMaxAbsLogitBias = 100;
+constexpr int32_t kMaxLogprobs = 20;
+
+template <typename Value>
+absl::Status Invalid(absl::string_view field, absl::string_view rule, Value got) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": must be ", rule, ", got ", got));
+}
+
+absl::Status CheckUtf8(absl::string_view field, absl::string_view text) {
+  const size_t valid = ValidUtf8Prefix(text);
+  if (valid == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": must be valid UTF-8; byte ", valid, " is not"));
+}
+
+absl::Status CheckTokenId(const std::string& field, int32_t id, int32_t vocab_size) {
+  if (id >= 0 && id < vocab_size) return absl::OkStatus();
+  return Invalid(field, absl::StrCat("in [0, ", vocab_size, ")"), id);
+}
+
+absl::Status ValidateSampling(const SamplingParams& sampling, int32_t vocab_size) {
+  // Negated comparisons refuse NaN.
+  if (const auto t = sampling.temperature; t.has_value() && !(std::isfinite(*t) && *t >= 0)) {
+    return Invalid("sampling.temperature", "finite and >= 0", *t);
+  }
+  if (const auto p = sampling.top_p; p.has_value() && !(*p > 0 && *p <= 1)) {
+    return Invalid("sampling.top_p", "in (0, 1]", *p);
+  }
+  if (const auto k = sampling.top_k; k.has_value() && *k < 0) return Invalid("sampling.top_k", ">= 0", *k);
+  if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) return Invalid("sampling.min_p", "in [0, 1]", sampling.min_p);
+  if (const auto r = sampling.repetition_penalty; r.has_value() && !(std::isfinite(*r) && *r > 0)) {
+    return Invalid("sampling.repetition_penalty", "finite and > 0", *r);
+  }
+  if (!(std::abs(sampling.presence_penalty) <= 2)) {
+    return Invalid("sampling.presence_penalty", "in [-2, 2]", sampling.presence_penalty);
+  }
+  if (!(std::abs(sampling.frequency_penalty) <= 2)) {
+    return Invalid("sampling.frequency_penalty", "in [-2, 2]", sampling.frequency_penalty);
+  }
+  if (sampling.logit_bias.size() > kMaxLogitBias) {
+    return Invalid("sampling.logit_bias", absl::StrCat("at most ", kMaxLogitBias, " entries"),
+                   sampling.logit_bias.size());
+  }
+  for (const auto& [id, bias] : sampling.logit_bias) {
+    absl::Status status = CheckTokenId("sampling.logit_bias", id, vocab_size);
+    if (!status.ok()) return status;
+    if (!(std::abs(bias) <= kMaxAbsLogitBias)) {
+      return Invalid(absl::StrCat("sampling.logit_bias[", id, "]"), "in [-100, 100]", bias);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateStopping(const StoppingParams& stopping, int32_t vocab_size) {
+  if (const auto n = stopping.max_tokens; n.has_value() && *n < 1) {
+    return Invalid("stopping.max_tokens", "at least 1", *n);
+  }
+  if (stopping.min_tokens < 0) return Invalid("stopping.min_tokens", ">= 0", stopping.min_tokens);
+  if (stopping.max_tokens.has_value() && stopping.min_tokens > *stopping.max_tokens) {
+    return Invalid("stopping.min_tokens", absl::StrCat("at most max_tokens, ", *stopping.max_tokens),
+                   stopping.min_tokens);
+  }
+  if (stopping.stop.size() > kMaxStopStrings) {
+    return Invalid("stopping.stop", absl::StrCat("at most ", kMaxStopStrings, " strings"), stopping.stop.size());
+  }
+  for (size_t i = 0; i < stopping.stop.size(); ++i) {
+    const std::string field = absl::StrCat("stopping.stop[", i, "]");
+    const std::string& stop = stopping.stop[i];
+    if (stop.empty() || stop.size() > kMaxStopBytes) {
+      return Invalid(field, absl::StrCat("1 to ", kMaxStopBytes, " bytes"), stop.size());
+    }
+    absl::Status status = CheckUtf8(field, stop);
+    if (!status.ok()) return status;
+  }
+  if (stopping.stop_token_ids.size() > kMaxStopTokens) {
+    return Invalid("stopping.stop_token_ids", absl::StrCat("at most ", kMaxStopTokens, " ids"),
+                   stopping.stop_token_ids.size());
+  }
+  for (size_t i = 0; i < stopping.stop_token_ids.size(); ++i) {
+    absl::Status status =
+        CheckTokenId(absl::StrCat("stopping.stop_token_ids[", i, "]"), stopping.stop_token_ids[i], vocab_size);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateChat(const ChatPrompt& chat) {
+  if (chat.messages.empty()) return absl::InvalidArgumentError("chat.messages: must not be empty");
+  for (size_t i = 0; i < chat.messages.size(); ++i) {
+    const std::string field = absl::StrCat("chat.messages[", i, "]");
+    if (chat.messages[i].role.empty())
+      return absl::InvalidArgumentError(absl::StrCat(field, ".role: must not be empty"));
+    absl::Status status = CheckUtf8(absl::StrCat(field, ".role"), chat.messages[i].role);
+    if (status.ok()) status = CheckUtf8(absl::StrCat(field, ".content"), chat.messages[i].content);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const char* PromptField(const Prompt& prompt) {
+  if (std::holds_alternative<TextPrompt>(prompt)) return "text";
+  return std::holds_alternative<TokenPrompt>(prompt) ? "token_ids" : "chat";
+}
+
+absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size) {
+  if (const auto* text = std::get_if<TextPrompt>(&prompt)) {
+    if (text->text.empty()) return absl::InvalidArgumentError("text: must not be empty");
+    return CheckUtf8("text", text->text);
+  }
+  if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) return ValidateChat(*chat);
+  const std::vector<int32_t>& ids = std::get<TokenPrompt>(prompt).token_ids;
+  if (ids.empty()) return absl::InvalidArgumentError("token_ids.ids: must not be empty");
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      return CheckTokenId(absl::StrCat("token_ids.ids[", i, "]"), ids[i], vocab_size);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& model) {
+  if (request.request_id.empty() || request.request_id.size() > kMaxRequestIdBytes) {
+    return Invalid("request_id", absl::StrCat("1 to ", kMaxRequestIdBytes, " bytes"), request.request_id.size());
+  }
+  absl::Status status = ValidatePrompt(request.prompt, model.vocab_size);
+  if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
+  if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
+  if (!status.ok()) return status;
+  if (const auto ratio = request.retrieval.budget_ratio; ratio.has_value() && !(*ratio > 0 && *ratio <= 1)) {
+    return Invalid("retrieval.budget_ratio", "in (0, 1]", *ratio);
+  }
+  if (const auto n = request.logprobs; n.has_value() && (*n < 0 || *n > kMaxLogprobs)) {
+    return Invalid("logprobs", absl::StrCat("in [0, ", kMaxLogprobs, "]"), *n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidatePromptLength(const Prompt& prompt, int64_t num_tokens, int32_t max_context_tokens,
+                                  int64_t cache_tokens) {
+  const char* const field = PromptField(prompt);
+  if (num_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(field, ": encodes to no tokens"));
+  if (num_tokens + 1 > max_context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
+                                                   " tokens leaves no room for output in the context of ",
+                                                   max_context_tokens, " tokens"));
+  }
+  if (num_tokens + 1 > cache_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat(field, ": a prompt of ", num_tokens,
+                                                     " tokens leaves no room for output in the KV cache of ",
+                                                     cache_tokens, " tokens"));
+  }
+  return absl::OkStatus();
+}
+
+SamplingParams ResolveSampling(const SamplingParams& sampling, const SamplingParams& model_default) {
+  SamplingParams resolved = sampling;
+  const auto resolve = [](auto* value, const auto& preferred, auto otherwise) {
+    if (!value->has_value()) *value = preferred.value_or(otherwise);
+  };
+  resolve(&resolved.temperature, model_default.temperature, 1.0f);
+  resolve(&resolved.top_p, model_default.top_p, 1.0f);
+  resolve(&resolved.top_k, model_default.top_k, 0);
+  resolve(&resolved.repetition_penalty, model_default.repetition_penalty, 1.0f);
+  return resolved;
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,30 @@
+// What a request must satisfy before any work is done for it. Every message begins with the field, as the API names it:
+// "sampling.temperature: must be finite and >= 0, got -1".
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "engine/model_info.h"
+#include "engine/request.h"
+
+namespace spotlight::engine {
+
+// INVALID_ARGUMENT: everything that can be told without encoding the prompt.
+absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& model);
+
+// INVALID_ARGUMENT: an empty prompt, text that is not UTF-8, token ids outside the vocabulary.
+absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size);
+
+// An encoded prompt against what can be served. INVALID_ARGUMENT: empty, or no room for an output token in the model's
+// context. RESOURCE_EXHAUSTED: none in the whole cache.
+absl::Status ValidatePromptLength(const Prompt& prompt, int64_t num_tokens, int32_t max_context_tokens,
+                                  int64_t cache_tokens);
+
+// Every optional set: the request's, else the model's default, else the API's.
+SamplingParams ResolveSampling(const SamplingParams& sampling, const SamplingParams& model_default);
+
+// The prompt's field in the API: "text", "token_ids" or "chat".
+const char* PromptField(const Prompt& prompt);
+
+}  // namespace spotlight::engine
