@@ -15,9 +15,9 @@
 #include "engine/device.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
+#include "engine/model/fingerprint.h"
 #include "engine/model/hash_file.h"
 #include "engine/model/layer_hash.h"
-#include "engine/model/random_weights.h"
 #include "engine/model/tensor_list.h"
 #include "engine/model/tensor_source.h"
 #include "engine/torch_model_runner.h"
@@ -39,21 +39,20 @@ struct Weights {
 
 absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options, const ModelConfig& config) {
   auto weights = std::make_shared<Weights>();
-  const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
-  const std::string k_proj = FingerprintTensorName(config);
-  const std::vector<int64_t> shape = {kv_width, config.hidden_size};
+  absl::StatusOr<std::string> fingerprint;
   if (options.random_weights_seed.has_value()) {
     weights->source = RandomTensors(*options.random_weights_seed);
+    fingerprint = RandomWeightsFingerprint(config, *options.random_weights_seed);
   } else {
     auto checkpoint = Checkpoint::Open(options.model_folder);
     if (!checkpoint.ok()) return checkpoint.status();
     weights->checkpoint = *std::move(checkpoint);
     weights->source = CheckpointTensors(weights->checkpoint.get());
+    fingerprint = CheckpointFingerprint(*weights->checkpoint, config);
   }
-  auto tensor = weights->source->Load(k_proj, shape, at::kFloat);
-  if (!tensor.ok()) return tensor.status();
-  TensorView view{kernels::DType::kF32, shape, static_cast<const std::byte*>(tensor->data_ptr()), tensor->nbytes()};
-  weights->fingerprint = ModelFingerprint(view, config);
+  // A model of two layers has no fingerprint, and no layer that a hash would serve.
+  if (fingerprint.ok()) weights->fingerprint = *fingerprint;
+  else if (!absl::IsInvalidArgument(fingerprint.status())) return fingerprint.status();
   return weights;
 }
 
@@ -61,7 +60,7 @@ absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options,
 absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config,
                                   const std::string& fingerprint, std::vector<std::string>* notes) {
   std::string path = options.hash;
-  if (path == "auto") path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
+  if (path == "auto" && !fingerprint.empty()) path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {
       return absl::FailedPreconditionError(absl::StrCat("sparse retrieval is required, but ", options.model_folder,

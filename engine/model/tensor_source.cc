@@ -1,5 +1,6 @@
 #include "engine/model/tensor_source.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <cstring>
@@ -41,8 +42,16 @@ class RandomSource : public TensorSource {
   absl::StatusOr<at::Tensor> Load(const std::string& name, const std::vector<int64_t>& shape,
                                   at::ScalarType dtype) override {
     at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(dtype));
-    FillRandomWeights(name, shape, seed_, ToKernelDType(dtype), tensor.data_ptr());
-    return tensor;
+    const bool bf16 = dtype == at::kBFloat16;
+    at::Tensor values = bf16 ? tensor : tensor.to(at::kFloat);
+    at::parallel_for(0, values.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+      if (bf16) {
+        FillRandomWeightsBf16(name, seed_, begin, end, static_cast<uint16_t*>(values.data_ptr()) + begin);
+      } else {
+        FillRandomWeights(name, seed_, begin, end, values.data_ptr<float>() + begin);
+      }
+    });
+    return values.to(dtype);
   }
 
   absl::StatusOr<TensorView> Map(const std::string&, const std::vector<int64_t>&) override { return TensorView(); }
