@@ -1,0 +1,297 @@
+// encode_and_append on every backend of the build, against the reference.
+#include "kernels/encode_and_append.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "kernels/numeric.h"
+#include "kernels/reference/encode_and_append.h"
+#include "tests/kernels/backend.h"
+#include "tests/kernels/decode_case.h"
+
+namespace spotlight::kernels::testing {
+namespace {
+
+struct EncodeShape {
+  DType dtype = DType::kF32, weight_dtype = DType::kF32;
+  int32_t num_tokens = 5, num_plane_tokens = 5;
+  int32_t group = 3, num_kv_heads = 2, head_dim = 64;
+  int32_t hash_words = 4, num_planes = 4;
+  int32_t key_hidden = 128, query_hidden = 256;
+  bool with_bias = true, with_hash = true;
+};
+
+// Random inputs and weights; token 1 is padding where there are several.
+class EncodeCase {
+ public:
+  explicit EncodeCase(const EncodeShape& shape) : shape_(shape), arena_(24 << 20) {
+    const int64_t tokens = shape.num_tokens, heads = shape.num_kv_heads, dim = shape.head_dim, group = shape.group;
+    const int64_t q_heads = heads * group;
+    params_.dtype = shape.dtype;
+    params_.num_tokens = shape.num_tokens;
+    params_.num_plane_tokens = shape.num_plane_tokens;
+    params_.num_q_heads = static_cast<int32_t>(q_heads);
+    params_.num_kv_heads = shape.num_kv_heads;
+    params_.head_dim = shape.head_dim;
+    // q, k and v side by side, as a fused projection leaves them.
+    const int64_t stride = (q_heads + 2 * heads) * dim;
+    char* qkv = Random(shape.dtype, tokens * stride, 1.0f);
+    params_.q = qkv;
+    params_.k = qkv + q_heads * dim * SizeOf(shape.dtype);
+    params_.v = qkv + (q_heads + heads) * dim * SizeOf(shape.dtype);
+    params_.q_stride = params_.k_stride = params_.v_stride = stride;
+    if (shape.with_bias) {
+      params_.q_bias = Random(shape.dtype, q_heads * dim, 0.5f);
+      params_.k_bias = Random(shape.dtype, heads * dim, 0.5f);
+      params_.v_bias = Random(shape.dtype, heads * dim, 0.5f);
+    }
+    auto* inv_freq = arena_.Allocate<float>(dim / 2);
+    for (int64_t i = 0; i < dim / 2; ++i) inv_freq[i] = std::pow(10000.0f, -2.0f * i / dim);
+    params_.inv_freq = inv_freq;
+    params_.rope_scale = 1.25f;
+    auto* positions = arena_.Allocate<int32_t>(tokens);
+    auto* slots = arena_.Allocate<int64_t>(tokens);
+    params_.pages.num_pages = static_cast<int32_t>(tokens / 32 + 3);
+    for (int64_t t = 0; t < tokens; ++t) {
+      positions[t] = static_cast<int32_t>(t * 131 + 7);
+      slots[t] = t == 1 ? -1 : t * 2 + 5;  // crosses pages, leaves holes
+    }
+    params_.positions = positions;
+    params_.slots = slots;
+    const int64_t entries = int64_t{params_.pages.num_pages} * heads * kPageTokens;
+    kv_elements_ = entries * 2 * dim;
+    params_.pages.kv = arena_.Allocate<char>(kv_elements_ * SizeOf(shape.dtype));
+    params_.pages.codes = arena_.Allocate<uint32_t>(entries * shape.hash_words);
+    params_.pages.prefix = arena_.Allocate<uint32_t>(entries);
+    params_.q_out = arena_.Allocate<char>(tokens * q_heads * dim * SizeOf(shape.dtype));
+    params_.planes = arena_.Allocate<uint32_t>(tokens * heads * shape.num_planes * shape.hash_words);
+    params_.plane_unit = arena_.Allocate<float>(tokens * heads);
+    hash_.weight_dtype = shape.weight_dtype;
+    hash_.hash_words = shape.hash_words;
+    hash_.num_planes = shape.num_planes;
+    hash_.key = Encoder(dim, shape.key_hidden);
+    hash_.query = Encoder(group * dim, shape.query_hidden);
+    if (shape.with_hash) params_.hash = &hash_;
+  }
+
+  EncodeAndAppendParams& params() { return params_; }
+  HashWeights& hash() { return hash_; }
+  Arena* arena() { return &arena_; }
+
+  struct Outputs {
+    std::vector<float> q, kv, unit;
+    std::vector<uint32_t> codes, prefix, planes;
+  };
+
+  // Clears every output, so that nothing of an earlier run remains.
+  void Clear() {
+    for (int64_t i = 0; i < kv_elements_; ++i) StoreElement(-77, params_.pages.kv, shape_.dtype, i);
+    for (int64_t i = 0; i < num_q(); ++i) StoreElement(-77, params_.q_out, shape_.dtype, i);
+    std::fill_n(params_.pages.codes, entries() * shape_.hash_words, 0xabababab);
+    std::fill_n(params_.pages.prefix, entries(), 0xabababab);
+    std::fill_n(params_.planes, num_units() * shape_.num_planes * shape_.hash_words, 0xabababab);
+    std::fill_n(params_.plane_unit, num_units(), -77.0f);
+  }
+
+  Outputs Read() {
+    Outputs out;
+    for (int64_t i = 0; i < num_q(); ++i) out.q.push_back(LoadElement(params_.q_out, shape_.dtype, i));
+    for (int64_t i = 0; i < kv_elements_; ++i) out.kv.push_back(LoadElement(params_.pages.kv, shape_.dtype, i));
+    out.unit.assign(params_.plane_unit, params_.plane_unit + num_units());
+    out.codes.assign(params_.pages.codes, params_.pages.codes + entries() * shape_.hash_words);
+    out.prefix.assign(params_.pages.prefix, params_.pages.prefix + entries());
+    out.planes.assign(params_.planes, params_.planes + num_units() * shape_.num_planes * shape_.hash_words);
+    return out;
+  }
+
+ private:
+  int64_t entries() const { return int64_t{params_.pages.num_pages} * shape_.num_kv_heads * kPageTokens; }
+  int64_t num_q() const { return int64_t{shape_.num_tokens} * params_.num_q_heads * shape_.head_dim; }
+  int64_t num_units() const { return int64_t{shape_.num_tokens} * shape_.num_kv_heads; }
+
+  char* Random(DType dtype, int64_t count, float scale) {
+    char* data = arena_.Allocate<char>(count * SizeOf(dtype));
+    for (int64_t i = 0; i < count; ++i) StoreElement(scale * normal_(random_), data, dtype, i);
+    return data;
+  }
+
+  EncoderWeights Encoder(int64_t inputs, int32_t hidden) {
+    const int64_t heads = shape_.num_kv_heads, bits = 32 * shape_.hash_words;
+    EncoderWeights encoder;
+    encoder.hidden = hidden;
+    if (hidden > 0) {
+      encoder.w1 = Random(shape_.weight_dtype, heads * inputs * hidden, 1 / std::sqrt(static_cast<float>(inputs)));
+      encoder.b1 = Random(shape_.weight_dtype, heads * hidden, 0.3f);
+      encoder.w2 = Random(shape_.weight_dtype, heads * hidden * bits, 1 / std::sqrt(static_cast<float>(hidden)));
+    }
+    encoder.b2 = Random(shape_.weight_dtype, heads * bits, 0.3f);
+    encoder.skip = Random(shape_.weight_dtype, heads * inputs * bits, 1 / std::sqrt(static_cast<float>(inputs)));
+    return encoder;
+  }
+
+  const EncodeShape shape_;
+  Arena arena_;
+  std::mt19937_64 random_{7};
+  std::normal_distribution<float> normal_;
+  EncodeAndAppendParams params_;
+  HashWeights hash_;
+  int64_t kv_elements_ = 0;
+};
+
+int64_t DifferingBits(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
+  int64_t bits = 0;
+  for (size_t i = 0; i < a.size(); ++i) bits += __builtin_popcount(a[i] ^ b[i]);
+  return bits;
+}
+
+// Rotated values may differ by a rounding of the storage type here and there; bits and levels only where a value is
+// close to its threshold: in under 0.5% of positions.
+void ExpectMatchesReference(EncodeCase* test, DType dtype) {
+  const EncodeAndAppendParams& params = test->params();
+  test->Clear();
+  reference::EncodeAndAppend(params);
+  const EncodeCase::Outputs expected = test->Read();
+  for (const auto& backend : Backends()) {
+    SCOPED_TRACE(backend->name());
+    test->Clear();
+    const absl::Status status = backend->Run(params, test->arena());
+    ASSERT_TRUE(status.ok()) << status;
+    const EncodeCase::Outputs out = test->Read();
+    const double tolerance = dtype == DType::kF32 ? 1e-6 : 5e-4;
+    EXPECT_LE(RelativeNorm(out.q, expected.q), tolerance);
+    EXPECT_LE(RelativeNorm(out.kv, expected.kv), tolerance);
+    for (size_t i = 0; i < out.kv.size(); ++i) ASSERT_EQ(out.kv[i] == -77, expected.kv[i] == -77) << i;
+    // Untouched entries are equal in both and count for nothing here.
+    const double code_bits = 32.0 * params.num_tokens * params.num_kv_heads * test->hash().hash_words;
+    EXPECT_LE(DifferingBits(out.codes, expected.codes), 0.005 * code_bits);
+    EXPECT_LE(DifferingBits(out.planes, expected.planes), 0.005 * code_bits * test->hash().num_planes);
+    for (size_t i = 0; i < out.prefix.size(); ++i) {
+      ASSERT_EQ(out.prefix[i], out.codes[i * test->hash().hash_words]) << i;
+    }
+    for (size_t i = 0; i < out.unit.size(); ++i) {
+      ASSERT_NEAR(out.unit[i], expected.unit[i], (dtype == DType::kF32 ? 1e-5 : 2e-3) * std::abs(expected.unit[i]));
+    }
+  }
+}
+
+class EncodeAndAppendShapeTest
+    : public ::testing::TestWithParam<std::tuple<DType, DType, std::pair<int, int>, int, int>> {};
+
+TEST_P(EncodeAndAppendShapeTest, EqualsReference) {
+  EncodeShape shape;
+  std::pair<int, int> group_and_dim;
+  std::tie(shape.dtype, shape.weight_dtype, group_and_dim, shape.hash_words, shape.num_tokens) = GetParam();
+  std::tie(shape.group, shape.head_dim) = group_and_dim;
+  shape.num_plane_tokens = std::min(shape.num_tokens, 19);
+  EncodeCase test(shape);
+  ExpectMatchesReference(&test, shape.dtype);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, EncodeAndAppendShapeTest,
+                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16, DType::kF16),
+                                            ::testing::Values(DType::kF32, DType::kBF16),
+                                            ::testing::Values(std::pair(3, 64), std::pair(7, 128), std::pair(1, 64)),
+                                            ::testing::Values(4), ::testing::Values(1, 6)));
+INSTANTIATE_TEST_SUITE_P(Words, EncodeAndAppendShapeTest,
+                         ::testing::Combine(::testing::Values(DType::kF32), ::testing::Values(DType::kF32),
+                                            ::testing::Values(std::pair(4, 64)), ::testing::Values(1, 2, 8),
+                                            ::testing::Values(37)));
+
+TEST(EncodeAndAppendTest, SupportsLinearEncodersAndOddHiddenSizes) {
+  for (const auto& [key_hidden, query_hidden] : {std::pair(0, 0), std::pair(16, 48), std::pair(0, 144)}) {
+    EncodeShape shape;
+    shape.key_hidden = key_hidden;
+    shape.query_hidden = query_hidden;
+    shape.with_bias = false;
+    EncodeCase test(shape);
+    ExpectMatchesReference(&test, shape.dtype);
+  }
+}
+
+TEST(EncodeAndAppendTest, WritesNoCodesWithoutAHash) {
+  EncodeShape shape;
+  shape.with_hash = false;
+  EncodeCase test(shape);
+  ExpectMatchesReference(&test, shape.dtype);
+  EXPECT_EQ(test.params().pages.codes[0], 0xababababu);
+  EXPECT_EQ(test.params().plane_unit[0], -77.0f);
+}
+
+TEST(EncodeAndAppendTest, PacksNaNAsZeroBits) {
+  EncodeShape shape;
+  shape.num_tokens = shape.num_plane_tokens = 2;
+  EncodeCase test(shape);
+  // Head 0's key of token 0, and its query group.
+  auto* q = const_cast<float*>(static_cast<const float*>(test.params().q));
+  auto* k = const_cast<float*>(static_cast<const float*>(test.params().k));
+  q[3] = k[3] = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& backend : Backends()) {
+    test.Clear();
+    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
+    const int64_t slot = test.params().slots[0];
+    const uint32_t* code = test.params().pages.codes + slot * shape.hash_words;  // page 0, head 0
+    for (int w = 0; w < shape.hash_words; ++w) EXPECT_EQ(code[w], 0u) << backend->name();
+    for (int i = 0; i < shape.num_planes * shape.hash_words; ++i) EXPECT_EQ(test.params().planes[i], 0u);
+  }
+}
+
+TEST(EncodeAndAppendTest, FloorsTheUnitOfAZeroQuery) {
+  EncodeShape shape;
+  shape.query_hidden = 0;
+  shape.num_tokens = shape.num_plane_tokens = 1;
+  shape.with_bias = false;
+  EncodeCase test(shape);
+  std::fill_n(const_cast<float*>(static_cast<const float*>(test.params().q)), shape.group * shape.head_dim, 0.0f);
+  std::fill_n(const_cast<float*>(static_cast<const float*>(test.hash().query.b2)), 32 * shape.hash_words, 0.0f);
+  for (const auto& backend : Backends()) {
+    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
+    EXPECT_FLOAT_EQ(test.params().plane_unit[0], test.hash().plane_step * 1e-6f) << backend->name();
+    // floor(0) + 2^(J-1): the top plane alone.
+    for (int w = 0; w < shape.hash_words; ++w) {
+      EXPECT_EQ(test.params().planes[3 * shape.hash_words + w], ~0u);
+      EXPECT_EQ(test.params().planes[w], 0u);
+    }
+  }
+}
+
+TEST(EncodeAndAppendTest, GivesATokenTheSameBitsAloneAndInABatch) {
+  EncodeShape shape;
+  shape.dtype = DType::kBF16;
+  shape.weight_dtype = DType::kBF16;
+  shape.num_tokens = 39;
+  shape.num_plane_tokens = 39;
+  EncodeCase test(shape);
+  for (const auto& backend : Backends()) {
+    test.Clear();
+    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
+    const EncodeCase::Outputs batch = test.Read();
+    test.Clear();
+    for (int32_t token = 0; token < shape.num_tokens; ++token) {
+      EncodeAndAppendParams one = test.params();
+      const int64_t q_row = int64_t{one.num_q_heads} * one.head_dim;
+      one.num_tokens = one.num_plane_tokens = 1;
+      one.q = static_cast<const char*>(one.q) + token * one.q_stride * 2;
+      one.k = static_cast<const char*>(one.k) + token * one.k_stride * 2;
+      one.v = static_cast<const char*>(one.v) + token * one.v_stride * 2;
+      one.positions += token;
+      one.slots += token;
+      one.q_out = static_cast<char*>(one.q_out) + token * q_row * 2;
+      one.planes += int64_t{token} * one.num_kv_heads * shape.num_planes * shape.hash_words;
+      one.plane_unit += int64_t{token} * one.num_kv_heads;
+      ASSERT_TRUE(backend->Run(one, test.arena()).ok());
+    }
+    const EncodeCase::Outputs alone = test.Read();
+    EXPECT_EQ(alone.q, batch.q) << backend->name();
+    EXPECT_EQ(alone.kv, batch.kv) << backend->name();
+    EXPECT_EQ(alone.codes, batch.codes) << backend->name();
+    EXPECT_EQ(alone.planes, batch.planes) << backend->name();
+    EXPECT_EQ(alone.unit, batch.unit) << backend->name();
+  }
+}
+
+}  // namespace
+}  // namespace spotlight::kernels::testing
