@@ -21,6 +21,7 @@ struct RowRetrieval {
 // One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0 seconds.
 struct StepStats {
   double step_seconds = 0;  // planning to the last delta, the model included
+  bool cuda_graph = false;  // the step was replayed from a captured graph
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_rows = 0;
   int32_t num_generated_tokens = 0;

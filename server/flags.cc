@@ -1,0 +1,209 @@
+#include "server/flags.h"
+
+#include <cmath>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/flag_parser.h"
+
+// Defaults come from the structs that the flags fill.
+namespace {
+const spotlight::engine::QueueOptions kQueue;
+const spotlight::engine::SchedulerOptions kScheduler;
+const spotlight::engine::RetrievalOptions kRetrieval;
+}  // namespace
+
+ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
+ABSL_FLAG(std::string, model_name, "", "What requests call the model; empty: the folder's name");
+ABSL_FLAG(std::string, random_weights, "", "Draw the weights from this seed instead of reading them; empty: read them");
+ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where the device computes it fast, else fp32");
+ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
+ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
+
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any that is free");
+ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz and /readyz");
+ABSL_FLAG(bool, allow_insecure, false, "Let --listen be another address than loopback without TLS");
+ABSL_FLAG(bool, reflection, true, "Serve gRPC reflection, which tools such as grpcurl read");
+
+ABSL_FLAG(int64_t, max_tokens_in_cache, 0, "Capacity of the KV cache in tokens; 0: sized from the free memory");
+ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0: the model's own limit");
+ABSL_FLAG(int32_t, max_running, kScheduler.max_running, "Requests in one step");
+ABSL_FLAG(int32_t, max_step_tokens, kScheduler.max_step_tokens,
+          "Tokens of one step: decoding first, the rest for chunks of prompts");
+ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
+ABSL_FLAG(int64_t, max_waiting_tokens, kQueue.max_waiting_tokens, "Their prompt tokens, together");
+
+ABSL_FLAG(std::string, hash, "auto", "Hash weights; auto: search for them; none: serve dense");
+ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
+ABSL_FLAG(bool, allow_untrained_hash, false, "Load a hash file that was never trained: its answers are meaningless");
+ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a token attends to, above 0 and up to 1");
+ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
+          "Contexts below this many tokens are dense, unless a request asks for sparse");
+ABSL_FLAG(std::string, prefilter, "auto",
+          "Score in two passes, the first over 32 bits; auto: where the hash was trained for it");
+
+ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
+
+namespace spotlight::server {
+namespace {
+
+const std::vector<FlagGroup>& Groups() {
+  static const auto* const groups = new std::vector<FlagGroup>{
+      {"Model",
+       {{"model", "DIR"},
+        {"model_name", "NAME"},
+        {"random_weights", "SEED"},
+        {"dtype", "auto|bf16|fp32"},
+        {"device", "auto|cpu|cuda:N"},
+        {"threads", "N"}}},
+      {"Network", {{"listen", "HOST:PORT"}, {"http", "HOST:PORT"}, {"allow_insecure", ""}, {"reflection", ""}}},
+      {"Cache and scheduling",
+       {{"max_tokens_in_cache", "N"},
+        {"max_context", "N"},
+        {"max_running", "N"},
+        {"max_step_tokens", "N"},
+        {"max_waiting_requests", "N"},
+        {"max_waiting_tokens", "N"}}},
+      {"Retrieval",
+       {{"hash", "auto|none|FILE"},
+        {"hash_folders", "DIR,..."},
+        {"allow_untrained_hash", ""},
+        {"budget", "RATIO"},
+        {"sparse_min_context", "N"},
+        {"prefilter", "auto|on|off"}}},
+      {"Lifecycle", {{"drain_seconds", "S"}}},
+  };
+  return *groups;
+}
+
+absl::Status Invalid(absl::string_view flag, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", what));
+}
+
+absl::Status CheckAtLeast(absl::string_view flag, int64_t value, int64_t bound) {
+  if (value >= bound) return absl::OkStatus();
+  return Invalid(flag, absl::StrCat("must be at least ", bound, ", got ", value));
+}
+
+absl::Status ReadModel(engine::LoadOptions* load) {
+  load->model_folder = absl::GetFlag(FLAGS_model);
+  if (load->model_folder.empty()) return Invalid("model", "names the checkpoint folder to serve and must be given");
+  load->model_name = absl::GetFlag(FLAGS_model_name);
+  if (load->model_name.empty()) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(load->model_folder, '/', absl::SkipEmpty());
+    load->model_name = parts.empty() ? load->model_folder : std::string(parts.back().data(), parts.back().size());
+  }
+  if (const std::string seed = absl::GetFlag(FLAGS_random_weights); !seed.empty()) {
+    uint64_t value = 0;
+    if (!absl::SimpleAtoi(seed, &value)) return Invalid("random-weights", absl::StrCat("not a seed: \"", seed, "\""));
+    load->random_weights_seed = value;
+  }
+  const std::string dtype = absl::GetFlag(FLAGS_dtype);
+  if (dtype != "auto" && dtype != "bf16" && dtype != "fp32") {
+    return Invalid("dtype", absl::StrCat("must be auto, bf16 or fp32, got \"", dtype, "\""));
+  }
+  load->dtype = dtype == "auto"   ? engine::DTypeChoice::kAuto
+                : dtype == "bf16" ? engine::DTypeChoice::kBf16
+                                  : engine::DTypeChoice::kFp32;
+  load->device = absl::GetFlag(FLAGS_device);
+  uint32_t index = 0;
+  const bool is_cuda = load->device.rfind("cuda:", 0) == 0 && absl::SimpleAtoi(load->device.substr(5), &index);
+  if (load->device != "auto" && load->device != "cpu" && !is_cuda) {
+    return Invalid("device", absl::StrCat("must be auto, cpu or cuda:N, got \"", load->device, "\""));
+  }
+  load->num_threads = absl::GetFlag(FLAGS_threads);
+  return CheckAtLeast("threads", load->num_threads, 0);
+}
+
+absl::Status ReadCapacity(engine::LoadOptions* load) {
+  load->max_tokens_in_cache = absl::GetFlag(FLAGS_max_tokens_in_cache);
+  load->max_context_tokens = absl::GetFlag(FLAGS_max_context);
+  load->scheduler.max_running = absl::GetFlag(FLAGS_max_running);
+  load->scheduler.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  load->queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
+  load->queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
+  for (const absl::Status& status :
+       {CheckAtLeast("max-tokens-in-cache", load->max_tokens_in_cache, 0),
+        CheckAtLeast("max-context", load->max_context_tokens, 0),
+        CheckAtLeast("max-running", load->scheduler.max_running, 1),
+        // Every running request decodes in every step.
+        CheckAtLeast("max-step-tokens", load->scheduler.max_step_tokens, load->scheduler.max_running),
+        CheckAtLeast("max-waiting-requests", load->queue.max_waiting_requests, 1),
+        CheckAtLeast("max-waiting-tokens", load->queue.max_waiting_tokens, 1)}) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadRetrieval(engine::LoadOptions* load) {
+  load->hash = absl::GetFlag(FLAGS_hash);
+  if (load->hash.empty()) return Invalid("hash", "must be auto, none or a file, got \"\"");
+  load->hash_folders = absl::StrSplit(absl::GetFlag(FLAGS_hash_folders), ',', absl::SkipEmpty());
+  load->allow_untrained_hash = absl::GetFlag(FLAGS_allow_untrained_hash);
+  load->retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
+  if (!(load->retrieval.budget.ratio > 0 && load->retrieval.budget.ratio <= 1)) {
+    return Invalid("budget", absl::StrCat("must be above 0 and at most 1, got ", load->retrieval.budget.ratio));
+  }
+  load->retrieval.sparse_min_context = absl::GetFlag(FLAGS_sparse_min_context);
+  const std::string prefilter = absl::GetFlag(FLAGS_prefilter);
+  if (prefilter != "auto" && prefilter != "on" && prefilter != "off") {
+    return Invalid("prefilter", absl::StrCat("must be auto, on or off, got \"", prefilter, "\""));
+  }
+  load->prefilter = prefilter == "auto" ? engine::PrefilterChoice::kAuto
+                    : prefilter == "on" ? engine::PrefilterChoice::kOn
+                                        : engine::PrefilterChoice::kOff;
+  return CheckAtLeast("sparse-min-context", load->retrieval.sparse_min_context, 0);
+}
+
+absl::Status ReadNetwork(ProgramOptions* options) {
+  const auto listen = ParseListenAddress(absl::GetFlag(FLAGS_listen));
+  if (!listen.ok()) return Invalid("listen", listen.status().message());
+  const auto http = ParseListenAddress(absl::GetFlag(FLAGS_http));
+  if (!http.ok()) return Invalid("http", http.status().message());
+  if (!listen->is_loopback() && !absl::GetFlag(FLAGS_allow_insecure)) {
+    return Invalid("listen", absl::StrCat(listen->ToString(),
+                                          " is not a loopback address: prompts would cross the network without TLS; "
+                                          "--allow-insecure permits it"));
+  }
+  options->server.listen = *listen;
+  options->server.http = *http;
+  options->server.reflection = absl::GetFlag(FLAGS_reflection);
+  const double drain_seconds = absl::GetFlag(FLAGS_drain_seconds);
+  if (!(drain_seconds >= 0) || std::isinf(drain_seconds)) {
+    return Invalid("drain-seconds", absl::StrCat("must be at least 0, got ", drain_seconds));
+  }
+  options->drain = absl::Seconds(drain_seconds);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string HelpText() {
+  return absl::StrCat(
+      "spotlight-server serves a checkpoint over gRPC; each generated token attends to the cached tokens that "
+      "matter.\n\n"
+      "Usage: spotlight-server --model DIR [flags]\n\n",
+      FormatFlags(Groups()), "\n  --help  this text        --version  the version\n");
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine line;
+  const auto action = ParseFlags(Groups(), argc, argv);
+  if (!action.ok()) return action.status();
+  if (*action != FlagAction::kRun) {
+    line.action = *action == FlagAction::kHelp ? Action::kPrintHelp : Action::kPrintVersion;
+    return line;
+  }
+  ProgramOptions& options = line.options;
+  for (const absl::Status& status :
+       {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load), ReadNetwork(&options)}) {
+    if (!status.ok()) return status;
+  }
+  options.server.model_name = options.load.model_name;
+  return line;
+}
+
+}  // namespace spotlight::server

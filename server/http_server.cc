@@ -1,0 +1,83 @@
+#include "server/http_server.h"
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "httplib.h"
+
+namespace spotlight::server {
+namespace {
+
+constexpr int kNumThreads = 4;
+constexpr int kTimeoutSeconds = 5;
+
+void Answer(const std::function<absl::Status()>& probe, httplib::Response* response) {
+  const absl::Status status = probe();
+  response->status = status.ok() ? 200 : 503;
+  response->set_content(status.ok() ? "ok\n" : absl::StrCat(status.message(), "\n"), "text/plain; charset=utf-8");
+}
+
+}  // namespace
+
+struct HttpServer::Listener {
+  HttpPages pages;
+  httplib::Server server;
+  int port = 0;
+  std::thread thread;
+};
+
+HttpServer::HttpServer(std::unique_ptr<Listener> listener) : listener_(std::move(listener)) {}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddress& address, HttpPages pages) {
+  if (absl::Status status = CheckBindable(address); !status.ok()) return status;
+  auto listener = std::make_unique<Listener>();
+  listener->pages = std::move(pages);
+  httplib::Server& server = listener->server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(kNumThreads); };
+  // A connection holds a thread for as long as it is open.
+  server.set_keep_alive_max_count(1);
+  server.set_read_timeout(kTimeoutSeconds);
+  server.set_write_timeout(kTimeoutSeconds);
+  server.set_payload_max_length(1024);
+  // The default adds SO_REUSEPORT, with which two servers share a port and nobody is told.
+  server.set_socket_options([](int fd) {
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  });
+  const HttpPages& answers = listener->pages;
+  server.Get("/metrics", [&answers](const httplib::Request&, httplib::Response& response) {
+    response.set_content(answers.metrics(), "text/plain; version=0.0.4; charset=utf-8");
+  });
+  server.Get("/healthz",
+             [&answers](const httplib::Request&, httplib::Response& response) { Answer(answers.live, &response); });
+  server.Get("/readyz",
+             [&answers](const httplib::Request&, httplib::Response& response) { Answer(answers.ready, &response); });
+
+  listener->port = address.port;
+  const bool bound = address.port != 0 ? server.bind_to_port(address.host, address.port)
+                                       : (listener->port = server.bind_to_any_port(address.host)) > 0;
+  if (!bound) return absl::UnavailableError(absl::StrCat(address.ToString(), ": cannot be listened on"));
+  std::atomic<bool> ended{false};
+  listener->thread = std::thread([&server, &ended] {
+    server.listen_after_bind();
+    ended = true;
+  });
+  // stop() before the loop runs would be forgotten, and the destructor would wait for ever.
+  while (!server.is_running() && !ended) std::this_thread::yield();
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(listener)));
+}
+
+HttpServer::~HttpServer() {
+  listener_->server.stop();
+  listener_->thread.join();
+}
+
+int HttpServer::port() const {
+  return listener_->port;
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,120 @@
+#include "server/program.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "grpc/support/log.h"
+#include "server/flags.h"
+#include "server/request_log.h"
+#include "server/server.h"
+#include "server/stop_signal.h"
+#include "server/version.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace spotlight::server {
+namespace {
+
+std::string Text(const absl::Status& status) {
+  return std::string(status.message());
+}
+
+void LogToStandardError() {
+  auto logger = std::make_shared<spdlog::logger>("spotlight", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+  gpr_set_log_function([](gpr_log_func_args* args) {
+    if (args->severity == GPR_LOG_SEVERITY_ERROR) spdlog::warn("gRPC: {}", args->message);
+  });
+}
+
+void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded, absl::Duration load_time) {
+  const engine::ModelInfo& model = loaded.engine->model();
+  spdlog::info("{} ({}, {:.0f} M parameters, {} on {})", model.name, model.architecture, model.num_parameters / 1e6,
+               model.dtype, model.device);
+  for (const std::string& note : loaded.notes) spdlog::info("{}", note);
+  const engine::EngineOptions& engine_options = loaded.engine->options();
+  spdlog::info("KV cache of {} tokens; up to {} tokens a request, {} requests a step",
+               int64_t{engine_options.scheduler.num_pages} * kernels::kPageTokens, model.max_context_tokens,
+               engine_options.scheduler.max_running);
+  spdlog::info("ready after {:.1f} s", absl::ToDoubleSeconds(load_time));
+}
+
+int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
+  LogToStandardError();
+  StopSignal stop;
+  RequestLog request_log;
+  auto started = Server::Start(options.server, [&request_log](const CallRecord& record) { request_log.Write(record); });
+  if (!started.ok()) {
+    spdlog::error("{}", Text(started.status()));
+    return 1;
+  }
+  Server& server = **started;
+  ListenAddress listen = options.server.listen;
+  ListenAddress http = options.server.http;
+  listen.port = server.grpc_port();
+  http.port = server.http_port();
+  spdlog::info("spotlight-server {}: gRPC on {}, HTTP on http://{}/metrics", kVersion, listen.ToString(),
+               http.ToString());
+
+  spdlog::info("loading {}", options.load.model_folder);
+  const absl::Time start = absl::Now();
+  absl::StatusOr<engine::LoadedEngine> loaded = absl::UnknownError("not loaded");
+  std::thread loader([&] {
+    loaded = load_engine(options.load, server.stats());
+    stop.Wake();
+  });
+  const bool stopped_early = stop.Wait();
+  if (stopped_early) {
+    // Loading cannot be interrupted, and nothing that it holds outlives the process.
+    spdlog::info("stopped while loading");
+    std::_Exit(0);
+  }
+  loader.join();
+  if (!loaded.ok()) {
+    spdlog::error("{}", Text(loaded.status()));
+    return 1;
+  }
+  const absl::Duration load_time = absl::Now() - start;
+  server.Serve(loaded->engine.get(), loaded->libtorch_version, load_time);
+  LogReady(options, *loaded, load_time);
+
+  while (!stop.Wait()) {
+  }
+  spdlog::info("draining: running requests get {:.0f} s; a second signal stops at once",
+               absl::ToDoubleSeconds(options.drain));
+  server.Drain(options.drain);
+  server.Shutdown();
+  loaded->engine.reset();
+  spdlog::info("stopped");
+  return 0;
+}
+
+}  // namespace
+
+int RunProgram(int argc, const char* const* argv, const EngineLoader& load_engine) {
+  const auto line = ParseCommandLine(argc, argv);
+  if (!line.ok()) {
+    std::fprintf(stderr, "spotlight-server: %s\n", Text(line.status()).c_str());
+    return 2;
+  }
+  switch (line->action) {
+    case Action::kPrintHelp:
+      std::fputs(HelpText().c_str(), stdout);
+      return 0;
+    case Action::kPrintVersion:
+      std::printf("spotlight-server %s\n", kVersion);
+      return 0;
+    case Action::kServe:
+      break;
+  }
+  return Serve(line->options, load_engine);
+}
+
+}  // namespace spotlight::server

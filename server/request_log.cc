@@ -1,0 +1,88 @@
+#include "server/request_log.h"
+
+#include <chrono>
+
+#include "nlohmann/json.hpp"
+#include "server/grpc_status.h"
+#include "spdlog/async.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace spotlight::server {
+namespace {
+
+constexpr size_t kMaxBufferedLines = 8192;
+
+const char* Name(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+    case engine::FinishReason::kCancelled:
+      return "cancelled";
+    case engine::FinishReason::kDeadline:
+      return "deadline";
+    case engine::FinishReason::kAborted:
+      return "aborted";
+    case engine::FinishReason::kError:
+      return "error";
+    case engine::FinishReason::kNone:
+      break;
+  }
+  return "none";
+}
+
+std::string ToString(absl::string_view text) {
+  return std::string(text.data(), text.size());
+}
+
+}  // namespace
+
+std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
+  nlohmann::ordered_json line;
+  line["time"] = unix_seconds;
+  line["method"] = record.method;
+  if (!record.request_id.empty()) line["request_id"] = record.request_id;
+  line["code"] = ToString(CodeName(static_cast<grpc::StatusCode>(record.status.code())));
+  if (!record.status.ok()) line["message"] = ToString(record.status.message());
+  line["seconds"] = record.seconds;
+  if (record.finish.has_value()) {
+    const engine::Finish& finish = *record.finish;
+    line["finish_reason"] = Name(finish.reason);
+    line["prompt_tokens"] = finish.usage.prompt_tokens;
+    line["completion_tokens"] = finish.usage.completion_tokens;
+    line["cached_prompt_tokens"] = finish.usage.cached_prompt_tokens;
+    line["queue_seconds"] = finish.timings.queue;
+    line["prefill_seconds"] = finish.timings.prefill;
+    line["time_to_first_token_seconds"] = finish.timings.time_to_first_token;
+    line["decode_seconds"] = finish.timings.decode;
+    line["mean_inter_token_seconds"] = finish.timings.mean_inter_token;
+    line["sparse_steps"] = finish.retrieval.sparse_steps;
+    line["dense_steps"] = finish.retrieval.dense_steps;
+    line["selected_ratio"] = finish.retrieval.selected_ratio;
+  }
+  // Ids and messages may echo a client's bytes.
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+RequestLog::RequestLog() {
+  spdlog::init_thread_pool(kMaxBufferedLines, 1);
+  logger_ =
+      std::make_shared<spdlog::async_logger>("requests", std::make_shared<spdlog::sinks::stdout_sink_mt>(),
+                                             spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
+  logger_->set_pattern("%v");
+  logger_->flush_on(spdlog::level::info);
+}
+
+RequestLog::~RequestLog() {
+  logger_.reset();
+  spdlog::shutdown();
+}
+
+void RequestLog::Write(const CallRecord& record) {
+  const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  logger_->info(RequestLogLine(record, now));
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,74 @@
+// Both ports and everything behind them but the engine: what main and tests start.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "engine/engine.h"
+#include "grpcpp/server.h"
+#include "server/call_record.h"
+#include "server/generate_service.h"
+#include "server/health_service.h"
+#include "server/http_server.h"
+#include "server/listen_address.h"
+#include "server/metrics.h"
+
+namespace spotlight::server {
+
+struct ServerOptions {
+  ListenAddress listen{"127.0.0.1", 50051};  // gRPC
+  ListenAddress http{"127.0.0.1", 9090};
+  bool reflection = true;
+  std::string model_name;  // the metrics' label
+};
+
+enum class ServingState { kLoading, kServing, kDraining, kFailed };
+
+// Thread-safe, but for the order Start, Serve, Drain, Shutdown. The engine that it serves outlives it.
+class Server {
+ public:
+  // Opens both ports, not serving yet. Errors name the address. `on_call_end` may be null.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, CallObserver on_call_end);
+  ~Server();  // Shutdown with no grace
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  engine::StatsObserver* stats() { return &metrics_; }
+  int grpc_port() const { return grpc_port_; }
+  int http_port() const { return http_port_; }
+  ServingState state() const { return state_.load(); }
+
+  void Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time);
+
+  // Not ready from now on; returns when the running requests have ended or `grace` has passed and they were cancelled.
+  void Drain(absl::Duration grace);
+
+  // Ends what is left and closes both ports; the engine is not used any more.
+  void Shutdown();
+
+ private:
+  explicit Server(const ServerOptions& options, CallObserver on_call_end);
+  absl::Status Listen(const ServerOptions& options);
+  void OnCallEnd(const CallRecord& record);
+  void SetState(ServingState state);
+  absl::Status Live() const;
+  absl::Status Ready() const;
+  absl::optional<engine::EngineLoad> Load() const;
+
+  const CallObserver on_call_end_;
+  Metrics metrics_;
+  std::atomic<engine::Engine*> engine_{nullptr};
+  std::atomic<ServingState> state_{ServingState::kLoading};
+  HealthService health_;
+  GenerateService generation_;
+  int grpc_port_ = 0;
+  int http_port_ = 0;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<HttpServer> http_;
+};
+
+}  // namespace spotlight::server
