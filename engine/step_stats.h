@@ -20,6 +20,7 @@ struct RowRetrieval {
 
 struct StepStats {
   double step_seconds = 0;
+  bool cuda_graph = false;  // the step was replayed from a captured graph
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_rows = 0;
   int32_t num_generated_tokens = 0;

@@ -1,0 +1,48 @@
+// From a checkpoint folder to a running engine: the one place that knows which tokenizer, model and runner belong
+// together.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "engine/engine.h"
+
+namespace spotlight::engine {
+
+enum class DTypeChoice : uint8_t { kAuto, kBf16, kFp32 };  // kAuto: bf16 where the device computes it fast, else fp32
+
+enum class PrefilterChoice : uint8_t { kAuto, kOn, kOff };  // kAuto: on where the codes were trained nested
+
+struct LoadOptions {
+  std::string model_folder;                      // config.json, tokenizer.json, *.safetensors
+  std::string model_name;                        // empty: the folder's name
+  absl::optional<uint64_t> random_weights_seed;  // set: weights drawn from this seed, none read
+  DTypeChoice dtype = DTypeChoice::kAuto;        // of weights and cache
+  std::string device = "auto";                   // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
+  int32_t num_threads = 0;                       // of the CPU; 0: one per core
+  std::string hash = "auto";                     // a hash file's path; "auto": search for one; "none": serve dense
+  std::vector<std::string> hash_folders;         // searched by "auto" after the model's own folder
+  bool allow_untrained_hash = false;             // load a file marked trained = false
+  PrefilterChoice prefilter = PrefilterChoice::kAuto;
+  int64_t max_tokens_in_cache = 0;  // KV capacity, rounded up to pages; 0: sized from free memory
+  int32_t max_context_tokens = 0;   // of one request, prompt and output; 0: the model's own limit
+  QueueOptions queue;
+  SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
+  RetrievalOptions retrieval;
+};
+
+struct LoadedEngine {
+  std::unique_ptr<Engine> engine;
+  std::string libtorch_version;    // "2.11.0"
+  std::vector<std::string> notes;  // lines worth logging at start: "dense: no hash weights"
+};
+
+// Reads, checks and starts; blocks until requests can be served. Errors name the file or the flag's value and the
+// reason. `observer` may be null and outlives the engine.
+absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer);
+
+}  // namespace spotlight::engine

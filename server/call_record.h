@@ -1,0 +1,24 @@
+// What is known of a call when it has ended: the source of the request log and of the per-call metrics.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/types/optional.h"
+#include "engine/response_sink.h"
+
+namespace spotlight::server {
+
+struct CallRecord {
+  const char* method = "";  // "GenerateStream"
+  std::string request_id;   // of generation calls whose request could be read
+  absl::Status status;
+  double seconds = 0;                     // from the call's arrival to its last byte handed to gRPC
+  absl::optional<engine::Finish> finish;  // of requests that the engine accepted
+};
+
+// Called once per call, on a thread of gRPC or of the service; may call the engine, must not wait for long.
+using CallObserver = std::function<void(const CallRecord&)>;
+
+}  // namespace spotlight::server

@@ -1,0 +1,50 @@
+#include "server/generate_call.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace spotlight::server {
+
+GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
+    : environment_(environment),
+      start_(std::chrono::steady_clock::now()),
+      arrival_(std::chrono::system_clock::now()),
+      deadline_(context->deadline()) {
+  record_.method = method;
+}
+
+absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
+  record_.request_id = accepted.request.request_id;
+  // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
+  engine_ = accepted.engine;
+  absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
+  if (!status.ok()) engine_ = nullptr;
+  return status;
+}
+
+engine::CancelReason GenerateCall::ReasonOfCancel() const {
+  if (deadline_ == std::chrono::system_clock::time_point::max()) return engine::CancelReason::kClientGone;
+  // The client's timer runs out first and resets the stream: gRPC rounds the timeout it sends up to 1% longer.
+  const auto slack =
+      std::max<std::chrono::system_clock::duration>((deadline_ - arrival_) / 50, std::chrono::milliseconds(20));
+  return std::chrono::system_clock::now() + slack >= deadline_ ? engine::CancelReason::kDeadline
+                                                               : engine::CancelReason::kClientGone;
+}
+
+void GenerateCall::Cancel() {
+  cancelled_.store(true, std::memory_order_release);
+  // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
+  if (engine_ != nullptr) engine_->Cancel(record_.request_id, ReasonOfCancel()).IgnoreError();
+}
+
+void GenerateCall::Finished(engine::Finish finish) {
+  record_.status = finish.status;
+  record_.finish = std::move(finish);
+}
+
+void GenerateCall::Ended() {
+  record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  environment_->on_end(record_);
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,62 @@
+// What the streaming and the unary generation call have in common: the request on its way to the engine, the client's
+// going away, and the record of the end.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <string>
+
+#include "absl/status/status.h"
+#include "engine/engine.h"
+#include "grpcpp/server_context.h"
+#include "server/call_record.h"
+#include "server/worker_pool.h"
+
+namespace spotlight::server {
+
+// Owned by the service and outliving every call.
+struct CallEnvironment {
+  CallObserver on_end;
+  // Runs everything that talks to gRPC on the engine's behalf: a write costs a system call, which the engine's thread
+  // has no time for.
+  WorkerPool* writers = nullptr;
+};
+
+struct AcceptedRequest {
+  engine::Engine* engine = nullptr;
+  engine::GenerateRequest request;
+  bool return_token_ids = false;
+};
+
+// Thread-safe where a comment says so, else used in the order Submit, Finished, Ended.
+class GenerateCall {
+ public:
+  GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment);
+
+  // Hands the request to the engine. After OK, the sink will get OnFinish.
+  absl::Status Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink);
+
+  // From OnCancel, on any thread: tells the engine, unless the request was refused.
+  void Cancel();
+  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }  // thread-safe
+
+  void Refused(absl::Status status) { record_.status = std::move(status); }
+  void Finished(engine::Finish finish);
+  void Ended();  // from OnDone
+
+  const CallRecord& record() const { return record_; }
+  const CallEnvironment& environment() const { return *environment_; }
+
+ private:
+  engine::CancelReason ReasonOfCancel() const;
+
+  const CallEnvironment* const environment_;
+  const std::chrono::steady_clock::time_point start_;
+  const std::chrono::system_clock::time_point arrival_;
+  const std::chrono::system_clock::time_point deadline_;
+  engine::Engine* engine_ = nullptr;  // null: refused
+  CallRecord record_;
+  std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace spotlight::server

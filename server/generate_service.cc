@@ -1,0 +1,191 @@
+#include "server/generate_service.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/generate_stream.h"
+#include "server/generate_unary.h"
+#include "server/grpc_status.h"
+#include "server/proto_conversion.h"
+#include "server/version.h"
+#include "server/wire_message.h"
+
+namespace spotlight::server {
+namespace {
+
+constexpr int kNumWriters = 2;
+constexpr size_t kMaxQueuedWrites = 64 << 10;
+// Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
+constexpr int kNumEncoders = 2;
+constexpr size_t kMaxQueuedEncodings = 256;
+
+}  // namespace
+
+GenerateService::GenerateService(CallObserver on_call_end)
+    : start_(std::chrono::system_clock::now()),
+      writers_(kNumWriters, kMaxQueuedWrites),
+      encoders_(kNumEncoders, kMaxQueuedEncodings) {
+  environment_.on_end = std::move(on_call_end);
+  environment_.writers = &writers_;
+}
+
+void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
+  libtorch_version_ = std::move(libtorch_version);
+  engine_.store(engine, std::memory_order_release);
+}
+
+absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
+  engine::Engine* engine = engine_.load(std::memory_order_acquire);
+  if (engine == nullptr) return absl::UnavailableError("the model is still loading");
+  return engine;
+}
+
+absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer& bytes) const {
+  const auto engine = ReadyEngine();
+  if (!engine.ok()) return engine.status();
+  v1::GenerateRequest request;
+  if (absl::Status status = ParseMessage(bytes, &request); !status.ok()) return status;
+  auto converted = ToEngineRequest(&request, (*engine)->model().name);
+  if (!converted.ok()) return converted.status();
+  AcceptedRequest accepted;
+  accepted.engine = *engine;
+  accepted.request = *std::move(converted);
+  accepted.return_token_ids = request.return_token_ids();
+  return accepted;
+}
+
+grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  auto accepted = Accept(*request);
+  if (!accepted.ok()) return GenerateUnary::Refuse(context, &environment_, accepted.status());
+  return GenerateUnary::Start(context, &environment_, *std::move(accepted), reply);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
+                                                                            const grpc::ByteBuffer* request) {
+  auto accepted = Accept(*request);
+  if (!accepted.ok()) return server::GenerateStream::Refuse(context, &environment_, accepted.status());
+  return server::GenerateStream::Start(context, &environment_, *std::move(accepted));
+}
+
+template <class Request, class Response>
+grpc::ServerUnaryReactor* GenerateService::Answer(
+    const char* method, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes, grpc::ByteBuffer* reply,
+    WorkerPool* workers, std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto start = std::chrono::steady_clock::now();
+  const auto end = [this, method, start, reactor](absl::Status status) {
+    CallRecord record;
+    record.method = method;
+    record.status = std::move(status);
+    record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    environment_.on_end(record);
+    reactor->Finish(ToGrpcStatus(record.status));
+  };
+  const auto engine = ReadyEngine();
+  auto request = std::make_shared<Request>();
+  const absl::Status status = engine.ok() ? ParseMessage(bytes, request.get()) : engine.status();
+  if (!status.ok()) {
+    end(status);
+    return reactor;
+  }
+  const auto run = [engine = *engine, request, reply, ask = std::move(ask), end] {
+    Response response;
+    const absl::Status status = ask(engine, request.get(), &response);
+    if (status.ok()) *reply = SerializeMessage(response);
+    end(status);
+  };
+  if (workers == nullptr) {
+    run();
+  } else if (!workers->Post(run)) {
+    end(absl::ResourceExhaustedError(
+        absl::StrCat("encoding_queue: holds ", kMaxQueuedEncodings, " calls, which is its limit")));
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  return Answer<v1::TokenizeRequest, v1::TokenizeResponse>(
+      "Tokenize", context, *request, reply, &encoders_,
+      [](engine::Engine* engine, v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
+        const auto prompt = ToEnginePrompt(request);
+        if (!prompt.ok()) return prompt.status();
+        const auto token_ids = engine->Tokenize(*prompt);
+        if (!token_ids.ok()) return token_ids.status();
+        response->mutable_token_ids()->Add(token_ids->begin(), token_ids->end());
+        response->set_max_context_tokens(engine->model().max_context_tokens);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  return Answer<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      "Detokenize", context, *request, reply, &encoders_,
+      [](engine::Engine* engine, v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
+        auto text = engine->Detokenize({request->token_ids().begin(), request->token_ids().end()});
+        if (!text.ok()) return text.status();
+        response->set_text(*std::move(text));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                                 grpc::ByteBuffer* reply) {
+  return Answer<v1::AbortRequest, v1::AbortResponse>(
+      "Abort", context, *request, reply, nullptr,
+      [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
+        if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
+        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted);
+      });
+}
+
+grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  return Answer<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
+      "GetModelInfo", context, *request, reply, nullptr,
+      [](engine::Engine* engine, v1::GetModelInfoRequest*, v1::GetModelInfoResponse* response) {
+        SetModelInfo(engine->model(), engine->options().retrieval, response);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  return Answer<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
+      "GetServerInfo", context, *request, reply, nullptr,
+      [this](engine::Engine* engine, v1::GetServerInfoRequest*, v1::GetServerInfoResponse* response) {
+        SetServerInfo(*engine, response);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerateService::GetLoads(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+  return Answer<v1::GetLoadsRequest, v1::GetLoadsResponse>(
+      "GetLoads", context, *request, reply, nullptr,
+      [](engine::Engine* engine, v1::GetLoadsRequest*, v1::GetLoadsResponse* response) {
+        SetLoads(engine->Load(), response);
+        return absl::OkStatus();
+      });
+}
+
+void GenerateService::SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const {
+  using Seconds = std::chrono::duration<double>;
+  const engine::EngineOptions& options = engine.options();
+  reply->set_version(kVersion);
+  reply->set_libtorch_version(libtorch_version_);
+  reply->set_start_unix_seconds(Seconds(start_.time_since_epoch()).count());
+  reply->set_uptime_seconds(Seconds(std::chrono::system_clock::now() - start_).count());
+  reply->set_kv_cache_tokens(options.scheduler.num_pages * kernels::kPageTokens);
+  reply->set_page_tokens(kernels::kPageTokens);
+  reply->set_max_running_requests(options.scheduler.max_running);
+  reply->set_max_step_tokens(options.scheduler.max_step_tokens);
+  reply->set_max_waiting_requests(options.queue.max_waiting_requests);
+  reply->set_max_waiting_tokens(options.queue.max_waiting_tokens);
+}
+
+}  // namespace spotlight::server

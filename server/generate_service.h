@@ -1,0 +1,71 @@
+// spotlight.v1.Generation: each call is parsed, handed to the engine, and answered.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "proto/spotlight/v1/generation.grpc.pb.h"
+#include "server/call_record.h"
+#include "server/generate_call.h"
+#include "server/worker_pool.h"
+
+namespace spotlight::server {
+
+// Every method raw (bytes in, bytes out): see wire_message.h.
+using RawGenerationService = v1::Generation::WithRawCallbackMethod_Generate<
+    v1::Generation::WithRawCallbackMethod_GenerateStream<v1::Generation::WithRawCallbackMethod_Tokenize<
+        v1::Generation::WithRawCallbackMethod_Detokenize<v1::Generation::WithRawCallbackMethod_Abort<
+            v1::Generation::WithRawCallbackMethod_GetModelInfo<v1::Generation::WithRawCallbackMethod_GetServerInfo<
+                v1::Generation::WithRawCallbackMethod_GetLoads<v1::Generation::Service>>>>>>>>;
+
+// Thread-safe. Outlives every call.
+class GenerateService final : public RawGenerationService {
+ public:
+  explicit GenerateService(CallObserver on_call_end);
+
+  // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
+  void Serve(engine::Engine* engine, std::string libtorch_version);
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* reply) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateStream(grpc::CallbackServerContext* context,
+                                                             const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* GetLoads(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* reply) override;
+
+ private:
+  absl::StatusOr<engine::Engine*> ReadyEngine() const;
+  absl::StatusOr<AcceptedRequest> Accept(const grpc::ByteBuffer& request) const;
+  void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
+
+  // The calls that are one question to the engine: parse, ask, reply. `workers` runs `ask` where it may take long.
+  template <class Request, class Response>
+  grpc::ServerUnaryReactor* Answer(const char* method, grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer& bytes, grpc::ByteBuffer* reply, WorkerPool* workers,
+                                   std::function<absl::Status(engine::Engine*, Request*, Response*)> ask);
+
+  std::atomic<engine::Engine*> engine_{nullptr};
+  std::string libtorch_version_;  // written before engine_
+  const std::chrono::system_clock::time_point start_;
+  WorkerPool writers_;
+  WorkerPool encoders_;
+  CallEnvironment environment_;
+};
+
+}  // namespace spotlight::server

@@ -1,0 +1,161 @@
+#include "server/generate_stream.h"
+
+#include <utility>
+
+#include "server/grpc_status.h"
+#include "server/proto_conversion.h"
+#include "server/wire_message.h"
+
+namespace spotlight::server {
+namespace {
+
+// Merging stops here: well below the 4 MB that gRPC clients accept by default.
+constexpr size_t kMaxMergedBytes = 256 << 10;
+
+size_t ApproximateBytes(const engine::Delta& delta) {
+  size_t num_bytes = delta.text.size() + 4 * delta.token_ids.size();
+  for (const engine::TokenLogprob& logprob : delta.logprobs) num_bytes += 16 + 12 * logprob.top.size();
+  return num_bytes;
+}
+
+}  // namespace
+
+GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
+                                      AcceptedRequest accepted) {
+  auto stream = std::make_shared<GenerateStream>(context, environment);
+  stream->self_ = stream;
+  stream->return_token_ids_ = accepted.return_token_ids;
+  // From here on the engine may call; gRPC keeps what is started before it binds the reactor.
+  const absl::Status status = stream->call_.Submit(std::move(accepted), stream);
+  if (!status.ok()) stream->RefuseWith(status);
+  return stream.get();  // kept by self_ until OnDone, which cannot come before the caller hands it to gRPC
+}
+
+GenerateStream* GenerateStream::Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
+                                       const absl::Status& status) {
+  auto stream = std::make_shared<GenerateStream>(context, environment);
+  stream->self_ = stream;
+  stream->RefuseWith(status);
+  return stream.get();
+}
+
+void GenerateStream::RefuseWith(const absl::Status& status) {
+  call_.Refused(status);
+  {
+    MutexLock lock(&mutex_);
+    call_finished_ = true;
+  }
+  Finish(ToGrpcStatus(status));
+}
+
+v1::GenerateStreamResponse* GenerateStream::Reserve(size_t num_bytes) {
+  if (pending_.empty() || pending_.back().num_bytes + num_bytes > kMaxMergedBytes) pending_.emplace_back();
+  pending_.back().num_bytes += num_bytes;
+  return &pending_.back().message;
+}
+
+void GenerateStream::OnPrompt(int32_t prompt_tokens) {
+  {
+    MutexLock lock(&mutex_);
+    v1::GenerateStreamResponse* message = Reserve(0);
+    message->set_request_id(call_.record().request_id);
+    message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens);
+  }
+  PostAdvance();
+}
+
+void GenerateStream::OnDelta(engine::Delta delta) {
+  if (delta.text.empty() && delta.logprobs.empty() && (delta.token_ids.empty() || !return_token_ids_)) return;
+  {
+    MutexLock lock(&mutex_);
+    if (reader_gone_) return;
+    AppendDelta(delta, return_token_ids_, Reserve(ApproximateBytes(delta)));
+  }
+  PostAdvance();
+}
+
+void GenerateStream::OnFinish(engine::Finish finish) {
+  {
+    MutexLock lock(&mutex_);
+    // A request that never ran has no figures to report, only its status.
+    if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
+      SetFinish(finish, Reserve(0));
+    }
+    call_.Finished(std::move(finish));
+    engine_finished_ = true;
+  }
+  PostAdvance();
+}
+
+void GenerateStream::PostAdvance() {
+  {
+    MutexLock lock(&mutex_);
+    if (advance_posted_ || write_in_flight_) return;  // Advance or OnWriteDone will see what was added
+    advance_posted_ = true;
+  }
+  auto advance = [self = shared_from_this()] {
+    {
+      MutexLock lock(&self->mutex_);
+      self->advance_posted_ = false;
+    }
+    self->Advance();
+  };
+  // One task a call at most, so the queue is full only with more calls than it holds: then pay here.
+  if (!call_.environment().writers->Post(advance)) advance();
+}
+
+void GenerateStream::Advance() {
+  v1::GenerateStreamResponse message;
+  bool has_message = false;
+  bool is_last = false;
+  {
+    MutexLock lock(&mutex_);
+    if (write_in_flight_ || call_finished_) return;
+    if (reader_gone_) pending_.clear();
+    if (!pending_.empty()) {
+      message = std::move(pending_.front().message);
+      pending_.pop_front();
+      has_message = true;
+    }
+    is_last = engine_finished_ && pending_.empty();
+    if (!has_message && !is_last) return;
+    write_in_flight_ = !is_last;
+    call_finished_ = is_last;
+  }
+  // Only one thread gets here at a time: the flags above keep the others out until OnWriteDone.
+  if (!has_message) {
+    Finish(ToGrpcStatus(call_.record().status));
+    return;
+  }
+  in_flight_ = SerializeMessage(message);
+  if (is_last) {
+    StartWriteAndFinish(&in_flight_, grpc::WriteOptions(), ToGrpcStatus(call_.record().status));
+  } else {
+    StartWrite(&in_flight_);
+  }
+}
+
+void GenerateStream::OnWriteDone(bool ok) {
+  {
+    MutexLock lock(&mutex_);
+    write_in_flight_ = false;
+    if (!ok) reader_gone_ = true;
+  }
+  Advance();
+}
+
+void GenerateStream::OnCancel() {
+  {
+    MutexLock lock(&mutex_);
+    reader_gone_ = true;
+    if (call_finished_ || engine_finished_) return;
+  }
+  call_.Cancel();
+}
+
+void GenerateStream::OnDone() {
+  const std::shared_ptr<GenerateStream> last = std::move(self_);
+  call_.Ended();
+}
+
+}  // namespace spotlight::server

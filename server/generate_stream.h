@@ -1,0 +1,74 @@
+// One streaming generation call: gRPC's write reactor and the engine's sink in one object.
+//
+// Deltas wait here while a write is in flight and merge with each other, so that a slow reader costs memory for its
+// text and not for messages. The engine's thread only appends and posts; gRPC is called from a writer thread or gRPC's
+// own, one write at a time, never with the lock held.
+//
+// The end: the call finishes only after the engine's OnFinish (or a refused Submit). A cancel asks the engine to end
+// the request, whose OnFinish then ends the call. So gRPC's OnDone is always the last event; the object lives until
+// both gRPC and the engine have let go of it.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <memory>
+
+#include "engine/mutex.h"
+#include "engine/response_sink.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "proto/spotlight/v1/generation.pb.h"
+#include "server/generate_call.h"
+
+namespace spotlight::server {
+
+// Thread-safe.
+class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                             public engine::ResponseSink,
+                             public std::enable_shared_from_this<GenerateStream> {
+ public:
+  // Both return the reactor to hand to gRPC.
+  static GenerateStream* Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
+                               AcceptedRequest accepted);
+  static GenerateStream* Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
+                                const absl::Status& status);
+
+  GenerateStream(grpc::CallbackServerContext* context, const CallEnvironment* environment)
+      : call_("GenerateStream", context, environment) {}
+
+  // engine::ResponseSink
+  void OnPrompt(int32_t prompt_tokens) override;
+  void OnDelta(engine::Delta delta) override;
+  void OnFinish(engine::Finish finish) override;
+
+  // grpc::ServerWriteReactor
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  struct Pending {
+    v1::GenerateStreamResponse message;
+    size_t num_bytes = 0;  // about
+  };
+
+  void RefuseWith(const absl::Status& status);
+  v1::GenerateStreamResponse* Reserve(size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PostAdvance();
+  void Advance();
+
+  GenerateCall call_;
+  bool return_token_ids_ = false;
+  std::shared_ptr<GenerateStream> self_;  // gRPC's reference
+  grpc::ByteBuffer in_flight_;            // the writer's alone, between StartWrite and OnWriteDone
+
+  Mutex mutex_;
+  std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
+  bool advance_posted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reader_gone_ ABSL_GUARDED_BY(mutex_) = false;
+  bool engine_finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool call_finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace spotlight::server

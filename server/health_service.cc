@@ -1,0 +1,154 @@
+#include "server/health_service.h"
+
+#include <utility>
+#include <vector>
+
+namespace spotlight::server {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+// One Watch call: sends the latest status whenever it differs from the last one sent, one write at a time.
+class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
+                          public std::enable_shared_from_this<HealthWatch> {
+ public:
+  HealthWatch(HealthService* service, std::string name) : service_(service), name_(std::move(name)) {}
+
+  void KeepUntilDone() { self_ = shared_from_this(); }
+
+  // Updates come on several threads: an older one that comes late is dropped.
+  void Send(HealthService::ServingStatus status, int64_t version) {
+    {
+      MutexLock lock(&mutex_);
+      if (version < version_) return;
+      version_ = version;
+      latest_ = status;
+    }
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(&mutex_);
+      write_in_flight_ = false;
+      if (!ok) cancelled_ = true;
+    }
+    Advance();
+  }
+
+  void OnCancel() override {
+    {
+      MutexLock lock(&mutex_);
+      cancelled_ = true;
+    }
+    Advance();
+  }
+
+  void OnDone() override {
+    const std::shared_ptr<HealthWatch> last = std::move(self_);
+    service_->Remove(name_, last);
+  }
+
+ private:
+  void Advance() {
+    bool finish = false;
+    {
+      MutexLock lock(&mutex_);
+      if (write_in_flight_ || finished_) return;
+      if (cancelled_) {
+        finish = finished_ = true;
+      } else if (latest_ != sent_) {
+        sent_ = latest_;
+        message_.set_status(latest_);
+        write_in_flight_ = true;
+      } else {
+        return;
+      }
+    }
+    if (finish) {
+      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the watch was cancelled"));
+    } else {
+      StartWrite(&message_);
+    }
+  }
+
+  HealthService* const service_;
+  const std::string name_;
+  std::shared_ptr<HealthWatch> self_;  // gRPC's reference
+  HealthCheckResponse message_;        // the write's alone while one is in flight
+
+  Mutex mutex_;
+  HealthService::ServingStatus latest_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
+  HealthService::ServingStatus sent_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
+  int64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+HealthService::HealthService() {
+  for (const char* name : {"", "spotlight.v1.Generation", "readiness", "liveness"}) services_[name];
+}
+
+void HealthService::Set(bool live, bool ready) {
+  const auto status = [](bool serving) {
+    return serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
+  };
+  Update("liveness", status(live));
+  for (const char* name : {"", "spotlight.v1.Generation", "readiness"}) Update(name, status(ready));
+}
+
+void HealthService::Update(const std::string& name, ServingStatus status) {
+  std::vector<std::shared_ptr<HealthWatch>> watches;
+  int64_t version;
+  {
+    MutexLock lock(&mutex_);
+    Service& service = services_[name];
+    service.status = status;
+    version = ++service.version;
+    watches.assign(service.watches.begin(), service.watches.end());
+  }
+  for (const auto& watch : watches) watch->Send(status, version);
+}
+
+void HealthService::Remove(const std::string& name, const std::shared_ptr<HealthWatch>& watch) {
+  MutexLock lock(&mutex_);
+  const auto found = services_.find(name);
+  if (found != services_.end()) found->second.watches.erase(watch);
+}
+
+grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context, const HealthCheckRequest* request,
+                                               HealthCheckResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  {
+    MutexLock lock(&mutex_);
+    const auto found = services_.find(request->service());
+    if (found != services_.end()) response->set_status(found->second.status);
+  }
+  reactor->Finish(response->status() == HealthCheckResponse::UNKNOWN
+                      ? grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name is watched")
+                      : grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext* context,
+                                                                    const HealthCheckRequest* request) {
+  auto watch = std::make_shared<HealthWatch>(this, request->service());
+  watch->KeepUntilDone();
+  ServingStatus status = HealthCheckResponse::SERVICE_UNKNOWN;
+  int64_t version = 0;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = services_.find(request->service());
+    if (found != services_.end()) {
+      status = found->second.status;
+      version = found->second.version;
+      found->second.watches.insert(watch);
+    }
+  }
+  // The protocol wants the stream of an unknown name kept open.
+  watch->Send(status, version);
+  return watch.get();
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,259 @@
+#include "server/proto_conversion.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/request_id.h"
+
+namespace spotlight::server {
+namespace {
+
+// Ids go into logs and maps; a client's own id needs no more than this.
+constexpr size_t kMaxRequestIdBytes = 256;
+
+engine::ChatPrompt ToChatPrompt(v1::ChatPrompt* chat) {
+  engine::ChatPrompt prompt;
+  prompt.messages.reserve(chat->messages_size());
+  for (v1::ChatMessage& message : *chat->mutable_messages()) {
+    prompt.messages.push_back({std::move(*message.mutable_role()), std::move(*message.mutable_content())});
+  }
+  return prompt;
+}
+
+absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request) {
+  switch (request->prompt_case()) {
+    case v1::GenerateRequest::kText:
+      return engine::TextPrompt{std::move(*request->mutable_text())};
+    case v1::GenerateRequest::kTokenIds:
+      return engine::TokenPrompt{{request->token_ids().ids().begin(), request->token_ids().ids().end()}};
+    case v1::GenerateRequest::kChat:
+      return ToChatPrompt(request->mutable_chat());
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("prompt: one of text, token_ids and chat must be set");
+}
+
+absl::StatusOr<engine::SamplingParams> ToSampling(const v1::Sampling& sampling) {
+  engine::SamplingParams params;
+  if (sampling.has_temperature()) params.temperature = sampling.temperature();
+  if (sampling.has_top_p()) params.top_p = sampling.top_p();
+  if (sampling.has_top_k()) params.top_k = sampling.top_k();
+  params.min_p = sampling.min_p();
+  if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
+  params.presence_penalty = sampling.presence_penalty();
+  params.frequency_penalty = sampling.frequency_penalty();
+  if (sampling.has_seed()) params.seed = sampling.seed();
+  for (const auto& [token_id, bias] : sampling.logit_bias()) {
+    if (token_id < 0) {
+      return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias: key ", token_id, " is not a token id"));
+    }
+    params.logit_bias.emplace_back(token_id, bias);
+  }
+  return params;
+}
+
+engine::StoppingParams ToStopping(v1::Stopping* stopping) {
+  engine::StoppingParams params;
+  if (stopping->has_max_tokens()) params.max_tokens = stopping->max_tokens();
+  params.min_tokens = stopping->min_tokens();
+  params.stop.assign(stopping->stop().begin(), stopping->stop().end());
+  params.stop_token_ids.assign(stopping->stop_token_ids().begin(), stopping->stop_token_ids().end());
+  params.include_stop = stopping->include_stop();
+  params.ignore_eos = stopping->ignore_eos();
+  return params;
+}
+
+absl::StatusOr<engine::RetrievalParams> ToRetrieval(const v1::Retrieval& retrieval) {
+  engine::RetrievalParams params;
+  switch (retrieval.mode()) {
+    case v1::RETRIEVAL_MODE_UNSPECIFIED:
+    case v1::RETRIEVAL_MODE_AUTO:
+      params.mode = engine::RetrievalMode::kAuto;
+      break;
+    case v1::RETRIEVAL_MODE_SPARSE:
+      params.mode = engine::RetrievalMode::kSparse;
+      break;
+    case v1::RETRIEVAL_MODE_DENSE:
+      params.mode = engine::RetrievalMode::kDense;
+      break;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("retrieval.mode: ", static_cast<int>(retrieval.mode()), " is not a RetrievalMode"));
+  }
+  if (retrieval.has_budget_ratio()) params.budget_ratio = retrieval.budget_ratio();
+  return params;
+}
+
+v1::FinishReason ToProto(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case engine::FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case engine::FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+    case engine::FinishReason::kDeadline:
+      return v1::FINISH_REASON_DEADLINE;
+    case engine::FinishReason::kAborted:
+      return v1::FINISH_REASON_ABORTED;
+    case engine::FinishReason::kNone:
+    case engine::FinishReason::kError:
+      break;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+v1::DenseReason ToProto(engine::DenseReason reason) {
+  switch (reason) {
+    case engine::DenseReason::kShortContext:
+      return v1::DENSE_REASON_SHORT_CONTEXT;
+    case engine::DenseReason::kLayerPolicy:
+      return v1::DENSE_REASON_LAYER_POLICY;
+    case engine::DenseReason::kRequestOverride:
+      return v1::DENSE_REASON_REQUEST_OVERRIDE;
+    case engine::DenseReason::kGuardrail:
+      return v1::DENSE_REASON_GUARDRAIL;
+    case engine::DenseReason::kNoHash:
+      return v1::DENSE_REASON_NO_HASH;
+    case engine::DenseReason::kNone:
+      break;
+  }
+  return v1::DENSE_REASON_UNSPECIFIED;
+}
+
+template <class Message>
+void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* message) {
+  message->mutable_text()->append(delta.text);
+  if (with_token_ids) message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  for (const engine::TokenLogprob& logprob : delta.logprobs) {
+    v1::TokenLogprob* added = message->add_logprobs();
+    added->set_token_id(logprob.token_id);
+    added->set_logprob(logprob.logprob);
+    for (const auto& [token_id, value] : logprob.top) {
+      v1::TopLogprob* top = added->add_top();
+      top->set_token_id(token_id);
+      top->set_logprob(value);
+    }
+  }
+}
+
+template <class Message>
+void SetFinishOf(const engine::Finish& finish, Message* message) {
+  message->set_finish_reason(ToProto(finish.reason));
+  if (finish.matched_stop.has_value()) message->set_matched_stop(*finish.matched_stop);
+  if (finish.matched_stop_token.has_value()) message->set_matched_stop_token_id(*finish.matched_stop_token);
+  message->set_seed(finish.seed);
+
+  v1::Usage* usage = message->mutable_usage();
+  usage->set_prompt_tokens(finish.usage.prompt_tokens);
+  usage->set_completion_tokens(finish.usage.completion_tokens);
+  usage->set_cached_prompt_tokens(finish.usage.cached_prompt_tokens);
+  usage->set_total_tokens(finish.usage.prompt_tokens + finish.usage.completion_tokens);
+
+  v1::Timings* timings = message->mutable_timings();
+  timings->set_queue_seconds(finish.timings.queue);
+  timings->set_prefill_seconds(finish.timings.prefill);
+  timings->set_time_to_first_token_seconds(finish.timings.time_to_first_token);
+  timings->set_decode_seconds(finish.timings.decode);
+  timings->set_mean_inter_token_seconds(finish.timings.mean_inter_token);
+
+  v1::RetrievalStats* retrieval = message->mutable_retrieval();
+  retrieval->set_sparse_steps(finish.retrieval.sparse_steps);
+  retrieval->set_dense_steps(finish.retrieval.dense_steps);
+  retrieval->set_dense_reason(ToProto(finish.retrieval.dense_reason));
+  retrieval->set_selected_ratio(finish.retrieval.selected_ratio);
+  retrieval->set_kv_read_bytes(finish.retrieval.kv_read_bytes);
+  retrieval->set_kv_dense_equivalent_bytes(finish.retrieval.kv_dense_equivalent_bytes);
+  retrieval->set_untrained_hash(finish.retrieval.untrained_hash);
+}
+
+}  // namespace
+
+absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, absl::string_view served_model) {
+  engine::GenerateRequest converted;
+  if (request->request_id().size() > kMaxRequestIdBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("request_id: must have at most ", kMaxRequestIdBytes, " bytes, got ",
+                                                   request->request_id().size()));
+  }
+  converted.request_id = request->request_id().empty() ? NewRequestId() : request->request_id();
+  if (!request->model().empty() && request->model() != served_model) {
+    return absl::NotFoundError(
+        absl::StrCat("model: \"", request->model(), "\" is not served here, \"", served_model, "\" is"));
+  }
+  auto prompt = ToPrompt(request);
+  if (!prompt.ok()) return prompt.status();
+  converted.prompt = *std::move(prompt);
+  auto sampling = ToSampling(request->sampling());
+  if (!sampling.ok()) return sampling.status();
+  converted.sampling = *std::move(sampling);
+  if (request->has_stopping()) converted.stopping = ToStopping(request->mutable_stopping());
+  auto retrieval = ToRetrieval(request->retrieval());
+  if (!retrieval.ok()) return retrieval.status();
+  converted.retrieval = *retrieval;
+  if (request->has_logprobs()) converted.logprobs = request->logprobs();
+  return converted;
+}
+
+absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request) {
+  switch (request->prompt_case()) {
+    case v1::TokenizeRequest::kText:
+      return engine::TextPrompt{std::move(*request->mutable_text())};
+    case v1::TokenizeRequest::kChat:
+      return ToChatPrompt(request->mutable_chat());
+    case v1::TokenizeRequest::PROMPT_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("prompt: one of text and chat must be set");
+}
+
+void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateStreamResponse* message) {
+  AppendDeltaTo(delta, with_token_ids, message);
+}
+void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateResponse* message) {
+  AppendDeltaTo(delta, with_token_ids, message);
+}
+void SetFinish(const engine::Finish& finish, v1::GenerateStreamResponse* message) {
+  SetFinishOf(finish, message);
+}
+void SetFinish(const engine::Finish& finish, v1::GenerateResponse* message) {
+  SetFinishOf(finish, message);
+}
+
+void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions& retrieval,
+                  v1::GetModelInfoResponse* message) {
+  message->set_name(model.name);
+  message->set_architecture(model.architecture);
+  message->set_dtype(model.dtype);
+  message->set_device(model.device);
+  message->set_num_layers(model.num_layers);
+  message->set_num_query_heads(model.num_q_heads);
+  message->set_num_kv_heads(model.num_kv_heads);
+  message->set_head_dim(model.head_dim);
+  message->set_vocab_size(model.vocab_size);
+  message->set_num_parameters(model.num_parameters);
+  message->set_max_context_tokens(model.max_context_tokens);
+  message->mutable_eos_token_ids()->Add(model.eos_token_ids.begin(), model.eos_token_ids.end());
+  message->set_has_chat_template(model.has_chat_template);
+  if (!model.hash.present) return;
+  v1::HashInfo* hash = message->mutable_hash();
+  hash->set_hash_bits(model.hash.hash_bits);
+  hash->set_num_planes(model.hash.num_planes);
+  hash->mutable_layers()->Add(model.hash.layers.begin(), model.hash.layers.end());
+  hash->set_trained(model.hash.trained);
+  hash->set_budget_ratio(retrieval.budget.ratio);
+  hash->set_sparse_min_context(retrieval.sparse_min_context);
+}
+
+void SetLoads(const engine::EngineLoad& load, v1::GetLoadsResponse* message) {
+  message->set_running_requests(load.num_running);
+  message->set_waiting_requests(load.num_waiting);
+  message->set_waiting_tokens(load.num_waiting_tokens);
+  const int32_t used_pages = load.num_pages - load.num_free_pages;
+  message->set_kv_cache_usage_ratio(load.num_pages > 0 ? static_cast<double>(used_pages) / load.num_pages : 0);
+  message->set_free_kv_cache_tokens(load.num_free_pages * kernels::kPageTokens);
+  message->set_draining(load.draining);
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,31 @@
+// Protobuf messages to engine types and back. What is checked here is what the engine's types cannot express; all other
+// limits are the engine's, whose messages likewise begin with the field's path.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "engine/engine.h"
+#include "proto/spotlight/v1/generation.pb.h"
+
+namespace spotlight::server {
+
+// INVALID_ARGUMENT: no prompt, an unknown enum value, a map key that is no token id; NOT_FOUND: another model than
+// `served_model`. Gives the request an id where it has none. Takes the prompt out of `request`.
+absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, absl::string_view served_model);
+
+// INVALID_ARGUMENT: no prompt.
+absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request);
+
+// Adds a delta to a message that may already hold others.
+void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateStreamResponse* message);
+void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateResponse* message);
+
+// finish_reason and all that follows it.
+void SetFinish(const engine::Finish& finish, v1::GenerateStreamResponse* message);
+void SetFinish(const engine::Finish& finish, v1::GenerateResponse* message);
+
+void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions& retrieval,
+                  v1::GetModelInfoResponse* message);
+void SetLoads(const engine::EngineLoad& load, v1::GetLoadsResponse* message);
+
+}  // namespace spotlight::server

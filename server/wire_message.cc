@@ -1,0 +1,71 @@
+#include "server/wire_message.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/wire_format_lite.h"
+#include "grpcpp/support/slice.h"
+#include "server/utf8.h"
+
+namespace spotlight::server {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+
+// Protobuf's own default; deeper messages do not parse.
+constexpr int kMaxDepth = 100;
+
+// The path of the first string field that is not UTF-8. Stops quietly at bytes that are no message.
+absl::optional<std::string> FindInvalidUtf8(const Descriptor& type, const std::string& prefix, int depth,
+                                            CodedInputStream* input) {
+  std::string text;
+  while (const uint32_t tag = input->ReadTag()) {
+    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    const bool is_delimited = WireFormatLite::GetTagWireType(tag) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
+    if (field != nullptr && is_delimited && field->type() == FieldDescriptor::TYPE_STRING) {
+      if (!WireFormatLite::ReadString(input, &text)) return absl::nullopt;
+      if (!IsUtf8(text)) return absl::StrCat(prefix, field->name());
+    } else if (field != nullptr && is_delimited && field->type() == FieldDescriptor::TYPE_MESSAGE) {
+      uint32_t size = 0;
+      if (depth == kMaxDepth || !input->ReadVarint32(&size)) return absl::nullopt;
+      const auto limit = input->PushLimit(static_cast<int>(size));
+      auto found = FindInvalidUtf8(*field->message_type(), absl::StrCat(prefix, field->name(), "."), depth + 1, input);
+      if (found.has_value()) return found;
+      if (!input->ConsumedEntireMessage()) return absl::nullopt;
+      input->PopLimit(limit);
+    } else if (!WireFormatLite::SkipField(input, tag)) {
+      return absl::nullopt;
+    }
+  }
+  return absl::nullopt;
+}
+
+}  // namespace
+
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
+  grpc::Slice slice;
+  if (!bytes.DumpToSingleSlice(&slice).ok()) return absl::InternalError("the call's bytes cannot be read");
+  if (message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) return absl::OkStatus();
+  CodedInputStream input(slice.begin(), static_cast<int>(slice.size()));
+  const auto field = FindInvalidUtf8(*message->GetDescriptor(), "", 0, &input);
+  if (field.has_value()) return absl::InvalidArgumentError(absl::StrCat(*field, ": must be UTF-8"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("request: its ", slice.size(), " bytes are not a ", message->GetDescriptor()->full_name()));
+}
+
+grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {
+  grpc::Slice slice(message.ByteSizeLong());
+  message.SerializeWithCachedSizesToArray(const_cast<uint8_t*>(slice.begin()));
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+}  // namespace spotlight::server

@@ -1,0 +1,16 @@
+// Messages to and from the bytes of a call. The service takes bytes, not parsed messages: gRPC would answer a message
+// that does not parse with an empty UNIMPLEMENTED, and a string that is not UTF-8 is such a message.
+#pragma once
+
+#include "absl/status/status.h"
+#include "google/protobuf/message.h"
+#include "grpcpp/support/byte_buffer.h"
+
+namespace spotlight::server {
+
+// INVALID_ARGUMENT names the string field that is not UTF-8, or says that the bytes are not this message.
+absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
+
+grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
+
+}  // namespace spotlight::server
