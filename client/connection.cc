@@ -9,8 +9,8 @@ namespace spotlight::client {
 OptionGroup ConnectionFlags::Options() {
   return {
       "Connection",
-      {Text("server", "HOST:PORT",
-            absl::StrCat("the server, or unix:PATH; default ", server,
+      {Text("server", "HOST[:PORT]",
+            absl::StrCat("the server, on port 50051 if not told, or unix:PATH; default ", server,
                          ", which the environment variable SPOTLIGHT_SERVER may set. The connection is not encrypted"),
             [this](std::string value) { server = std::move(value); }),
        Real("connect-timeout", "SECONDS", Between(0, 3600),
@@ -30,10 +30,12 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
 }
 
 absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
-  auto client = std::make_unique<GenerateClient>(CreateChannel(flags.server));
+  // Without a port gRPC would try 443.
+  const std::string server = absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+  auto client = std::make_unique<GenerateClient>(CreateChannel(server));
   const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
   if (absl::IsUnavailable(status)) {
-    return absl::UnavailableError(absl::StrCat("cannot reach ", flags.server, " within ",
+    return absl::UnavailableError(absl::StrCat("cannot reach ", server, " within ",
                                                absl::FormatDuration(flags.connect_timeout), ": ", status.message()));
   }
   if (!status.ok()) return status;
