@@ -59,10 +59,11 @@ ExitCode Converse(GenerateClient* client, const ChatFlags& flags, const Console&
   InputReader reader(console.in_fd, console.interrupts);
   std::string line;
   for (;;) {
-    if (console.in_is_terminal) *console.out << "> " << std::flush;
+    // As a shell does, so that redirected output holds answers only.
+    if (console.in_is_terminal) *console.err << "> " << std::flush;
     const ReadResult read = reader.ReadLine(&line);
     if (read != ReadResult::kLine) {
-      if (console.in_is_terminal) *console.out << "\n" << std::flush;
+      if (console.in_is_terminal) *console.err << "\n" << std::flush;
       if (read == ReadResult::kFailed) return FailUsage(console, "cannot read the input");
       return read == ReadResult::kInterrupted && !console.in_is_terminal ? kExitCancelled : kExitOk;
     }

@@ -50,7 +50,7 @@ OptionGroup StoppingOptions(v1::Stopping* stopping) {
                    [=](int32_t n) { stopping->set_max_tokens(n); }),
            Integer("min-tokens", "N", AtLeast(0), "no stop before so many; default 0",
                    [=](int32_t n) { stopping->set_min_tokens(n); }),
-           Text("stop", "TEXT", "stop at this text; may be given again",
+           Text("stop", "TEXT", "stop at this text, taken as it is ($'\\n' is a newline in bash); may be given again",
                 [=](std::string text) { stopping->add_stop(std::move(text)); }),
            Integer("stop-token-id", "ID", AtLeast(0), "stop at this token; may be given again",
                    [=](int32_t id) { stopping->add_stop_token_ids(id); }),

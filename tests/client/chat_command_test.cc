@@ -7,6 +7,7 @@ namespace spotlight::testing {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 // "role: content" of each message.
@@ -68,7 +69,8 @@ TEST_F(ChatCommandTest, ATerminalGetsAGreetingAPromptAndHelp) {
   input.is_terminal = true;
   const SpotlightResult result = Chat({"--timings"}, input);
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_EQ(result.out, "> > > yes\n> \n");
+  EXPECT_EQ(result.out, "yes\n");
+  EXPECT_THAT(result.err, EndsWith("> \n"));
   EXPECT_THAT(result.err, HasSubstr("fake at " + server_.address() + ", context of 64 tokens"));
   EXPECT_THAT(result.err, HasSubstr("/reset  forget the conversation"));
   EXPECT_THAT(result.err, HasSubstr("unknown command /rest"));
@@ -83,20 +85,20 @@ TEST_F(ChatCommandTest, CtrlCStopsTheAnswerAndTheTerminalGoesOn) {
   input.notify_at = "half an ans";
   const SpotlightResult result = Chat({}, input);
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_EQ(result.out, "> half an ans\n> whole\n> \n");
+  EXPECT_EQ(result.out, "half an ans\nwhole\n");
   EXPECT_TRUE(server_.WaitForCancelledStreams(1));
   EXPECT_THAT(History(server_.generate_requests()[1]), ElementsAre("user: one", "assistant: half an ans", "user: two"));
 }
 
 TEST_F(ChatCommandTest, CtrlCAtThePromptLeaves) {
-  AddAnswer("done");
-  SpotlightInput input{"one\n"};
+  SpotlightInput input;
   input.ends = false;
   input.is_terminal = true;
-  input.notify_at = "done\n> ";
+  input.notify_at_stderr = "> ";
   const SpotlightResult result = Chat({}, input);
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_EQ(result.out, "> done\n> \n");
+  EXPECT_THAT(result.err, EndsWith("> \n"));
+  EXPECT_TRUE(server_.generate_requests().empty());
 }
 
 TEST_F(ChatCommandTest, AFailedTurnEndsAScriptButNotATerminal) {

@@ -13,26 +13,29 @@
 namespace spotlight::testing {
 namespace {
 
-// A string that can interrupt the program when it holds enough, or play a closed pipe.
+// A string that can interrupt the program once it ends with `notify_at`, or play a closed pipe.
 class OutputBuffer : public std::stringbuf {
  public:
-  OutputBuffer(const SpotlightInput& input, client::Interrupts* interrupts) : input_(input), interrupts_(interrupts) {}
+  OutputBuffer(const std::string& notify_at, bool closed, client::Interrupts* interrupts)
+      : notify_at_(notify_at), closed_(closed), interrupts_(interrupts) {}
 
  protected:
   int sync() override {
-    if (input_.output_closed) {
+    if (closed_) {
       errno = EPIPE;
       return -1;
     }
-    if (!notified_ && !input_.notify_at.empty() && str().find(input_.notify_at) != std::string::npos) {
-      notified_ = true;
-      interrupts_->Notify();
-    }
+    const std::string text = str();
+    const bool reached = !notify_at_.empty() && text.size() >= notify_at_.size() &&
+                         text.compare(text.size() - notify_at_.size(), std::string::npos, notify_at_) == 0;
+    if (reached && !notified_) interrupts_->Notify();
+    notified_ = notified_ || reached;
     return 0;
   }
 
  private:
-  const SpotlightInput& input_;
+  const std::string notify_at_;
+  const bool closed_;
   client::Interrupts* interrupts_;
   bool notified_ = false;
 };
@@ -54,9 +57,10 @@ SpotlightResult RunSpotlight(const std::string& server, const std::vector<std::s
   });
   client::Interrupts interrupts;
   if (input.interrupted) interrupts.Notify();
-  OutputBuffer buffer(input, &interrupts);
-  std::ostream out(&buffer);
-  std::ostringstream err;
+  OutputBuffer out_buffer(input.notify_at, input.output_closed, &interrupts);
+  OutputBuffer err_buffer(input.notify_at_stderr, /*closed=*/false, &interrupts);
+  std::ostream out(&out_buffer);
+  std::ostream err(&err_buffer);
   client::Console console;
   console.in_fd = fds[0];
   console.in_is_terminal = input.is_terminal;
@@ -68,7 +72,7 @@ SpotlightResult RunSpotlight(const std::string& server, const std::vector<std::s
   writer.join();
   close(fds[0]);
   if (!input.ends) close(fds[1]);
-  return {exit_code, buffer.str(), err.str()};
+  return {exit_code, out_buffer.str(), err_buffer.str()};
 }
 
 }  // namespace spotlight::testing

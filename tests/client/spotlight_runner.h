@@ -16,11 +16,12 @@ struct SpotlightResult {
 
 struct SpotlightInput {
   std::string text = "";  // what stdin holds
-  bool ends = true;  // false: stdin stays open after the text, as a terminal's
+  bool ends = true;       // false: stdin stays open after the text, as a terminal's
   bool is_terminal = false;
-  std::string notify_at = "";       // Ctrl-C once stdout holds this
-  bool output_closed = false;  // every write fails as on a closed pipe
-  bool interrupted = false;    // Ctrl-C before anything else
+  std::string notify_at = "";         // Ctrl-C once stdout ends with this
+  std::string notify_at_stderr = "";  // or stderr
+  bool output_closed = false;         // every write to stdout fails as on a closed pipe
+  bool interrupted = false;           // Ctrl-C before anything else
 };
 
 // `server` becomes the default of --server.
