@@ -1,0 +1,62 @@
+#include "client/connection.h"
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/error_details.h"
+
+namespace spotlight::client {
+
+OptionGroup ConnectionFlags::Options() {
+  return {
+      "Connection",
+      {Text("server", "HOST[:PORT]",
+            absl::StrCat("the server, on port 50051 if not told, or unix:PATH; default ", server,
+                         ", which the environment variable SPOTLIGHT_SERVER may set. The connection is not encrypted"),
+            [this](std::string value) { server = std::move(value); }),
+       Real("connect-timeout", "SECONDS", Between(0, 3600),
+            absl::StrCat("how long to wait for the server; default ", absl::ToDoubleSeconds(connect_timeout)),
+            [this](double value) { connect_timeout = absl::Seconds(value); }),
+       Real("deadline", "SECONDS", Above(0), "give up this long after the request was sent; default none",
+            [this](double value) { deadline = absl::Seconds(value); })}};
+}
+
+absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const std::string> arguments,
+                                     const Console& console) {
+  bool help_wanted = false;
+  const absl::Status status = ParseOptions(command, arguments, &help_wanted);
+  if (!status.ok()) return FailUsage(console, status.message());
+  if (help_wanted) return Print(console, absl::StrCat(HelpText(command), "\n", kExitCodesHelp));
+  return absl::nullopt;
+}
+
+absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+  // Without a port gRPC would try 443.
+  const std::string server = absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+  auto client = std::make_unique<GenerateClient>(CreateChannel(server));
+  const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
+  if (absl::IsUnavailable(status)) {
+    return absl::UnavailableError(absl::StrCat("cannot reach ", server, " within ",
+                                               absl::FormatDuration(flags.connect_timeout), ": ", status.message()));
+  }
+  if (!status.ok()) return status;
+  return client;
+}
+
+ExitCode Fail(const Console& console, const absl::Status& status) {
+  const std::string line = absl::IsCancelled(status) ? "cancelled" : ErrorLine(status);
+  *console.err << "spotlight: " << line << "\n" << std::flush;
+  return ExitCodeOf(status);
+}
+
+ExitCode FailUsage(const Console& console, absl::string_view message) {
+  *console.err << "spotlight: " << message << "\n" << std::flush;
+  return kExitUsage;
+}
+
+ExitCode Print(const Console& console, absl::string_view text) {
+  absl::Status reason;
+  if (Write(console.out, text, &reason)) return kExitOk;
+  return reason.ok() ? kExitCancelled : Fail(console, reason);
+}
+
+}  // namespace spotlight::client

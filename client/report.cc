@@ -1,0 +1,85 @@
+#include "client/report.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/message_json.h"
+
+namespace spotlight::client {
+namespace {
+
+std::string Milliseconds(double seconds) {
+  return absl::StrFormat("%.3g ms", seconds * 1e3);
+}
+
+const char* ReasonWords(v1::DenseReason reason) {
+  switch (reason) {
+    case v1::DENSE_REASON_SHORT_CONTEXT:
+      return "short context";
+    case v1::DENSE_REASON_LAYER_POLICY:
+      return "layer policy";
+    case v1::DENSE_REASON_REQUEST_OVERRIDE:
+      return "as requested";
+    case v1::DENSE_REASON_GUARDRAIL:
+      return "quality guardrail";
+    case v1::DENSE_REASON_NO_HASH:
+      return "no hash weights";
+    default:
+      return "reason not given";
+  }
+}
+
+std::string TokensLine(const v1::GenerateStreamResponse& last) {
+  const v1::Usage& usage = last.usage();
+  std::string line = absl::StrCat("tokens:    ", usage.prompt_tokens(), " prompt");
+  if (usage.cached_prompt_tokens() > 0) absl::StrAppend(&line, " (", usage.cached_prompt_tokens(), " cached)");
+  absl::StrAppend(&line, " + ", usage.completion_tokens(), " generated");
+  const auto* reason = v1::FinishReason_descriptor()->FindValueByNumber(last.finish_reason());
+  if (reason != nullptr) absl::StrAppend(&line, ", finish: ", EnumName(*reason));
+  if (last.has_seed()) absl::StrAppend(&line, ", seed: ", last.seed());
+  return line + "\n";
+}
+
+std::string SpeedLine(const v1::Usage& usage, const v1::Timings& timings) {
+  std::string line = "speed:     ";
+  // The first token belongs to prefill.
+  if (usage.completion_tokens() > 1 && timings.decode_seconds() > 0) {
+    absl::StrAppend(&line,
+                    absl::StrFormat("%.1f tokens/s, ", (usage.completion_tokens() - 1) / timings.decode_seconds()),
+                    Milliseconds(timings.mean_inter_token_seconds()), " between tokens, ");
+  }
+  return absl::StrCat(line, "first token after ", Milliseconds(timings.time_to_first_token_seconds()), " (queued ",
+                      Milliseconds(timings.queue_seconds()), ")\n");
+}
+
+}  // namespace
+
+std::string DescribeRetrieval(const v1::RetrievalStats& stats) {
+  const std::string reason = stats.dense_reason() == v1::DENSE_REASON_UNSPECIFIED
+                                 ? ""
+                                 : absl::StrCat(" (", ReasonWords(stats.dense_reason()), ")");
+  std::string words;
+  if (stats.sparse_steps() == 0) {
+    words = stats.dense_steps() == 0 && reason.empty() ? "no decode step" : absl::StrCat("dense", reason);
+  } else {
+    words = absl::StrCat(stats.sparse_steps(), " sparse");
+    if (stats.dense_steps() > 0) absl::StrAppend(&words, " + ", stats.dense_steps(), " dense");
+    absl::StrAppend(&words, " steps", stats.dense_steps() > 0 ? reason : "",
+                    absl::StrFormat(", selected %.1f%% of context", stats.selected_ratio() * 100));
+    if (stats.kv_dense_equivalent_bytes() > 0) {
+      const double share = static_cast<double>(stats.kv_read_bytes()) / stats.kv_dense_equivalent_bytes();
+      absl::StrAppend(&words, absl::StrFormat(", KV bytes read %.0f%% of dense", share * 100));
+    }
+  }
+  if (stats.untrained_hash()) absl::StrAppend(&words, "; the hash is untrained, the text's quality is meaningless");
+  return words;
+}
+
+std::string Report(const v1::GenerateStreamResponse& last) {
+  std::string report;
+  if (last.has_usage()) report += TokensLine(last);
+  if (last.has_timings()) report += SpeedLine(last.usage(), last.timings());
+  if (last.has_retrieval()) absl::StrAppend(&report, "retrieval: ", DescribeRetrieval(last.retrieval()), "\n");
+  return report;
+}
+
+}  // namespace spotlight::client
