@@ -53,7 +53,7 @@ class SpotlightAttention {
   // inv_freq [D / 2] float. `cache` outlives this. RESOURCE_EXHAUSTED when the workspace does not fit.
   static absl::StatusOr<SpotlightAttention> Create(const AttentionShape& shape, const AttentionOptions& options,
                                                    const std::vector<float>& inv_freq, float rope_scale, KvCache* cache,
-                                                   at::Device device);
+                                                   at::ScalarType dtype, at::Device device);
 
   // qkv [T, (Hq + 2 Hkv) * D], biases added, before RoPE -> [T, Hq * D]. `hash` may be null: a dense layer. `seconds` is
   // not null in a step that measures retrieval.
