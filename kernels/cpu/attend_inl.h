@@ -31,25 +31,35 @@ SPOTLIGHT_INLINE float Exp2(float x) {
   return lanes[0];
 }
 
-// Logits of heads [head, head + kHeads): rows of kBlockTokens.
+// Tokens whose dot products run side by side, so that a load of q serves all of them.
+inline constexpr int kDotTokens = kAccumulators / 4;
+
+// Logits of heads [head, head + kHeads): rows of kBlockTokens. Those past num_tokens are unspecified.
 template <class T, int kHeads>
 SPOTLIGHT_INLINE void DotKeys(const AttendBlock& block, int head, float logits[kHeads][kBlockTokens]) {
   const float* q = block.q + head * block.head_dim;
-  for (int begin = 0; begin < block.num_tokens; begin += kLanes) {
+  const int last = block.num_tokens - 1;
+  for (int begin = 0; begin <= last; begin += kLanes) {
     F32 rows[kHeads][kLanes];
-    const int count = block.num_tokens - begin < kLanes ? block.num_tokens - begin : kLanes;
-    for (int i = 0; i < count; ++i) {
-      const T* key = static_cast<const T*>(block.keys[begin + i]);
-      F32 sum[kHeads];
-      for (int h = 0; h < kHeads; ++h) sum[h] = Zero();
-      for (int d = 0; d < block.head_dim; d += kLanes) {
-        const F32 k = Load(key + d);
-        for (int h = 0; h < kHeads; ++h) sum[h] = Fma(k, Load(q + h * block.head_dim + d), sum[h]);
+    for (int i = 0; i < kLanes; i += kDotTokens) {
+      const T* keys[kDotTokens];
+      F32 sum[kDotTokens][kHeads];
+      for (int t = 0; t < kDotTokens; ++t) {
+        const int token = begin + i + t;
+        keys[t] = static_cast<const T*>(block.keys[token < last ? token : last]);
+        for (int h = 0; h < kHeads; ++h) sum[t][h] = Zero();
       }
-      for (int h = 0; h < kHeads; ++h) rows[h][i] = sum[h];
-    }
-    for (int i = count; i < kLanes; ++i) {
-      for (int h = 0; h < kHeads; ++h) rows[h][i] = Zero();
+      for (int d = 0; d < block.head_dim; d += kLanes) {
+        F32 k[kDotTokens];
+        for (int t = 0; t < kDotTokens; ++t) k[t] = Load(keys[t] + d);
+        for (int h = 0; h < kHeads; ++h) {
+          const F32 x = Load(q + h * block.head_dim + d);
+          for (int t = 0; t < kDotTokens; ++t) sum[t][h] = Fma(k[t], x, sum[t][h]);
+        }
+      }
+      for (int t = 0; t < kDotTokens; ++t) {
+        for (int h = 0; h < kHeads; ++h) rows[h][i + t] = sum[t][h];
+      }
     }
     for (int h = 0; h < kHeads; ++h) Store(ReduceRows(rows[h]), logits[h] + begin);
   }
