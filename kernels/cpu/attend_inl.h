@@ -31,6 +31,15 @@ SPOTLIGHT_INLINE float Exp2(float x) {
   return lanes[0];
 }
 
+// Asks for the key (offset 0) or the value (offset D) of the next block's token t.
+template <class T>
+SPOTLIGHT_INLINE void PrefetchNext(const AttendBlock& block, int t, int offset) {
+  if (t >= block.num_next) return;
+  const T* data = static_cast<const T*>(block.next_keys[t]) + offset;
+  constexpr int kLineElements = 64 / sizeof(T);
+  for (int d = 0; d < block.head_dim; d += kLineElements) __builtin_prefetch(data + d, 0, 2);
+}
+
 // Tokens whose dot products run side by side, so that a load of q serves all of them.
 inline constexpr int kDotTokens = kAccumulators / 4;
 
@@ -48,6 +57,7 @@ SPOTLIGHT_INLINE void DotKeys(const AttendBlock& block, int head, float logits[k
         const int token = begin + i + t;
         keys[t] = static_cast<const T*>(block.keys[token < last ? token : last]);
         for (int h = 0; h < kHeads; ++h) sum[t][h] = Zero();
+        if (head == 0) PrefetchNext<T>(block, token, 0);
       }
       for (int d = 0; d < block.head_dim; d += kLanes) {
         F32 k[kDotTokens];
@@ -108,6 +118,7 @@ void AttendHeads(const AttendBlock& block, int head) {
     }
     for (int t = 0; t < block.num_tokens; ++t) {
       const T* value = static_cast<const T*>(block.keys[t]) + block.head_dim + d;
+      if (head == 0 && d == 0) PrefetchNext<T>(block, t, block.head_dim);
       F32 x[kVectors];
       for (int v = 0; v < kVectors; ++v) x[v] = Load(value + v * kLanes);
       for (int h = 0; h < kHeads; ++h) {
