@@ -31,25 +31,45 @@ SPOTLIGHT_INLINE float Exp2(float x) {
   return lanes[0];
 }
 
-// Logits of heads [head, head + kHeads): rows of kBlockTokens.
+// Asks for the key (offset 0) or the value (offset D) of the next block's token t.
+template <class T>
+SPOTLIGHT_INLINE void PrefetchNext(const AttendBlock& block, int t, int offset) {
+  if (t >= block.num_next) return;
+  const T* data = static_cast<const T*>(block.next_keys[t]) + offset;
+  constexpr int kLineElements = 64 / sizeof(T);
+  for (int d = 0; d < block.head_dim; d += kLineElements) __builtin_prefetch(data + d, 0, 2);
+}
+
+// Tokens whose dot products run side by side, so that a load of q serves all of them.
+inline constexpr int kDotTokens = kAccumulators / 4;
+
+// Logits of heads [head, head + kHeads): rows of kBlockTokens. Those past num_tokens are unspecified.
 template <class T, int kHeads>
 SPOTLIGHT_INLINE void DotKeys(const AttendBlock& block, int head, float logits[kHeads][kBlockTokens]) {
   const float* q = block.q + head * block.head_dim;
-  for (int begin = 0; begin < block.num_tokens; begin += kLanes) {
+  const int last = block.num_tokens - 1;
+  for (int begin = 0; begin <= last; begin += kLanes) {
     F32 rows[kHeads][kLanes];
-    const int count = block.num_tokens - begin < kLanes ? block.num_tokens - begin : kLanes;
-    for (int i = 0; i < count; ++i) {
-      const T* key = static_cast<const T*>(block.keys[begin + i]);
-      F32 sum[kHeads];
-      for (int h = 0; h < kHeads; ++h) sum[h] = Zero();
-      for (int d = 0; d < block.head_dim; d += kLanes) {
-        const F32 k = Load(key + d);
-        for (int h = 0; h < kHeads; ++h) sum[h] = Fma(k, Load(q + h * block.head_dim + d), sum[h]);
+    for (int i = 0; i < kLanes; i += kDotTokens) {
+      const T* keys[kDotTokens];
+      F32 sum[kDotTokens][kHeads];
+      for (int t = 0; t < kDotTokens; ++t) {
+        const int token = begin + i + t;
+        keys[t] = static_cast<const T*>(block.keys[token < last ? token : last]);
+        for (int h = 0; h < kHeads; ++h) sum[t][h] = Zero();
+        if (head == 0) PrefetchNext<T>(block, token, 0);
       }
-      for (int h = 0; h < kHeads; ++h) rows[h][i] = sum[h];
-    }
-    for (int i = count; i < kLanes; ++i) {
-      for (int h = 0; h < kHeads; ++h) rows[h][i] = Zero();
+      for (int d = 0; d < block.head_dim; d += kLanes) {
+        F32 k[kDotTokens];
+        for (int t = 0; t < kDotTokens; ++t) k[t] = Load(keys[t] + d);
+        for (int h = 0; h < kHeads; ++h) {
+          const F32 x = Load(q + h * block.head_dim + d);
+          for (int t = 0; t < kDotTokens; ++t) sum[t][h] = Fma(k[t], x, sum[t][h]);
+        }
+      }
+      for (int t = 0; t < kDotTokens; ++t) {
+        for (int h = 0; h < kHeads; ++h) rows[h][i + t] = sum[t][h];
+      }
     }
     for (int h = 0; h < kHeads; ++h) Store(ReduceRows(rows[h]), logits[h] + begin);
   }
@@ -98,6 +118,7 @@ void AttendHeads(const AttendBlock& block, int head) {
     }
     for (int t = 0; t < block.num_tokens; ++t) {
       const T* value = static_cast<const T*>(block.keys[t]) + block.head_dim + d;
+      if (head == 0 && d == 0) PrefetchNext<T>(block, t, block.head_dim);
       F32 x[kVectors];
       for (int v = 0; v < kVectors; ++v) x[v] = Load(value + v * kLanes);
       for (int h = 0; h < kHeads; ++h) {

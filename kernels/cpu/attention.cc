@@ -11,6 +11,8 @@ namespace spotlight::kernels::cpu {
 namespace {
 
 constexpr int32_t kMaxSplits = 32;
+// A split of several blocks computes one while the next is on its way from memory.
+constexpr int32_t kMinSplitTokens = 2 * kBlockTokens;
 // With fewer (row, KV head) pairs than this, splits are shared out among threads and merged afterwards; with more, a
 // thread runs a pair's splits one after the other and needs no memory for partial results.
 constexpr int64_t kMaxSplitPairs = 64;
@@ -18,7 +20,7 @@ constexpr float kLog2E = 1.44269504f;
 
 int32_t SplitTokens(int32_t num_tokens) {
   const int32_t share = (num_tokens + kMaxSplits - 1) / kMaxSplits;
-  return std::max(kBlockTokens, (share + kBlockTokens - 1) / kBlockTokens * kBlockTokens);
+  return std::max(kMinSplitTokens, (share + kBlockTokens - 1) / kBlockTokens * kBlockTokens);
 }
 
 int32_t NumSplits(int32_t num_tokens) {
@@ -57,10 +59,14 @@ class Attention {
     const TokenList& tokens = row_heads_[pair].tokens;
     const int32_t size = tokens.size(), split_tokens = SplitTokens(size);
     const int32_t end = std::min(size, (split + 1) * split_tokens);
-    // Two blocks of addresses: the next block's lines are asked for while this one is computed.
     const void* keys[2][kBlockTokens];
     int32_t position = split * split_tokens;
     int count = FindKeys(pair, position, end, keys[0]);
+    for (int i = 0; i < count; ++i) {
+      for (int64_t line = 0; line < token_bytes_; line += 64) {
+        __builtin_prefetch(static_cast<const char*>(keys[0][i]) + line);
+      }
+    }
     for (int side = 0; count > 0; side ^= 1) {
       position += count;
       const int next_count = FindKeys(pair, position, end, keys[side ^ 1]);
@@ -70,6 +76,8 @@ class Attention {
       block.head_dim = shape_.head_dim;
       block.keys = keys[side];
       block.num_tokens = count;
+      block.next_keys = keys[side ^ 1];
+      block.num_next = next_count;
       block.state = state;
       kernels_.attend[dtype_](block);
       count = next_count;
@@ -88,7 +96,7 @@ class Attention {
  private:
   int64_t GroupBytes(int64_t pairs) const { return pairs * group_ * shape_.head_dim * SizeOf(shape_.dtype); }
 
-  // Addresses of the keys at positions [begin, min(begin + kBlockTokens, end)); prefetches keys and values.
+  // Addresses of the keys at positions [begin, min(begin + kBlockTokens, end)).
   int FindKeys(int64_t pair, int32_t begin, int32_t end, const void** keys) const {
     const AttentionRow& row = row_heads_[pair];
     const int64_t kv_head = pair % shape_.num_kv_heads;
@@ -97,9 +105,7 @@ class Attention {
       const int32_t token = row.tokens[begin + i];
       const int64_t page = row.page_table[token / kPageTokens];
       const int64_t entry = (page * shape_.num_kv_heads + kv_head) * kPageTokens + token % kPageTokens;
-      const char* key = kv_ + entry * token_bytes_;
-      for (int64_t line = 0; line < token_bytes_; line += 64) __builtin_prefetch(key + line);
-      keys[i] = key;
+      keys[i] = kv_ + entry * token_bytes_;
     }
     return count;
   }

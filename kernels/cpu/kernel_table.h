@@ -40,6 +40,9 @@ struct AttendBlock {
   int group = 0, head_dim = 0;
   const void* const* keys = nullptr;  // [num_tokens] the token's key; its value follows head_dim elements later
   int num_tokens = 0;                 // 1 .. kBlockTokens
+  // What will be attended to next, for prefetching bit by bit: asked for at once, a block's lines would stall the core.
+  const void* const* next_keys = nullptr;
+  int num_next = 0;
   float* state = nullptr;
 };
 

@@ -36,7 +36,10 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 class Retrieval {
  public:
-  Retrieval(const SparseDecodeParams& params, const KernelTable& kernels) : params_(params), kernels_(kernels) {}
+  Retrieval(const SparseDecodeParams& params, const KernelTable& kernels)
+      : params_(params),
+        kernels_(kernels),
+        max_score_(32 * params.hash_words * ((1 << (params.num_planes - 1)) - 1 + params.top_plane_weight)) {}
 
   // The whole code's planes, or those of its first word.
   ScorePlanes PlanesOf(const Contest& contest, int words) const {
@@ -57,10 +60,11 @@ class Retrieval {
     const int words = params_.prefilter ? 1 : params_.hash_words;
     const uint32_t* codes = params_.prefilter ? params_.pages.prefix : params_.pages.codes;
     const ScorePlanes planes = PlanesOf(contest, words);
+    const auto codes_at = [&](int32_t token) { return codes + EntryOf(contest, token) * words; };
     for (int32_t token = begin; token < end;) {
       const int32_t run = std::min(end - token, kPageTokens - token % kPageTokens);
-      kernels_.score(planes, codes + EntryOf(contest, token) * words, run,
-                     contest.scores + token - contest.competition.begin);
+      if (token + run < end) PrefetchCodes(codes_at(token + run), words);
+      kernels_.score(planes, codes_at(token), run, contest.scores + token - contest.competition.begin);
       token += run;
     }
   }
@@ -94,11 +98,16 @@ class Retrieval {
     return (page * params_.num_kv_heads + contest.kv_head) * kPageTokens + token % kPageTokens;
   }
 
+  // A page's codes of one head lie alone, too short a run for the hardware's prefetcher to follow.
+  static void PrefetchCodes(const uint32_t* codes, int words) {
+    for (int i = 0; i < kPageTokens * words; i += 16) __builtin_prefetch(codes + i);
+  }
+
   // The num_select best by (score descending, index ascending), ascending, as base + index. The threshold is found by
   // bisection: counting compares 32 scores an instruction, where a histogram adds one at a time.
   void SelectBest(const int16_t* scores, int64_t count, int64_t num_select, int32_t base, int32_t* out) const {
-    int32_t at_least = 0;                                              // count(score >= at_least) >= num_select
-    int32_t under = 32 * kMaxHashWords * ((1 << kMaxPlanes) - 1) + 1;  // count(score >= under) == num_over < num_select
+    int32_t at_least = 0;            // count(score >= at_least) >= num_select
+    int32_t under = max_score_ + 1;  // count(score >= under) == num_over < num_select
     int64_t num_over = 0;
     while (under - at_least > 1) {
       const int32_t middle = (at_least + under) / 2;
@@ -115,6 +124,7 @@ class Retrieval {
 
   const SparseDecodeParams& params_;
   const KernelTable& kernels_;
+  const int32_t max_score_;
 };
 
 // Rows that compete, and where their scores and choices go.
