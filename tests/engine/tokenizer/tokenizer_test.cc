@@ -126,6 +126,16 @@ TEST(TokenizerTest, RefusesTextThatIsNotUtf8AndSaysWhere) {
   }
 }
 
+// Beyond the bound the splitting regex would give up in silence.
+TEST(TokenizerTest, RefusesEndlessWhiteSpaceInsteadOfSplittingItWrongly) {
+  const auto tokenizer = LoadTokenizer("tiny-qwen2");
+  const std::string longest = "x" + std::string(500000, ' ');
+  EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(longest + "yes", false).value(), false).value(), longest + "yes");
+  const auto refused = tokenizer->Encode(longest + " yes", false);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("500000 white space characters"));
+}
+
 TEST(TokenizerTest, NamesAMissingFile) {
   const auto missing = Tokenizer::Load("/nowhere/tokenizer.json");
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
