@@ -1,7 +1,6 @@
 #include "server/metrics.h"
 
 #include <array>
-#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -12,10 +11,10 @@
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
-#include "prometheus/text_serializer.h"
 #include "server/grpc_status.h"
 #include "server/metric_registry.h"
 #include "server/process_metrics.h"
+#include "server/prometheus_text.h"
 #include "server/rejection.h"
 #include "server/version.h"
 
@@ -241,9 +240,7 @@ std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load) {
   }
   std::vector<prometheus::MetricFamily> families = h.registry.Collect();
   for (prometheus::MetricFamily& family : h.process.Collect()) families.push_back(std::move(family));
-  std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, families);
-  return out.str();
+  return PrometheusText(families);
 }
 
 }  // namespace spotlight::server

@@ -1,0 +1,226 @@
+#include <string>
+#include <vector>
+
+#include "tests/server/running_server.h"
+
+namespace spotlight::server {
+namespace {
+
+class GenerateStreamTest : public RunningServer {
+ protected:
+  GenerateStreamTest() { Serve(); }
+};
+
+TEST_F(GenerateStreamTest, SendsPromptInfoFirstTextInOrderAndFiguresLast) {
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("a");
+  request.set_return_token_ids(true);
+  auto reader = stub_->GenerateStream(&context, request);
+  EXPECT_EQ(engine_.TakeRequest().request_id, "a");
+
+  v1::GenerateStreamResponse message;
+  engine_.Prompt("a", 5);
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.request_id(), "a");
+  EXPECT_EQ(message.prompt_info().prompt_tokens(), 5);
+  EXPECT_EQ(message.finish_reason(), v1::FINISH_REASON_UNSPECIFIED);
+
+  engine_.Send("a", Delta("Hel", {7}));
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.text(), "Hel");
+  ASSERT_EQ(message.token_ids_size(), 1);
+  EXPECT_EQ(message.token_ids(0), 7);
+  EXPECT_FALSE(message.has_prompt_info());
+
+  engine_.Send("a", Delta("lo", {8}));
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.text(), "lo");
+
+  engine::Finish finish = engine_.Stopped(5, 2);
+  finish.matched_stop_token = 2;
+  finish.timings.decode = 0.25;
+  finish.retrieval.dense_steps = 1;
+  finish.retrieval.dense_reason = engine::DenseReason::kShortContext;
+  engine_.Finish("a", finish);
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.finish_reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(message.matched_stop_token_id(), 2);
+  EXPECT_EQ(message.seed(), 42u);
+  EXPECT_EQ(message.usage().total_tokens(), 7);
+  EXPECT_EQ(message.timings().decode_seconds(), 0.25);
+  EXPECT_EQ(message.retrieval().dense_reason(), v1::DENSE_REASON_SHORT_CONTEXT);
+  EXPECT_FALSE(reader->Read(&message));
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(TakeRecord().finish->usage.completion_tokens, 2);
+}
+
+TEST_F(GenerateStreamTest, LeavesTokenIdsOutUnlessAskedFor) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine_.Send("a", Delta("", {7}));
+  engine_.Send("a", Delta("x", {8}));
+  v1::GenerateStreamResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.text(), "x");
+  EXPECT_EQ(message.token_ids_size(), 0);
+}
+
+TEST_F(GenerateStreamTest, MergesDeltasWhileTheReaderIsSlow) {
+  constexpr int kNumDeltas = 4000;
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  std::string expected;
+  for (int i = 0; i < kNumDeltas; ++i) {
+    const std::string text = std::to_string(i) + std::string(2000, 'x');
+    expected += text;
+    engine_.Send("a", Delta(text));
+  }
+  engine_.Finish("a", engine_.Stopped(5, kNumDeltas));
+
+  v1::GenerateStreamResponse message;
+  v1::GenerateStreamResponse last;
+  std::string text;
+  int num_messages = 0;
+  size_t longest = 0;
+  while (reader->Read(&message)) {
+    text += message.text();
+    longest = std::max(longest, message.text().size());
+    ++num_messages;
+    last = message;
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(text == expected) << "the texts differ";
+  EXPECT_LT(num_messages, kNumDeltas / 4);
+  EXPECT_LE(longest, 300u << 10);  // merging has a bound: clients refuse messages over 4 MB
+  EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_STOP);
+}
+
+TEST_F(GenerateStreamTest, TellsTheEngineWhenTheClientCancels) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine_.Send("a", Delta("x"));
+  v1::GenerateStreamResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  context.TryCancel();
+  const auto cancel = engine_.TakeCancel();
+  EXPECT_EQ(cancel.request_id, "a");
+  EXPECT_EQ(cancel.reason, engine::CancelReason::kClientGone);
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(GenerateStreamTest, TakesDeltasAfterTheClientIsGone) {
+  engine_.set_finish_on_cancel(false);
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  context.TryCancel();
+  const auto cancel = engine_.TakeCancel();
+  EXPECT_TRUE(engine_.Send("a", Delta("late")));
+  EXPECT_TRUE(engine_.Finish("a", engine_.Cancelled(cancel.reason)));
+  reader->Finish();
+  EXPECT_EQ(TakeRecord().finish->reason, engine::FinishReason::kCancelled);
+}
+
+TEST_F(GenerateStreamTest, EndsOnceWhenFinishAndCancelRace) {
+  for (int round = 0; round < 200; ++round) {
+    const std::string id = absl::StrCat("r", round);
+    grpc::ClientContext context;
+    auto reader = stub_->GenerateStream(&context, Request(id));
+    engine_.TakeRequest();
+    engine_.Send(id, Delta("x"));
+    std::thread finisher([&] { engine_.Finish(id, engine_.Stopped(5, 1)); });
+    context.TryCancel();
+    finisher.join();
+    reader->Finish();
+    EXPECT_EQ(TakeRecord().request_id, id);
+  }
+  EXPECT_EQ(engine_.Load().num_running, 0);
+}
+
+TEST_F(GenerateStreamTest, EndsWithDeadlineExceededWhenTheDeadlinePasses) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  const auto cancel = engine_.TakeCancel();
+  EXPECT_EQ(cancel.reason, engine::CancelReason::kDeadline);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(GenerateStreamTest, SendsFiguresThenStatusWhenAborted) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine_.Send("a", Delta("x"));
+  grpc::ClientContext abort_context;
+  v1::AbortRequest abort;
+  abort.set_request_id("a");
+  v1::AbortResponse aborted;
+  EXPECT_TRUE(stub_->Abort(&abort_context, abort, &aborted).ok());
+  EXPECT_EQ(engine_.TakeCancel().reason, engine::CancelReason::kAborted);
+  v1::GenerateStreamResponse message;
+  v1::GenerateStreamResponse last;
+  while (reader->Read(&message)) last = message;
+  EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_ABORTED);
+  EXPECT_EQ(last.usage().prompt_tokens(), 5);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::ABORTED);
+}
+
+TEST_F(GenerateStreamTest, NamesTheFieldThatTheEngineRefuses) {
+  engine_.set_submit_status(absl::InvalidArgumentError("stopping.max_tokens: must be at least 1, got 0"));
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const auto detail = DetailOf<google::rpc::BadRequest>(status);
+  ASSERT_EQ(detail.field_violations_size(), 1);
+  EXPECT_EQ(detail.field_violations(0).field(), "stopping.max_tokens");
+  EXPECT_EQ(detail.field_violations(0).description(), "must be at least 1, got 0");
+  EXPECT_FALSE(TakeRecord().finish.has_value());
+}
+
+TEST_F(GenerateStreamTest, ReportsAnErrorFoundAfterAcceptance) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine::Finish finish;
+  finish.reason = engine::FinishReason::kError;
+  finish.status = absl::InvalidArgumentError("text: 9000 tokens do not fit into a context of 8192");
+  engine_.Finish("a", finish);
+  v1::GenerateStreamResponse message;
+  EXPECT_FALSE(reader->Read(&message));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(), "text");
+}
+
+TEST_F(GenerateStreamTest, RunsManyStreamsAtOnceOverOneChannel) {
+  constexpr int kNumStreams = 64;
+  std::vector<grpc::ClientContext> contexts(kNumStreams);
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
+  for (int i = 0; i < kNumStreams; ++i) {
+    readers.push_back(stub_->GenerateStream(&contexts[i], Request(absl::StrCat(i))));
+    engine_.TakeRequest();
+  }
+  for (int step = 0; step < 10; ++step) {
+    for (int i = 0; i < kNumStreams; ++i) engine_.Send(absl::StrCat(i), Delta(absl::StrCat(i, ";")));
+  }
+  for (int i = 0; i < kNumStreams; ++i) engine_.Finish(absl::StrCat(i), engine_.Stopped(1, 10));
+  for (int i = 0; i < kNumStreams; ++i) {
+    std::string text;
+    std::string expected;
+    for (int step = 0; step < 10; ++step) expected += absl::StrCat(i, ";");
+    for (v1::GenerateStreamResponse message; readers[i]->Read(&message);) text += message.text();
+    EXPECT_EQ(text, expected);
+    EXPECT_TRUE(readers[i]->Finish().ok());
+  }
+}
+
+}  // namespace
+}  // namespace spotlight::server

@@ -1,0 +1,179 @@
+#include "server/program.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/flags/reflection.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
+#include "gtest/gtest.h"
+#include "server/flags.h"
+#include "server/request_log.h"
+#include "tests/testing/fake_engine.h"
+
+namespace spotlight::server {
+namespace {
+
+absl::StatusOr<CommandLine> Parse(std::vector<const char*> words) {
+  absl::FlagSaver saver;
+  words.insert(words.begin(), "spotlight-server");
+  return ParseCommandLine(static_cast<int>(words.size()), words.data());
+}
+
+std::string Error(const std::vector<const char*>& words) {
+  return std::string(Parse(words).status().message());
+}
+
+int RunWith(std::vector<const char*> words, const EngineLoader& loader) {
+  absl::FlagSaver saver;
+  words.insert(words.begin(), "spotlight-server");
+  return RunProgram(static_cast<int>(words.size()), words.data(), loader);
+}
+
+absl::StatusOr<engine::LoadedEngine> NeverLoaded(const engine::LoadOptions&, engine::StatsObserver*) {
+  ADD_FAILURE() << "loaded";
+  return absl::InternalError("not to be called");
+}
+
+TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
+  const std::string help = HelpText();
+  int num_flags = 0;
+  for (const auto& [name, flag] : absl::GetAllFlags()) {
+    if (!absl::EndsWith(flag->Filename(), "server/flags.cc")) continue;
+    ++num_flags;
+    const std::string dashed = absl::StrReplaceAll(name, {{"_", "-"}});
+    EXPECT_TRUE(absl::StrContains(help, "--" + dashed) || absl::StrContains(help, "--[no-]" + dashed)) << dashed;
+  }
+  EXPECT_GT(num_flags, 20);
+  for (const char* group : {"\nModel\n", "\nNetwork\n", "\nCache and scheduling\n", "\nRetrieval\n", "\nLifecycle\n"}) {
+    EXPECT_TRUE(absl::StrContains(help, group)) << group;
+  }
+  EXPECT_TRUE(absl::StrContains(help, "(default 127.0.0.1:50051)")) << help;
+}
+
+TEST(CommandLineTest, FillsTheOptions) {
+  const auto line = Parse({"--model", "/models/tiny/", "--max-tokens-in-cache=4096", "--allow-untrained-hash",
+                           "--no-reflection", "--budget=0.05", "--dtype=fp32", "--random-weights=7", "--listen=[::1]:0",
+                           "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  const engine::LoadOptions& load = line->options.load;
+  EXPECT_EQ(load.model_folder, "/models/tiny/");
+  EXPECT_EQ(load.model_name, "tiny");
+  EXPECT_EQ(load.max_tokens_in_cache, 4096);
+  EXPECT_TRUE(load.allow_untrained_hash);
+  EXPECT_EQ(load.retrieval.budget.ratio, 0.05);
+  EXPECT_EQ(load.dtype, engine::DTypeChoice::kFp32);
+  EXPECT_EQ(*load.random_weights_seed, 7u);
+  EXPECT_EQ(load.hash_folders, (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_EQ(load.max_context_tokens, 100);
+  EXPECT_EQ(line->options.server.listen.host, "::1");
+  EXPECT_FALSE(line->options.server.reflection);
+  EXPECT_EQ(line->options.server.model_name, "tiny");
+  EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
+}
+
+TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
+  EXPECT_EQ(Error({"--modle=x"}), "--modle: no such flag; see --help");
+  EXPECT_EQ(Error({"x"}), "\"x\" is not a flag; see --help");
+  EXPECT_EQ(Error({"--flagfile=x"}), "--flagfile: no such flag; see --help");
+  EXPECT_EQ(Error({}), "--model: names the checkpoint folder to serve and must be given");
+  EXPECT_EQ(Error({"--model"}), "--model: needs a value, DIR");
+  EXPECT_EQ(Error({"--model=x", "--threads=many"}), "--threads: cannot take \"many\" as N");
+  EXPECT_EQ(Error({"--model=x", "--threads=-1"}), "--threads: must be at least 0, got -1");
+  EXPECT_EQ(Error({"--model=x", "--budget=nan"}), "--budget: must be above 0 and at most 1, got nan");
+  EXPECT_EQ(Error({"--model=x", "--dtype=fp8"}), "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
+  EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
+  EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
+  EXPECT_EQ(Error({"--model=x", "--max-running=600"}), "--max-step-tokens: must be at least 600, got 512");
+}
+
+TEST(CommandLineTest, OtherAddressesThanLoopbackNeedAllowInsecure) {
+  EXPECT_TRUE(absl::StrContains(Error({"--model=x", "--listen=0.0.0.0:50051"}), "--allow-insecure"));
+  EXPECT_TRUE(Parse({"--model=x", "--listen=0.0.0.0:50051", "--allow-insecure"}).ok());
+}
+
+TEST(ProgramTest, BadCommandLineExitsWith2) {
+  EXPECT_EQ(RunWith({"--modle=x"}, NeverLoaded), 2);
+}
+
+TEST(ProgramTest, HelpAndVersionExitWith0) {
+  EXPECT_EQ(RunWith({"--help"}, NeverLoaded), 0);
+  EXPECT_EQ(RunWith({"--version"}, NeverLoaded), 0);
+}
+
+TEST(ProgramTest, FailedLoadExitsWith1) {
+  EXPECT_EQ(RunWith({"--model=x", "--listen=127.0.0.1:0", "--http=127.0.0.1:0"},
+                    [](const engine::LoadOptions&, engine::StatsObserver*) {
+                      return absl::NotFoundError("x/config.json: no such file");
+                    }),
+            1);
+}
+
+TEST(ProgramTest, AddressThatCannotBeBoundExitsWith1) {
+  EXPECT_EQ(RunWith({"--model=x", "--listen=203.0.113.1:50051", "--allow-insecure"}, NeverLoaded), 1);
+}
+
+TEST(ProgramTest, SignalDrainsAndExitsWith0) {
+  absl::Duration grace;
+  class Drained final : public engine::Engine {
+   public:
+    explicit Drained(absl::Duration* grace) : grace_(grace) {}
+    absl::Status Submit(engine::GenerateRequest request, std::shared_ptr<engine::ResponseSink> sink) override {
+      return fake_.Submit(std::move(request), std::move(sink));
+    }
+    absl::Status Cancel(const std::string& id, engine::CancelReason reason) override {
+      return fake_.Cancel(id, reason);
+    }
+    void Drain(absl::Duration grace) override { *grace_ = grace; }
+    absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
+      return fake_.Tokenize(prompt);
+    }
+    absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const override {
+      return fake_.Detokenize(ids);
+    }
+    engine::EngineLoad Load() const override { return fake_.Load(); }
+    const engine::ModelInfo& model() const override { return fake_.model(); }
+    const engine::EngineOptions& options() const override {
+      // Asked for once the model is loaded: the signal comes with the server up.
+      if (!signalled_.exchange(true)) kill(getpid(), SIGTERM);
+      return fake_.options();
+    }
+
+   private:
+    absl::Duration* grace_;
+    mutable std::atomic<bool> signalled_{false};
+    spotlight::testing::FakeEngine fake_;
+  };
+  EXPECT_EQ(RunWith({"--model=x", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--drain-seconds=4"},
+                    [&grace](const engine::LoadOptions&, engine::StatsObserver*) {
+                      engine::LoadedEngine loaded;
+                      loaded.engine = std::make_unique<Drained>(&grace);
+                      return loaded;
+                    }),
+            0);
+  EXPECT_EQ(grace, absl::Seconds(4));
+}
+
+TEST(RequestLogTest, LineIsOneJsonObjectWithoutText) {
+  CallRecord record;
+  record.method = "GenerateStream";
+  record.request_id = "a\"b\n\xff";
+  record.seconds = 0.5;
+  engine::Finish finish;
+  finish.reason = engine::FinishReason::kLength;
+  finish.usage = {5, 2, 0};
+  record.finish = finish;
+  const std::string line = RequestLogLine(record, 1.5);
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  EXPECT_TRUE(absl::StartsWith(line, R"({"time":1.5,"method":"GenerateStream","request_id":"a\"b\n)")) << line;
+  EXPECT_TRUE(absl::StrContains(line, R"("code":"OK","seconds":0.5,"finish_reason":"length","prompt_tokens":5)"))
+      << line;
+}
+
+}  // namespace
+}  // namespace spotlight::server

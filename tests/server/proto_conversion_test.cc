@@ -1,0 +1,175 @@
+#include "server/proto_conversion.h"
+
+#include <limits>
+
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/support/slice.h"
+#include "gtest/gtest.h"
+#include "server/grpc_status.h"
+#include "server/wire_message.h"
+
+namespace spotlight::server {
+namespace {
+
+v1::GenerateRequest TextRequest() {
+  v1::GenerateRequest request;
+  request.set_text("hello");
+  return request;
+}
+
+TEST(ProtoConversionTest, KeepsEveryField) {
+  v1::GenerateRequest request;
+  request.set_request_id("a");
+  request.set_model("m");
+  request.mutable_token_ids()->add_ids(3);
+  auto* sampling = request.mutable_sampling();
+  sampling->set_temperature(0.5f);
+  sampling->set_top_p(0.9f);
+  sampling->set_top_k(7);
+  sampling->set_min_p(0.1f);
+  sampling->set_repetition_penalty(1.1f);
+  sampling->set_presence_penalty(0.2f);
+  sampling->set_frequency_penalty(0.3f);
+  sampling->set_seed(0);
+  (*sampling->mutable_logit_bias())[5] = -2;
+  auto* stopping = request.mutable_stopping();
+  stopping->set_max_tokens(8);
+  stopping->set_min_tokens(2);
+  stopping->add_stop("END");
+  stopping->add_stop_token_ids(4);
+  stopping->set_include_stop(true);
+  stopping->set_ignore_eos(true);
+  request.mutable_retrieval()->set_mode(v1::RETRIEVAL_MODE_SPARSE);
+  request.mutable_retrieval()->set_budget_ratio(0.05);
+  request.set_logprobs(0);
+
+  const auto converted = ToEngineRequest(&request, "m");
+  ASSERT_TRUE(converted.ok()) << converted.status();
+  EXPECT_EQ(converted->request_id, "a");
+  EXPECT_EQ(std::get<engine::TokenPrompt>(converted->prompt).token_ids, std::vector<int32_t>{3});
+  EXPECT_EQ(*converted->sampling.temperature, 0.5f);
+  EXPECT_EQ(*converted->sampling.top_p, 0.9f);
+  EXPECT_EQ(*converted->sampling.top_k, 7);
+  EXPECT_EQ(converted->sampling.min_p, 0.1f);
+  EXPECT_EQ(*converted->sampling.repetition_penalty, 1.1f);
+  EXPECT_EQ(converted->sampling.presence_penalty, 0.2f);
+  EXPECT_EQ(converted->sampling.frequency_penalty, 0.3f);
+  EXPECT_EQ(*converted->sampling.seed, 0u);
+  ASSERT_EQ(converted->sampling.logit_bias.size(), 1u);
+  EXPECT_EQ(converted->sampling.logit_bias[0], std::make_pair(5, -2.0f));
+  EXPECT_EQ(*converted->stopping.max_tokens, 8);
+  EXPECT_EQ(converted->stopping.min_tokens, 2);
+  EXPECT_EQ(converted->stopping.stop, std::vector<std::string>{"END"});
+  EXPECT_EQ(converted->stopping.stop_token_ids, std::vector<int32_t>{4});
+  EXPECT_TRUE(converted->stopping.include_stop);
+  EXPECT_TRUE(converted->stopping.ignore_eos);
+  EXPECT_EQ(converted->retrieval.mode, engine::RetrievalMode::kSparse);
+  EXPECT_EQ(*converted->retrieval.budget_ratio, 0.05);
+  EXPECT_EQ(*converted->logprobs, 0);
+}
+
+TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
+  v1::GenerateRequest request = TextRequest();
+  const auto converted = ToEngineRequest(&request, "m");
+  ASSERT_TRUE(converted.ok());
+  EXPECT_FALSE(converted->sampling.temperature.has_value());
+  EXPECT_FALSE(converted->sampling.seed.has_value());
+  EXPECT_FALSE(converted->stopping.max_tokens.has_value());
+  EXPECT_FALSE(converted->retrieval.budget_ratio.has_value());
+  EXPECT_FALSE(converted->logprobs.has_value());
+  EXPECT_EQ(converted->retrieval.mode, engine::RetrievalMode::kAuto);
+}
+
+TEST(ProtoConversionTest, EachRequestWithoutAnIdGetsItsOwn) {
+  v1::GenerateRequest first = TextRequest();
+  v1::GenerateRequest second = TextRequest();
+  const std::string first_id = ToEngineRequest(&first, "m")->request_id;
+  EXPECT_EQ(first_id.size(), 28u);
+  EXPECT_NE(first_id, ToEngineRequest(&second, "m")->request_id);
+}
+
+// The field that a bad request's error names, after its trip through gRPC's status.
+std::string BadField(v1::GenerateRequest request) {
+  const grpc::Status status = ToGrpcStatus(ToEngineRequest(&request, "m").status());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  google::rpc::Status proto;
+  google::rpc::BadRequest bad_request;
+  if (!proto.ParseFromString(status.error_details()) || proto.details().empty()) return "";
+  EXPECT_TRUE(proto.details(0).UnpackTo(&bad_request));
+  return bad_request.field_violations(0).field();
+}
+
+TEST(ProtoConversionTest, BadRequestsNameTheField) {
+  v1::GenerateRequest request;
+  EXPECT_EQ(BadField(request), "prompt");
+  request = TextRequest();
+  request.mutable_retrieval()->set_mode(static_cast<v1::RetrievalMode>(9));
+  EXPECT_EQ(BadField(request), "retrieval.mode");
+  request = TextRequest();
+  (*request.mutable_sampling()->mutable_logit_bias())[-1] = 1;
+  EXPECT_EQ(BadField(request), "sampling.logit_bias");
+  request = TextRequest();
+  request.set_request_id(std::string(257, 'x'));
+  EXPECT_EQ(BadField(request), "request_id");
+}
+
+TEST(ProtoConversionTest, AnotherModelIsNotFound) {
+  v1::GenerateRequest request = TextRequest();
+  request.set_model("other");
+  const absl::Status status = ToEngineRequest(&request, "m").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(status.message(), "model: \"other\" is not served here, \"m\" is");
+}
+
+TEST(GrpcStatusTest, OnlyAPathBeforeTheColonIsASubject) {
+  EXPECT_EQ(SplitSubject("sampling.logit_bias[7]: too large").subject, "sampling.logit_bias[7]");
+  EXPECT_EQ(SplitSubject("sampling.logit_bias[7]: too large").description, "too large");
+  for (const char* message : {"no colon", "two words: x", ": x", "Capital: x", ""}) {
+    EXPECT_EQ(SplitSubject(message).subject, "") << message;
+    EXPECT_EQ(SplitSubject(message).description, message);
+  }
+}
+
+TEST(GrpcStatusTest, CodesKeepTheirNumbersAndNames) {
+  EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
+  EXPECT_EQ(ToGrpcStatus(absl::UnauthenticatedError("x")).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(ToGrpcStatus(absl::InternalError("x")).error_details(), "");
+  EXPECT_EQ(CodeName(grpc::StatusCode::OK), "OK");
+  EXPECT_EQ(CodeName(grpc::StatusCode::UNAUTHENTICATED), "UNAUTHENTICATED");
+}
+
+TEST(WireMessageTest, MessagesSurviveTheTrip) {
+  v1::GenerateRequest sent = TextRequest();
+  v1::GenerateRequest received;
+  ASSERT_TRUE(ParseMessage(SerializeMessage(sent), &received).ok());
+  EXPECT_EQ(received.text(), "hello");
+}
+
+absl::Status ParseBytes(const std::string& bytes) {
+  const grpc::Slice slice(bytes);
+  v1::GenerateRequest request;
+  return ParseMessage(grpc::ByteBuffer(&slice, 1), &request);
+}
+
+TEST(WireMessageTest, NamesTheFieldThatIsNotUtf8) {
+  v1::GenerateRequest request;
+  request.mutable_chat()->add_messages()->set_content("fine");
+  request.mutable_chat()->add_messages()->set_role("\xed\xa0\x80");  // a surrogate
+  EXPECT_EQ(ParseBytes(request.SerializeAsString()).message(), "chat.messages.role: must be UTF-8");
+  request = TextRequest();
+  request.mutable_stopping()->add_stop("\xc0\xaf");  // overlong
+  EXPECT_EQ(ParseBytes(request.SerializeAsString()).message(), "stopping.stop: must be UTF-8");
+  request = TextRequest();
+  request.set_text("\xf0\x9f\x98\x80 \xe4\xbd\xa0 \xc3\xa9");
+  EXPECT_TRUE(ParseBytes(request.SerializeAsString()).ok());
+}
+
+TEST(WireMessageTest, RefusesBytesThatAreNoMessage) {
+  for (const std::string& bytes : {std::string("\x1a\x7f", 2), std::string("\x07"), std::string(300, '\x2b')}) {
+    EXPECT_EQ(ParseBytes(bytes).code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace spotlight::server
