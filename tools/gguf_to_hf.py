@@ -62,15 +62,25 @@ def llama3_factors(head_dim, theta, factor, low, high, original):
     return 1 / ((1 - smooth) / factor + smooth)
 
 
+def llama3_scaling(table, head_dim, theta):
+    """The rope_scaling that `table` was made from. All published models have low 1 and high 4; the rest is solved for."""
+    table = np.asarray(table, np.float64)
+    factor, low, high = shortest(table.max()), 1.0, 4.0
+    wavelen = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    between = np.flatnonzero((table > 1.0001) & (table < factor * 0.9999))
+    if len(table) == head_dim // 2 and len(between):
+        smooth = (1 / table[between] - 1 / factor) / (1 - 1 / factor)
+        original = round(float(np.median(wavelen[between] * (low + smooth * (high - low)))))
+        if np.allclose(table, llama3_factors(head_dim, theta, factor, low, high, original), rtol=1e-3):
+            return {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                    "original_max_position_embeddings": original}
+    raise Unsupported(f"{ROPE_FACTORS} is not a llama3 RoPE scaling")
+
+
 def rope_scaling(reader, meta, head_dim, theta):
     tensor = next((t for t in reader.tensors if t.name == ROPE_FACTORS), None)
     if tensor is not None:
-        table = dequantize(tensor.data, tensor.tensor_type)
-        guess = {"factor": shortest(table.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                 "original_max_position_embeddings": 8192}
-        if not np.allclose(table, llama3_factors(head_dim, theta, *guess.values()), rtol=1e-3):
-            raise Unsupported(f"{ROPE_FACTORS} is not the llama3 scaling of any published Llama model")
-        return {"rope_type": "llama3", **guess}
+        return llama3_scaling(dequantize(tensor.data, tensor.tensor_type), head_dim, theta)
     kind = meta("rope.scaling.type", "none")
     if kind == "none":
         return None

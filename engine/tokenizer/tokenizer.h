@@ -26,8 +26,9 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
-  // INVALID_ARGUMENT when `text` is not UTF-8. Special tokens in the text become their ids; `add_special_tokens` adds
-  // what the tokenizer's post-processor adds (a BOS, where the model has one).
+  // INVALID_ARGUMENT when `text` is not UTF-8 or has more than 500,000 white space characters in a row. Special tokens
+  // in the text become their ids; `add_special_tokens` adds what the tokenizer's post-processor adds (a BOS, where the
+  // model has one).
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool add_special_tokens) const;
   // Bytes that form no character come out as U+FFFD; ids outside the vocabulary have no text.
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> token_ids, bool skip_special_tokens) const;

@@ -1,6 +1,6 @@
 //! Chat templates, rendered as transformers renders them.
 use crate::abi::{call, free, object, put_new, put_str, text, Outcome, TkStr};
-use crate::template_functions::{raise_exception, strftime_now, tojson, Raised};
+use crate::template_functions::{python_method, raise_exception, strftime_now, tojson, Raised};
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{syntax::SyntaxConfig, AutoEscape, Environment, Error, Value};
 use serde_json::{Map, Value as Json};
@@ -26,7 +26,7 @@ impl TkTemplate {
                 .map_err(|e| e.to_string())?,
         );
         env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(python_method);
         // Python's names of the constants, not Jinja's.
         env.set_formatter(|out, state, value| match value.kind() {
             ValueKind::None => out.write_str("None").map_err(Error::from),

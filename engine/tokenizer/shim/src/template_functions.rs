@@ -1,5 +1,6 @@
 //! What transformers offers to chat templates beside Jinja's own filters and functions.
-use minijinja::{value::Kwargs, Error, ErrorKind, Value};
+use minijinja::{value::Kwargs, Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use std::fmt;
@@ -20,6 +21,28 @@ impl std::error::Error for Raised {}
 
 pub fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+/// Python's methods of strings, lists and mappings.
+pub fn python_method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    match (method, value.as_str(), arguments) {
+        ("title", Some(text), []) => Ok(title(text).into()),
+        _ => unknown_method_callback(state, value, method, arguments),
+    }
+}
+
+/// str.title: a word begins after any character that is not a letter. pycompat's begins after white space.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside_word = false;
+    for c in text.chars() {
+        match inside_word {
+            true => out.extend(c.to_lowercase()),
+            false => out.extend(c.to_uppercase()),
+        }
+        inside_word = c.is_lowercase() || c.is_uppercase();
+    }
+    out
 }
 
 /// The separators of Python's json.dumps.

@@ -1,10 +1,27 @@
 //! Whole texts to ids and back.
-use crate::abi::{call, free, object, put_ids, put_new, put_str, text, TkIds, TkStr};
+use crate::abi::{call, free, object, put_ids, put_new, put_str, text, Outcome, TkIds, TkStr};
 use std::os::raw::{c_char, c_int};
 use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 pub struct TkTokenizer(pub Arc<Tokenizer>);
+
+/// The splitting regexes match white space with look-ahead, one stack entry a character, and fancy-regex gives up at a
+/// million of them; `tokenizers` then takes all the rest of the text for one word, without a sound.
+const MAX_WHITE_SPACE_RUN: usize = 500_000;
+
+fn check_white_space(text: &str) -> Outcome<()> {
+    let mut run = 0;
+    for c in text.chars() {
+        run = if c.is_whitespace() { run + 1 } else { 0 };
+        if run > MAX_WHITE_SPACE_RUN {
+            return Err(format!(
+                "text has more than {MAX_WHITE_SPACE_RUN} white space characters in a row"
+            ));
+        }
+    }
+    Ok(())
+}
 
 #[no_mangle]
 pub unsafe extern "C" fn tk_load(
@@ -37,10 +54,12 @@ pub unsafe extern "C" fn tk_encode(
     err: *mut TkStr,
 ) -> c_int {
     call(err, || {
+        let text = text(data, len)?;
+        check_white_space(text)?;
         // encode_fast leaves out offsets, which nobody reads.
         let encoding = object(tokenizer)?
             .0
-            .encode_fast(text(data, len)?, add_special != 0)
+            .encode_fast(text, add_special != 0)
             .map_err(|e| e.to_string())?;
         put_ids(out, encoding.get_ids());
         Ok(())
