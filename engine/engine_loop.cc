@@ -225,6 +225,7 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     observer_->OnRequestEnd(stats);
   }
   ended->sink()->OnFinish(std::move(finish));
+  queue_->End();
 }
 
 void EngineLoop::Reject(const Submission& submission, absl::Status status, FinishReason reason) {
@@ -242,6 +243,7 @@ void EngineLoop::Reject(const Submission& submission, absl::Status status, Finis
     observer_->OnRequestEnd(stats);
   }
   submission.sink->OnFinish(std::move(finish));
+  queue_->End();
 }
 
 void EngineLoop::PublishLoad() {

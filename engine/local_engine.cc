@@ -58,6 +58,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   status = Encode(submission.get());
   if (!status.ok()) {
     queue_.Release(submission->request.request_id);
+    queue_.End();
     return status;
   }
   queue_.Push(std::move(submission));

@@ -23,6 +23,7 @@ absl::Status RequestQueue::Reserve(const std::string& request_id) {
   }
   entries_.emplace(request_id, Entry());
   ++num_waiting_;
+  ++num_in_flight_;
   return absl::OkStatus();
 }
 
@@ -79,7 +80,7 @@ bool RequestQueue::WaitUntilIdle(absl::Duration timeout) const {
   const auto deadline =
       std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)));
   MutexLock lock(&mutex_);
-  while (!entries_.empty()) {
+  while (num_in_flight_ > 0) {
     const auto left = deadline - std::chrono::steady_clock::now();
     if (left <= left.zero()) return false;
     idle_.WaitFor(&mutex_, std::chrono::duration_cast<std::chrono::nanoseconds>(left));
@@ -123,7 +124,11 @@ void RequestQueue::Release(const std::string& request_id) {
     pending.erase(std::remove_if(pending.begin(), pending.end(), is_its), pending.end());
   }
   entries_.erase(found);
-  if (entries_.empty()) idle_.NotifyAll();
+}
+
+void RequestQueue::End() {
+  MutexLock lock(&mutex_);
+  if (--num_in_flight_ == 0) idle_.NotifyAll();
 }
 
 int32_t RequestQueue::num_waiting() const {

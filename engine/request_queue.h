@@ -48,7 +48,7 @@ class RequestQueue {
   explicit RequestQueue(const QueueOptions& options);
 
   // A place for a request, before any work is done for it. ALREADY_EXISTS: the id is in use; RESOURCE_EXHAUSTED: too
-  // many wait; the status given to Close once closed. After OK: Push, or Release.
+  // many wait; the status given to Close once closed. After OK: Push, or Release and End.
   absl::Status Reserve(const std::string& request_id);
   // Its prompt's tokens. RESOURCE_EXHAUSTED: too many wait, unless no others do: a prompt larger than the bound passes
   // alone. To be called once, before Push.
@@ -71,8 +71,10 @@ class RequestQueue {
   void Wake();
   // It no longer counts as waiting.
   void MarkRunning(const std::string& request_id);
-  // It is over, its id is free.
+  // It is over: its id and its place are free.
   void Release(const std::string& request_id);
+  // After Release, when its sink has heard of it: it is no longer in flight.
+  void End();
 
   int32_t num_waiting() const;
   int64_t num_waiting_tokens() const;
@@ -95,6 +97,7 @@ class RequestQueue {
   mutable CondVar idle_;
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
+  int32_t num_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // reserved and not yet ended
   int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t num_waiting_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);

@@ -1,0 +1,266 @@
+#include "engine/engine.h"
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/testing/fake_clock.h"
+#include "tests/testing/fake_model_runner.h"
+#include "tests/testing/recording_observer.h"
+#include "tests/testing/recording_sink.h"
+#include "tests/testing/tiny_model.h"
+
+namespace spotlight::engine {
+namespace {
+
+using absl::StatusCode;
+
+// The whole engine with its threads.
+class EngineTest : public testing::Test {
+ protected:
+  EngineTest() {
+    options_.scheduler.num_pages = 64;
+    options_.scheduler.max_running = 8;
+    options_.scheduler.max_step_tokens = 128;
+  }
+
+  void Start(const ModelInfo& model = TinyModelInfo(), bool with_template = true) {
+    auto runner = std::make_unique<FakeModelRunner>(options_.scheduler.num_pages, kTinyVocabSize);
+    runner_ = runner.get();
+    auto engine = Engine::Create(options_, model, LoadTinyTokenizer(), with_template ? LoadTinyChatTemplate() : nullptr,
+                                 std::move(runner), &observer_, &clock_);
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+
+  static GenerateRequest Request(const std::string& id, int32_t max_tokens, std::vector<int32_t> prompt = {1, 2, 3}) {
+    GenerateRequest request;
+    request.request_id = id;
+    request.prompt = TokenPrompt{std::move(prompt)};
+    request.stopping.max_tokens = max_tokens;
+    request.stopping.ignore_eos = true;
+    return request;
+  }
+
+  std::shared_ptr<RecordingSink> Submit(GenerateRequest request) {
+    auto sink = std::make_shared<RecordingSink>();
+    const absl::Status status = engine_->Submit(std::move(request), sink);
+    EXPECT_TRUE(status.ok()) << status;
+    return sink;
+  }
+
+  absl::Status SubmitError(GenerateRequest request) {
+    return engine_->Submit(std::move(request), std::make_shared<RecordingSink>());
+  }
+
+  EngineOptions options_;
+  FakeClock clock_;
+  RecordingObserver observer_;
+  FakeModelRunner* runner_ = nullptr;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, ServesManyRequestsAtOnce) {
+  Start();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 30; ++i) {
+    sinks.push_back(Submit(Request("r" + std::to_string(i), 20, {1 + i, 2, 3})));
+  }
+  for (const auto& sink : sinks) {
+    EXPECT_TRUE(sink->WaitForFinish().status.ok());
+    EXPECT_EQ(sink->token_ids().size(), 20u);
+  }
+  EXPECT_LE(runner_->max_rows(), 8);
+  EXPECT_EQ(observer_.requests().size(), 30u);
+  EXPECT_EQ(engine_->Load().num_free_pages, 64);
+}
+
+TEST_F(EngineTest, EncodesTextWithSpecialTokensAndChatsThroughTheTemplate) {
+  Start();
+  const auto text = engine_->Tokenize(TextPrompt{"Hello"});
+  ASSERT_TRUE(text.ok());
+  EXPECT_EQ(text->front(), 508);  // the tokenizer adds its BOS
+  const auto chat = engine_->Tokenize(ChatPrompt{{{"user", "Hello"}}});
+  ASSERT_TRUE(chat.ok());
+  EXPECT_EQ(chat->front(), 508);  // the template's own, once
+  EXPECT_NE((*chat)[1], 508);
+  const auto round_trip = engine_->Detokenize(*chat);
+  ASSERT_TRUE(round_trip.ok());
+  EXPECT_EQ(*round_trip, "<|begin_of_text|><|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+
+  GenerateRequest request = Request("a", 1);
+  request.prompt = ChatPrompt{{{"user", "Hello"}}};
+  const auto sink = Submit(request);
+  EXPECT_TRUE(sink->WaitForFinish().status.ok());
+  EXPECT_EQ(sink->prompt_tokens(), static_cast<int32_t>(chat->size()));
+}
+
+TEST_F(EngineTest, LongPromptsAreEncodedElsewhereAndTheirErrorsComeThroughTheSink) {
+  Start();
+  GenerateRequest request = Request("fits", 1);
+  request.prompt = TextPrompt{std::string(17000, ' ')};  // runs of spaces merge
+  const auto fits = Submit(request);
+  request.request_id = "too long";
+  std::string text;
+  while (text.size() < 40000) text += "q7Z ";
+  request.prompt = TextPrompt{text};
+  const auto too_long = Submit(request);
+  const absl::Status status = too_long->WaitForFinish().status;
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message().substr(0, 6), "text: ");
+  EXPECT_EQ(too_long->prompt_tokens(), -1);
+  fits->WaitForFinish();
+  EXPECT_EQ(engine_->Load().num_waiting, 0);
+}
+
+TEST_F(EngineTest, RefusesBadRequestsAtOnceAndServesTheRest) {
+  Start(TinyModelInfo(), /*with_template=*/false);
+  GenerateRequest bad = Request("bad", 1);
+  bad.sampling.temperature = -1.0f;
+  EXPECT_EQ(SubmitError(bad).message(), "sampling.temperature: must be finite and >= 0, got -1");
+  bad = Request("bad", 1);
+  bad.prompt = ChatPrompt{{{"user", "Hello"}}};
+  EXPECT_EQ(SubmitError(bad).code(), StatusCode::kFailedPrecondition);
+  bad = Request("bad", 1);
+  bad.retrieval.mode = RetrievalMode::kSparse;
+  EXPECT_EQ(SubmitError(bad).code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(SubmitError(Request("bad", 1, std::vector<int32_t>(8192, 1))).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(SubmitError(Request("bad", 1, std::vector<int32_t>(64 * 64, 1))).code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Submit(Request("bad", 1))->WaitForFinish().status.ok());  // no trace is left of the id
+}
+
+TEST_F(EngineTest, AnIdInUseIsRefusedAndFreeAgainAfterTheEnd) {
+  Start();
+  runner_->Pause();
+  const auto first = Submit(Request("a", 1));
+  EXPECT_EQ(SubmitError(Request("a", 1)).code(), StatusCode::kAlreadyExists);
+  runner_->Resume();
+  first->WaitForFinish();
+  EXPECT_TRUE(Submit(Request("a", 1))->WaitForFinish().status.ok());
+}
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  options_.queue.max_waiting_requests = 3;
+  options_.scheduler.max_running = 1;
+  Start();
+  const auto running = Submit(Request("running", 1000));
+  running->WaitForDeltas(1);
+  runner_->Pause();
+  for (const char* id : {"a", "b", "c"}) Submit(Request(id, 1));
+  EXPECT_EQ(SubmitError(Request("d", 1)).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(engine_->Load().num_waiting, 3);
+  EXPECT_EQ(engine_->Load().num_waiting_tokens, 9);
+  runner_->Resume();
+}
+
+TEST_F(EngineTest, CancelEndsARunningRequest) {
+  Start();
+  GenerateRequest request = Request("a", 1);
+  request.stopping.max_tokens.reset();
+  const auto sink = Submit(request);
+  sink->WaitForDeltas(3);
+  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kAborted).ok());
+  EXPECT_EQ(sink->WaitForFinish().reason, FinishReason::kAborted);
+  EXPECT_EQ(engine_->Load().num_free_pages, 64);
+  EXPECT_EQ(engine_->Cancel("a", CancelReason::kAborted).code(), StatusCode::kNotFound);
+}
+
+TEST_F(EngineTest, SeedsAreDrawnReportedAndRepeatable) {
+  Start();
+  GenerateRequest request = Request("a", 30);
+  request.sampling.temperature = 1.0f;
+  const auto first = Submit(request);
+  const uint64_t seed = first->WaitForFinish().seed;
+  request.request_id = "b";
+  const auto another = Submit(request);
+  EXPECT_NE(another->WaitForFinish().seed, seed);
+  EXPECT_NE(another->token_ids(), first->token_ids());
+  request.sampling.seed = seed;
+  const auto same = Submit(request);
+  EXPECT_EQ(same->WaitForFinish().seed, seed);
+  EXPECT_EQ(same->token_ids(), first->token_ids());
+}
+
+TEST_F(EngineTest, DrainLetsRunningRequestsEndAndRefusesNewOnes) {
+  Start();
+  const auto sink = Submit(Request("a", 50));
+  engine_->Drain(absl::InfiniteDuration());
+  EXPECT_TRUE(sink->finished());
+  EXPECT_TRUE(sink->finish().status.ok());
+  EXPECT_EQ(SubmitError(Request("b", 1)).code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(engine_->Load().draining);
+}
+
+TEST_F(EngineTest, DrainCancelsWhatOutlivesTheGrace) {
+  Start();
+  GenerateRequest request = Request("a", 1);
+  request.stopping.max_tokens.reset();
+  const auto sink = Submit(request);
+  sink->WaitForDeltas(1);
+  engine_->Drain(absl::ZeroDuration());
+  EXPECT_TRUE(sink->finished());
+}
+
+TEST_F(EngineTest, TheDestructorEndsWhatStillRunsAndWhatIsBeingEncoded) {
+  Start();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 10; ++i) {
+    GenerateRequest request = Request("t" + std::to_string(i), 1);
+    request.stopping.max_tokens.reset();
+    sinks.push_back(Submit(request));
+    request.request_id = "l" + std::to_string(i);
+    request.prompt = TextPrompt{std::string(20000, 'x')};
+    sinks.push_back(Submit(request));
+  }
+  engine_.reset();
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->finished());
+}
+
+TEST_F(EngineTest, ADeviceFaultEndsRequestsAndLeavesTheEngineUnhealthy) {
+  Start();
+  runner_->Fail(absl::InternalError("illegal memory access"));
+  EXPECT_EQ(Submit(Request("a", 5))->WaitForFinish().status.code(), StatusCode::kInternal);
+  EXPECT_FALSE(engine_->Load().healthy);
+  EXPECT_EQ(SubmitError(Request("b", 5)).code(), StatusCode::kUnavailable);
+  engine_->Drain(absl::InfiniteDuration());
+}
+
+TEST_F(EngineTest, SurvivesSubmittersAndCancellersOnManyThreads) {
+  options_.scheduler.num_pages = 12;  // preemption all the time
+  options_.queue.max_waiting_requests = 1000;
+  Start();
+  std::vector<std::thread> threads;
+  std::vector<std::vector<std::shared_ptr<RecordingSink>>> sinks(4);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t, &sinks] {
+      for (int i = 0; i < 40; ++i) {
+        const std::string id = std::to_string(t) + "-" + std::to_string(i);
+        sinks[t].push_back(Submit(Request(id, 60, std::vector<int32_t>(1 + (i * 37) % 300, 5))));
+        if (i % 3 == 0) (void)engine_->Cancel(id, CancelReason::kClientGone);
+        (void)engine_->Load();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& of_thread : sinks) {
+    for (const auto& sink : of_thread) {
+      const Finish finish = sink->WaitForFinish();
+      EXPECT_TRUE(finish.status.ok() || finish.status.code() == StatusCode::kCancelled) << finish.status;
+    }
+  }
+  EXPECT_EQ(engine_->Load().num_free_pages, 12);
+  EXPECT_EQ(engine_->Load().num_running, 0);
+}
+
+TEST_F(EngineTest, CreateNamesTheOptionAtFault) {
+  options_.scheduler.max_step_tokens = 4;
+  auto engine = Engine::Create(options_, TinyModelInfo(), LoadTinyTokenizer(), nullptr,
+                               std::make_unique<FakeModelRunner>(64, kTinyVocabSize), nullptr, &clock_);
+  EXPECT_EQ(engine.status(), absl::InvalidArgumentError("max_step_tokens: must be at least max_running, 8, got 4"));
+}
+
+}  // namespace
+}  // namespace spotlight::engine

@@ -1,0 +1,145 @@
+#include "engine/request_queue.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "gtest/gtest.h"
+
+namespace spotlight::engine {
+namespace {
+
+using absl::StatusCode;
+
+QueueOptions Bounds(int32_t requests, int64_t tokens) {
+  QueueOptions options;
+  options.max_waiting_requests = requests;
+  options.max_waiting_tokens = tokens;
+  return options;
+}
+
+void Push(RequestQueue* queue, const std::string& id) {
+  auto submission = std::make_unique<Submission>();
+  submission->request.request_id = id;
+  queue->Push(std::move(submission));
+}
+
+TEST(RequestQueueTest, RefusesMoreRequestsThanTheBoundUntilOneRuns) {
+  RequestQueue queue(Bounds(2, 1000));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve("b").ok());
+  const absl::Status full = queue.Reserve("c");
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(full.message(), "queue full: 2 requests wait, the bound is 2");
+  queue.MarkRunning("a");
+  EXPECT_TRUE(queue.Reserve("c").ok());
+}
+
+TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
+  RequestQueue queue(Bounds(10, 100));
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(queue.Reserve(id).ok());
+  EXPECT_TRUE(queue.ReserveTokens("a", 500).ok());
+  EXPECT_EQ(queue.ReserveTokens("b", 1).code(), StatusCode::kResourceExhausted);
+  queue.Release("a");
+  EXPECT_TRUE(queue.ReserveTokens("b", 60).ok());
+  EXPECT_EQ(queue.ReserveTokens("c", 41).code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(queue.ReserveTokens("c", 40).ok());
+  EXPECT_EQ(queue.num_waiting_tokens(), 100);
+}
+
+TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
+  RequestQueue queue(Bounds(10, 100));
+  for (const char* id : {"a", "b", "c"}) {
+    ASSERT_TRUE(queue.Reserve(id).ok());
+    ASSERT_TRUE(queue.ReserveTokens(id, 20).ok());
+  }
+  queue.MarkRunning("a");
+  EXPECT_EQ(queue.num_waiting(), 2);
+  EXPECT_EQ(queue.num_waiting_tokens(), 40);
+  queue.Release("b");
+  queue.Release("a");
+  queue.Release("c");
+  EXPECT_EQ(queue.num_waiting(), 0);
+  EXPECT_EQ(queue.num_waiting_tokens(), 0);
+}
+
+TEST(RequestQueueTest, AnIdIsTakenUntilItsRequestEnds) {
+  RequestQueue queue(Bounds(10, 100));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  queue.MarkRunning("a");
+  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  queue.Release("a");
+  EXPECT_TRUE(queue.Reserve("a").ok());
+}
+
+TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
+  RequestQueue queue(Bounds(10, 100));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Cancel("a", CancelReason::kDeadline, absl::Seconds(3)).ok());
+  EXPECT_TRUE(queue.IsCancelled("a"));
+  Arrivals arrivals;
+  queue.Take(&arrivals);
+  EXPECT_TRUE(arrivals.cancellations.empty());
+  Push(&queue, "a");
+  queue.Take(&arrivals);
+  EXPECT_EQ(arrivals.submissions.size(), 1u);
+  ASSERT_EQ(arrivals.cancellations.size(), 1u);
+  EXPECT_EQ(arrivals.cancellations[0].reason, CancelReason::kDeadline);
+  EXPECT_EQ(arrivals.cancellations[0].time, absl::Seconds(3));
+}
+
+TEST(RequestQueueTest, OnlyTheFirstCancellationCounts) {
+  RequestQueue queue(Bounds(10, 100));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  Push(&queue, "a");
+  ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
+  ASSERT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::Seconds(2)).ok());
+  Arrivals arrivals;
+  queue.Take(&arrivals);
+  ASSERT_EQ(arrivals.cancellations.size(), 1u);
+  EXPECT_EQ(arrivals.cancellations[0].reason, CancelReason::kAborted);
+}
+
+TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
+  RequestQueue queue(Bounds(10, 100));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  Push(&queue, "a");
+  Arrivals arrivals;
+  queue.Take(&arrivals);
+  ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
+  queue.Release("a");  // it ended by itself meanwhile
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  Push(&queue, "a");
+  queue.Take(&arrivals);
+  EXPECT_EQ(arrivals.submissions.size(), 1u);
+  EXPECT_TRUE(arrivals.cancellations.empty());
+}
+
+TEST(RequestQueueTest, CancellingWhatIsNotThereIsNotFound) {
+  RequestQueue queue(Bounds(10, 100));
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration()).code(), StatusCode::kNotFound);
+}
+
+TEST(RequestQueueTest, AClosedQueueRefusesWithTheFirstReasonGiven) {
+  RequestQueue queue(Bounds(10, 100));
+  queue.Close(absl::UnavailableError("draining"));
+  queue.Close(absl::InternalError("later"));
+  EXPECT_EQ(queue.Reserve("a"), absl::UnavailableError("draining"));
+}
+
+TEST(RequestQueueTest, IdleMeansNothingInFlight) {
+  RequestQueue queue(Bounds(10, 100));
+  EXPECT_TRUE(queue.WaitUntilIdle(absl::ZeroDuration()));
+  ASSERT_TRUE(queue.Reserve("a").ok());
+  EXPECT_FALSE(queue.WaitUntilIdle(absl::ZeroDuration()));
+  queue.MarkRunning("a");
+  EXPECT_FALSE(queue.WaitUntilIdle(absl::Milliseconds(1)));
+  queue.Release("a");
+  EXPECT_FALSE(queue.WaitUntilIdle(absl::ZeroDuration()));  // its sink has not heard of it
+  queue.End();
+  EXPECT_TRUE(queue.WaitUntilIdle(absl::InfiniteDuration()));
+}
+
+}  // namespace
+}  // namespace spotlight::engine
