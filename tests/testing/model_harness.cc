@@ -1,5 +1,6 @@
 #include "tests/testing/model_harness.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 
@@ -22,6 +23,7 @@ int32_t PageOf(int32_t index, int32_t num_pages) { return num_pages - 1 - index;
 absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const std::string& folder,
                                                                    const HarnessOptions& options) {
   const c10::InferenceMode no_autograd;
+  at::set_num_threads(1);  // tests share the machine: threads that wait for each other would wait for it, too
   auto harness = std::make_unique<ModelHarness>();
   harness->options_ = options;
   auto config = engine::LoadModelConfig(folder);
