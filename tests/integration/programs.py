@@ -1,0 +1,96 @@
+"""The real server and client as subprocesses, from Bazel's runfiles."""
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+SERVER = "server/spotlight-server"
+CLIENT = "client/spotlight"
+MAKE_HASH = "engine/model/make_untrained_hash"
+TINY_LLAMA = "tests/testdata/tiny-llama"
+TINY_QWEN2 = "tests/testdata/tiny-qwen2"
+
+
+class Server:
+    """A server on ports of its own. Use as a context manager: it is killed if it still runs."""
+
+    def __init__(self, *flags, model=TINY_LLAMA, threads=1):
+        self._log = tempfile.TemporaryFile("w+")
+        self._stdout = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
+             *flags], stdout=self._stdout, stderr=self._log)
+
+    def log(self):
+        self._log.seek(0)
+        return self._log.read()
+
+    def request_log(self):
+        """The JSON lines that it has written, one per finished request."""
+        self._stdout.seek(0)
+        return [json.loads(line) for line in (self._stdout.read() + self.log()).splitlines() if line.startswith("{")]
+
+    def wait_ready(self, seconds=120):
+        deadline = time.time() + seconds
+        while "ready" not in self.log():
+            if self.process.poll() is not None or time.time() > deadline:
+                raise AssertionError(f"the server is not ready:\n{self.log()}")
+            time.sleep(0.02)
+        self.grpc = re.search(r"gRPC on (\S+:\d+)", self.log()).group(1)
+        self.http = re.search(r"HTTP on (http://[^/\s]+)", self.log()).group(1)
+        return self
+
+    def get(self, path):
+        return urllib.request.urlopen(self.http + path, timeout=10).read().decode()
+
+    def metric(self, series):
+        """The value of one series; `series` is its name and any labels but model_name, as in the text format."""
+        name, _, labels = series.partition("{")
+        wanted = set(filter(None, labels.rstrip("}").split(",")))
+        for line in self.get("/metrics").splitlines():
+            found = re.match(r"(\w+)(?:\{(.*)\})? (\S+)$", line)
+            if found and found.group(1) == name and wanted <= set((found.group(2) or "").split(",")):
+                return float(found.group(3))
+        raise AssertionError(f"no series {series}")
+
+    def client(self, command, *flags, **kwargs):
+        return subprocess.run([CLIENT, command, "--server", self.grpc, *flags], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=120, **kwargs)
+
+    def generate(self, *flags):
+        """All stream messages of a generation that must succeed."""
+        done = self.client("generate", "--json", *flags)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def stop(self, seconds=60):
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=seconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+        self._stdout.close()
+
+
+def refused(*flags, model=TINY_LLAMA):
+    """(exit code, stderr) of a server that must refuse to start."""
+    done = subprocess.run([SERVER, "--model", model, "--threads", "1", "--listen", "127.0.0.1:0", "--http",
+                           "127.0.0.1:0", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=120)
+    return done.returncode, done.stderr
+
+
+def untrained_hash(folder, model=TINY_LLAMA):
+    path = os.path.join(folder, "hash.safetensors")
+    subprocess.run([MAKE_HASH, "--model", model, "--out", path, "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
+    return path

@@ -1,0 +1,162 @@
+"""The walk of a request through the real programs, on the tiny model."""
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+sys.path.insert(0, "tests/integration")
+import programs
+
+GREEDY = ("--temperature", "0")
+STORY = ("--prompt", "The lighthouse keeper climbed the stairs every evening, and one night he found")
+
+
+def text_of(messages):
+    return "".join(message.get("text", "") for message in messages)
+
+
+class ServerTest(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = programs.Server("--dtype", "fp32").wait_ready()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+
+    def test_streams_the_golden_text(self):
+        golden = json.load(open("tests/testdata/goldens/greedy_tiny_llama.json"))["cases"][0]
+        messages = self.server.generate("--prompt", golden["text"], *GREEDY, "--max-tokens", "64", "--ignore-eos",
+                                        "--return-token-ids")
+        ids = [i for message in messages for i in message.get("token_ids", [])]
+        self.assertEqual(ids, golden["output_token_ids"])
+        last = messages[-1]
+        self.assertEqual(last["finish_reason"], "length")
+        self.assertEqual(last["usage"]["prompt_tokens"], len(golden["prompt_token_ids"]))
+        self.assertEqual(last["usage"]["completion_tokens"], 64)
+        self.assertGreater(last["timings"]["time_to_first_token_seconds"], 0)
+
+    def test_the_same_seed_gives_the_same_text_in_company(self):
+        flags = (*STORY, "--temperature", "0.9", "--seed", "5", "--max-tokens", "40", "--ignore-eos")
+        alone = text_of(self.server.generate(*flags))
+        others = [subprocess.Popen([programs.CLIENT, "generate", "--server", self.server.grpc, "--prompt", "x " * n,
+                                    "--max-tokens", "60", "--ignore-eos"], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL) for n in (3, 40, 200, 500)]
+        together = text_of(self.server.generate(*flags))
+        for other in others:
+            self.assertEqual(other.wait(), 0)
+        self.assertEqual(alone, together)
+
+    def test_refusals_name_the_field_and_exit_with_3(self):
+        for flags, words in (
+                (("--prompt", ""), "prompt"),
+                (("--token-ids", "1,2,999999"), "token_ids"),
+                ((*STORY, "--temperature", "-1"), "temperature"),
+                ((*STORY, "--top-p", "1.5"), "top_p"),
+                ((*STORY, *sum((("--stop", f"s{i}") for i in range(17)), ())), "stop"),
+                ((*STORY, "--retrieval", "sparse"), "hash"),
+                (("--token-ids", ",".join(["5"] * 9000)), "8192"),
+        ):
+            with self.subTest(words):
+                done = self.server.client("generate", *flags)
+                self.assertEqual(done.returncode, 3, done.stderr)
+                self.assertIn(words, done.stderr)
+
+    def test_a_client_that_goes_away_frees_its_pages(self):
+        process = subprocess.Popen([programs.CLIENT, "generate", "--server", self.server.grpc, *STORY,
+                                    "--max-tokens", "4000", "--ignore-eos", "--json"], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        deadline = time.time() + 20
+        while self.server.metric("spotlight_requests_running") and time.time() < deadline:
+            time.sleep(0.01)
+        self.assertEqual(self.server.metric("spotlight_requests_running"), 0)
+        self.assertEqual(self.server.metric("spotlight_kv_cache_usage_ratio"), 0)
+        self.assertGreaterEqual(self.server.metric("spotlight_cancel_release_seconds_count"), 1)
+
+    def test_metrics_health_and_info(self):
+        self.assertIn("ok", self.server.get("/healthz").lower())
+        self.server.get("/readyz")
+        self.server.generate(*STORY, *GREEDY, "--max-tokens", "3")
+        self.assertGreater(self.server.metric("spotlight_generation_tokens_total"), 0)
+        info = self.server.client("models", "--json")
+        self.assertEqual(info.returncode, 0, info.stderr)
+        self.assertIn("tiny-llama", info.stdout)
+        self.assertEqual(self.server.client("health").returncode, 0)
+
+
+class RetrievalTest(unittest.TestCase):
+
+    def test_an_untrained_hash_serves_sparse_only_when_allowed_and_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = programs.untrained_hash(folder)
+            code, error = programs.refused("--hash", path)
+            self.assertEqual(code, 1)
+            self.assertIn("allow-untrained-hash", error)
+            with programs.Server("--hash", path, "--allow-untrained-hash") as server:
+                server.wait_ready()
+                self.assertIn("meaningless", server.log())
+                prompt = ("--token-ids", ",".join(str(5 + i % 400) for i in range(1500)))
+                last = server.generate(*prompt, "--max-tokens", "40", "--ignore-eos", "--retrieval", "sparse")[-1]
+                self.assertEqual(last["retrieval"]["sparse_steps"], 39)
+                self.assertTrue(last["retrieval"]["untrained_hash"])
+                # 64 selected, 4 sinks and 64 recent of about 1,520 tokens.
+                self.assertAlmostEqual(last["retrieval"]["selected_ratio"], 132 / 1520, delta=0.005)
+                self.assertLess(last["retrieval"]["kv_read_bytes"],
+                                0.6 * last["retrieval"]["kv_dense_equivalent_bytes"])
+                dense = server.generate(*prompt, "--max-tokens", "8", "--retrieval", "dense")[-1]["retrieval"]
+                self.assertEqual(dense.get("sparse_steps", 0), 0)
+                self.assertGreater(server.metric('spotlight_retrieval_seconds_count{stage="score"}'), 0)
+
+
+class LifecycleTest(unittest.TestCase):
+
+    def test_sigterm_lets_running_streams_end(self):
+        with programs.Server() as server:
+            server.wait_ready()
+            process = subprocess.Popen([programs.CLIENT, "generate", "--server", server.grpc, *STORY, "--max-tokens",
+                                        "400", "--ignore-eos", "--json"], stdout=subprocess.PIPE, text=True)
+            process.stdout.readline()
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            late = server.client("generate", *STORY, "--max-tokens", "1", "--connect-timeout", "1")
+            self.assertEqual(late.returncode, 5, late.stderr)
+            last = json.loads(process.stdout.read().splitlines()[-1])
+            self.assertEqual(process.wait(), 0)
+            self.assertEqual(last["usage"]["completion_tokens"], 400)
+            self.assertEqual(server.process.wait(timeout=60), 0)
+
+    def test_a_port_in_use_is_one_clear_error(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = "127.0.0.1:%d" % taken.getsockname()[1]
+            for flag in ("--listen", "--http"):
+                code, error = programs.refused(flag, address)
+                self.assertEqual(code, 1)
+                self.assertIn(address, error)
+
+    def test_random_weights_need_only_a_config(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = json.load(open(programs.TINY_QWEN2 + "/config.json"))
+            json.dump(config, open(folder + "/config.json", "w"))
+            with programs.Server("--random-weights", "3", model=folder) as server:
+                server.wait_ready()
+                messages = server.generate("--token-ids", "1,2,3", *GREEDY, "--max-tokens", "8", "--ignore-eos",
+                                           "--return-token-ids")
+                self.assertEqual(sum(len(m.get("token_ids", [])) for m in messages), 8)
+                done = server.client("generate", *STORY)
+                self.assertEqual(done.returncode, 3)
+                self.assertIn("tokenizer", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
