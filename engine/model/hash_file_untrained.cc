@@ -1,6 +1,7 @@
 // WriteUntrainedHashFile.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/hash_file.h"

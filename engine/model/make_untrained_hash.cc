@@ -57,7 +57,7 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
         ok = absl::SimpleAtoi(optarg, &flags.seed);
         break;
       case 'b':
-        ok = absl::SimpleAtoi(optarg, &flags.bits) && flags.bits % 32 == 0;
+        ok = absl::SimpleAtoi(optarg, &flags.bits) && flags.bits % 32 == 0 && flags.bits >= 32 && flags.bits <= 256;
         break;
       case 'f':
         ok = absl::SimpleAtoi(optarg, &flags.first_layer);

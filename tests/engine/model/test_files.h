@@ -22,7 +22,8 @@ class TempFolder {
 
   const std::string& path() const { return path_; }
   std::string File(const std::string& name) const { return path_ + "/" + name; }
-  // Returns its path. Always a new file: one that is mapped is left alone, and ext4 is slow at rewriting files in place.
+  // Returns its path. Always a new file: one that is mapped is left alone, and ext4 is slow at rewriting files in
+  // place.
   std::string Write(const std::string& name, const std::string& bytes) const {
     std::filesystem::remove(File(name));
     std::ofstream(File(name), std::ios::binary) << bytes;
