@@ -25,7 +25,8 @@
 namespace spotlight::kernels {
 
 // One encoder of every KV head of a layer. in = D (key) or G * D (query; row g * D + i is dimension i of query head
-// h * G + g), N = 32 * W. hidden == 0: the linear encoder, h = x S + b2, w1, b1 and w2 null.
+// h * G + g), N = 32 * W. hidden is a multiple of 16, at most 4096; hidden == 0: the linear encoder, h = x S + b2, w1,
+// b1 and w2 null.
 struct EncoderWeights {
   int32_t hidden = 0;
   const void* w1 = nullptr;    // [Hkv, in, hidden]

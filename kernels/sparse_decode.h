@@ -5,9 +5,10 @@
 //   planes       [B, Hkv, J, W]       uint32  from encode_and_append
 //   page_table   [B, max_pages]       int32   entries >= 0; the tail past a row's pages is unspecified
 //   context_len  [B]                  int32   S, the current token included; 0: a padding row, its output is zero
-//   num_select   [B]                  int32   K of the row (kernels/budget.h); 0: attend to everything
+//   num_select   [B]                  int32   K of the row (kernels/budget.h); 0: attend to everything; above C: C
 //   out          [B, Hq, D]           dtype   out
-//   selected     [B, Hkv, max_select] int32   out, optional: chosen candidates' token indices, ascending; tail -1
+//   selected     [B, Hkv, max_select] int32   out, optional: chosen candidates' token indices, ascending; tail -1;
+//                                             those past max_select are dropped
 //   num_selected [B, Hkv]             int32   out, optional
 //
 // raw score of a key: sum_j a_j * popc(~(code ^ plane_j)), a_j = 2^j for j < J - 1, a_{J-1} = top_plane_weight; int16.
@@ -64,7 +65,8 @@ struct SparseDecodeParams {
   size_t workspace_bytes = 0;
 };
 
-// What SparseDecode needs for up to max_rows rows of up to max_context tokens.
+// What SparseDecode needs for up to max_rows rows of up to max_context tokens; 0 on the CPU, where threads keep
+// scratch.
 size_t SparseDecodeWorkspaceBytes(DeviceKind device, int32_t max_rows, int32_t max_context, int32_t num_q_heads,
                                   int32_t num_kv_heads, int32_t head_dim);
 
