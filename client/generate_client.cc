@@ -41,6 +41,10 @@ std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server) {
   arguments.SetMaxSendMessageSize(-1);
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);  // error details of many fields travel as metadata
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // gRPC 1.51's bandwidth estimate now and then stalls a message of megabytes for 10 s (1 in 80 on a busy machine): a
+  // fixed window for what the server sends, as the server has for prompts.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
   // A server that just starts is found soon after it listens.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);

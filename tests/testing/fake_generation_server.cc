@@ -160,6 +160,9 @@ FakeGenerationServer::FakeGenerationServer()
   builder.RegisterService(generation_.get());
   builder.RegisterService(health_service_.get());
   builder.SetMaxReceiveMessageSize(-1);
+  // gRPC's bandwidth estimate now and then stalls a message of megabytes for 10 s; a fixed window does not.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
   server_ = builder.BuildAndStart();
   address_ = "127.0.0.1:" + std::to_string(port);
 }
