@@ -36,14 +36,15 @@ class Engine {
 
   // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in "stopping.max_tokens:
   // must be at least 1, got 0"; RESOURCE_EXHAUSTED: queue full; ALREADY_EXISTS; FAILED_PRECONDITION: SPARSE without a
-  // trained hash; UNAVAILABLE: draining). After OK the sink gets OnFinish exactly once; a long prompt is encoded on another
+  // hash, a chat without a template; UNAVAILABLE: draining, or stopped after a device fault). After OK the sink gets OnFinish exactly once; a long prompt is encoded on another
   // thread, so errors that need its length come that way.
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
   // Ends a request: its pages are free within one step. NOT_FOUND when it is not running.
   virtual absl::Status Cancel(const std::string& request_id, CancelReason reason) = 0;
 
-  // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest.
+  // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest
+  // (UNAVAILABLE). When it returns every sink has had its OnFinish.
   virtual void Drain(absl::Duration grace) = 0;
 
   virtual absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const = 0;

@@ -76,11 +76,11 @@ class EngineLoop {
   uint64_t num_steps_ = 0;
   absl::Status fault_;
 
-  // Kept from pass to pass for their memory.
+  // Arrivals, plan and batch are kept from pass to pass for their memory.
   Arrivals arrivals_;
   StepPlan plan_;
   Batch batch_;
-  StepStats stats_;
+  StepStats stats_;  // of the pass under way
 
   mutable Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);

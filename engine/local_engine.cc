@@ -71,9 +71,8 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   absl::StatusOr<std::vector<int32_t>> ids = encoder_->Encode(request.prompt);
   if (!ids.ok()) return ids.status();
   const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
-  const auto num_tokens = static_cast<int64_t>(ids->size());
-  absl::Status status = ValidatePromptLength(request.prompt, num_tokens, model_.max_context_tokens, cache_tokens);
-  if (status.ok()) status = queue_.ReserveTokens(request.request_id, num_tokens);
+  absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
+  if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
   if (!status.ok()) return status;
   submission->prompt_token_ids = *std::move(ids);
   request.prompt = Prompt();

@@ -153,19 +153,25 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   return absl::OkStatus();
 }
 
-absl::Status ValidatePromptLength(const Prompt& prompt, int64_t num_tokens, int32_t max_context_tokens,
-                                  int64_t cache_tokens) {
+absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32_t>& token_ids, const ModelInfo& model,
+                                   int64_t cache_tokens) {
   const char* const field = PromptField(prompt);
+  const auto num_tokens = static_cast<int64_t>(token_ids.size());
   if (num_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(field, ": encodes to no tokens"));
-  if (num_tokens + 1 > max_context_tokens) {
+  if (num_tokens + 1 > model.max_context_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
                                                    " tokens leaves no room for output in the context of ",
-                                                   max_context_tokens, " tokens"));
+                                                   model.max_context_tokens, " tokens"));
   }
   if (num_tokens + 1 > cache_tokens) {
     return absl::ResourceExhaustedError(absl::StrCat(field, ": a prompt of ", num_tokens,
                                                      " tokens leaves no room for output in the KV cache of ",
                                                      cache_tokens, " tokens"));
+  }
+  for (const int32_t id : token_ids) {
+    if (id >= 0 && id < model.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": holds token ", id, ", and the model's vocabulary ends at ", model.vocab_size));
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/model_info.h"
@@ -16,10 +17,11 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
 // INVALID_ARGUMENT: an empty prompt, text that is not UTF-8, token ids outside the vocabulary.
 absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size);
 
-// An encoded prompt against what can be served. INVALID_ARGUMENT: empty, or no room for an output token in the model's
-// context. RESOURCE_EXHAUSTED: none in the whole cache.
-absl::Status ValidatePromptLength(const Prompt& prompt, int64_t num_tokens, int32_t max_context_tokens,
-                                  int64_t cache_tokens);
+// An encoded prompt against what can be served, `model.max_context_tokens` and the whole cache. INVALID_ARGUMENT:
+// empty, no room for an output token in the context, or an id that the tokenizer has and the model has not.
+// RESOURCE_EXHAUSTED: no room for an output token in the cache.
+absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32_t>& token_ids, const ModelInfo& model,
+                                   int64_t cache_tokens);
 
 // Every optional set: the request's, else the model's default, else the API's.
 SamplingParams ResolveSampling(const SamplingParams& sampling, const SamplingParams& model_default);

@@ -123,15 +123,23 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
   }
 }
 
-TEST(ValidatePromptLengthTest, NeedsRoomForOneTokenInContextAndCache) {
+TEST(ValidateEncodedPromptTest, NeedsRoomForOneTokenInContextAndCache) {
   const Prompt prompt = TextPrompt{"x"};
-  EXPECT_TRUE(ValidatePromptLength(prompt, 999, 1000, 1000).ok());
-  EXPECT_EQ(ValidatePromptLength(prompt, 0, 1000, 1000).code(), StatusCode::kInvalidArgument);
-  const absl::Status too_long = ValidatePromptLength(prompt, 1000, 1000, 5000);
+  const auto validate = [&](int32_t num_tokens, int64_t cache_tokens) {
+    return ValidateEncodedPrompt(prompt, std::vector<int32_t>(num_tokens, 1), Model(), cache_tokens);
+  };
+  EXPECT_TRUE(validate(999, 1000).ok());
+  EXPECT_EQ(validate(0, 1000).code(), StatusCode::kInvalidArgument);
+  const absl::Status too_long = validate(1000, 5000);
   EXPECT_EQ(too_long.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(too_long.message(),
             "text: a prompt of 1000 tokens leaves no room for output in the context of 1000 tokens");
-  EXPECT_EQ(ValidatePromptLength(prompt, 640, 1000, 640).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(validate(640, 640).code(), StatusCode::kResourceExhausted);
+}
+
+TEST(ValidateEncodedPromptTest, RefusesTokensThatTheModelHasNot) {
+  const absl::Status status = ValidateEncodedPrompt(TextPrompt{"x"}, {1, 512}, Model(), 1000);
+  EXPECT_EQ(status, absl::InvalidArgumentError("text: holds token 512, and the model's vocabulary ends at 512"));
 }
 
 TEST(ResolveSamplingTest, TakesTheRequestThenTheModelThenTheApi) {
