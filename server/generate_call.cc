@@ -34,12 +34,14 @@ engine::CancelReason GenerateCall::ReasonOfCancel() const {
 void GenerateCall::Cancel() {
   cancelled_.store(true, std::memory_order_release);
   // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
-  if (engine_ != nullptr) engine_->Cancel(record_.request_id, ReasonOfCancel()).IgnoreError();
+  if (engine_ == nullptr || finished_.load(std::memory_order_acquire)) return;
+  engine_->Cancel(record_.request_id, ReasonOfCancel()).IgnoreError();
 }
 
 void GenerateCall::Finished(engine::Finish finish) {
   record_.status = finish.status;
   record_.finish = std::move(finish);
+  finished_.store(true, std::memory_order_release);
 }
 
 void GenerateCall::Ended() {

@@ -36,7 +36,8 @@ class GenerateCall {
   // Hands the request to the engine. After OK, the sink will get OnFinish.
   absl::Status Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink);
 
-  // From OnCancel, on any thread: tells the engine, unless the request was refused.
+  // From OnCancel, on any thread: tells the engine, unless the request was refused or has ended: its id may be another
+  // request's by now.
   void Cancel();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }  // thread-safe
 
@@ -57,6 +58,7 @@ class GenerateCall {
   engine::Engine* engine_ = nullptr;  // null: refused
   CallRecord record_;
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> finished_{false};
 };
 
 }  // namespace spotlight::server

@@ -148,7 +148,6 @@ void GenerateStream::OnCancel() {
   {
     MutexLock lock(&mutex_);
     reader_gone_ = true;
-    if (call_finished_ || engine_finished_) return;
   }
   call_.Cancel();
 }
