@@ -162,6 +162,8 @@ class Layers {
   int32_t num_select_ = 0;
 };
 
+bool all_verified = true;
+
 // The selection at this shape equals the reference's, or the benchmark does not run.
 bool Verified(Layers* layers, cpu::Level level, bool prefilter) {
   SparseDecodeParams params = layers->Sparse(0);
@@ -181,7 +183,10 @@ bool Verified(Layers* layers, cpu::Level level, bool prefilter) {
 void RunSparse(benchmark::State& state, const Shape& shape, cpu::Level level, int threads, bool cached,
                bool prefilter) {
   Layers layers(shape, cached);
-  if (!Verified(&layers, level, prefilter)) return state.SkipWithError("selection differs from the reference");
+  if (!Verified(&layers, level, prefilter)) {
+    all_verified = false;
+    return state.SkipWithError("selection differs from the reference");
+  }
   SpinningPool pool(threads);
   SparseDecodeStages best{1, 1, 1};
   int layer = 0;
@@ -334,5 +339,5 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   spotlight::kernels::RegisterAll();
   benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return spotlight::kernels::all_verified ? 0 : 1;
 }
