@@ -26,7 +26,7 @@ std::vector<int32_t> BannedIds(const StoppingParams& stopping, const ModelInfo& 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(Submission* submission, uint64_t sequence_id,
-                                                                     const ModelInfo& model, const Tokenizer& tokenizer,
+                                                                     const ModelInfo& model, const Tokenizer* tokenizer,
                                                                      int32_t max_tokens) {
   GenerateRequest& request = submission->request;
   const StoppingParams& stopping = request.stopping;

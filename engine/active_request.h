@@ -22,7 +22,7 @@ class ActiveRequest {
  public:
   // Takes the submission's parts. `max_tokens` bounds prompt and output together. INTERNAL when the tokenizer fails.
   static absl::StatusOr<std::unique_ptr<ActiveRequest>> Create(Submission* submission, uint64_t sequence_id,
-                                                               const ModelInfo& model, const Tokenizer& tokenizer,
+                                                               const ModelInfo& model, const Tokenizer* tokenizer,
                                                                int32_t max_tokens);
 
   // A step with a row of this request begins.

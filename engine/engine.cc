@@ -36,8 +36,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
                                                        std::unique_ptr<ChatTemplate> chat_template,
                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
                                                        const Clock* clock) {
-  if (tokenizer == nullptr || runner == nullptr || clock == nullptr) {
-    return absl::InvalidArgumentError("an engine needs a tokenizer, a model runner and a clock");
+  if (runner == nullptr || clock == nullptr) {
+    return absl::InvalidArgumentError("an engine needs a model runner and a clock");
   }
   const absl::Status status = CheckOptions(options, model);
   if (!status.ok()) return status;

@@ -25,7 +25,8 @@ namespace spotlight::engine {
 // Thread-safe.
 class Engine {
  public:
-  // `chat_template` may be null: chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine.
+  // `tokenizer` may be null: prompts are then token ids only, and answers have no text. `chat_template` may be null: chat
+  // prompts are then refused. `observer` may be null; it and `clock` outlive the engine.
   // INVALID_ARGUMENT names the option at fault.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
                                                         std::unique_ptr<Tokenizer> tokenizer,

@@ -90,7 +90,7 @@ void EngineLoop::Accept(Submission* submission) {
   if (!submission->status.ok()) return Reject(*submission, submission->status, FinishReason::kError);
 
   const uint64_t sequence_id = next_sequence_id_++;
-  auto request = ActiveRequest::Create(submission, sequence_id, model_, *tokenizer_, max_request_tokens_);
+  auto request = ActiveRequest::Create(submission, sequence_id, model_, tokenizer_, max_request_tokens_);
   if (!request.ok()) return Reject(*submission, request.status(), FinishReason::kError);
   Sequence* const sequence = (*request)->sequence();
   ResponseSink* const sink = (*request)->sink();

@@ -130,6 +130,16 @@ ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const 
   return model;
 }
 
+// Random weights may be served without a tokenizer, by token ids.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const LoadOptions& options, std::vector<std::string>* notes) {
+  const std::string path = absl::StrCat(options.model_folder, "/tokenizer.json");
+  if (options.random_weights_seed.has_value() && !std::filesystem::exists(path)) {
+    notes->push_back("no tokenizer.json: prompts and answers are token ids");
+    return std::unique_ptr<Tokenizer>();
+  }
+  return Tokenizer::Load(path);
+}
+
 bool UsePrefilter(PrefilterChoice choice, const HashFile& hash) {
   return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && hash.prefix_bits >= 32);
 }
@@ -154,7 +164,7 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   }
   const at::ScalarType dtype = ResolveDType(options.dtype, *device);
 
-  auto tokenizer = Tokenizer::Load(absl::StrCat(options.model_folder, "/tokenizer.json"));
+  auto tokenizer = LoadTokenizer(options, &loaded.notes);
   if (!tokenizer.ok()) return tokenizer.status();
   auto chat_template = ChatTemplate::Load(options.model_folder);
   if (!chat_template.ok()) return chat_template.status();

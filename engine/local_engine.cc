@@ -36,6 +36,9 @@ LocalEngine::~LocalEngine() {
 absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) {
   absl::Status status = ValidateRequest(request, model_);
   if (status.ok()) status = policy_.Check(request.retrieval);
+  if (status.ok() && tokenizer_ == nullptr && !request.stopping.stop.empty()) {
+    status = absl::FailedPreconditionError("stopping.stop: the model has no tokenizer, no text can match");
+  }
   if (status.ok()) status = queue_.Reserve(request.request_id);
   if (!status.ok()) return status;
 
@@ -108,6 +111,7 @@ absl::StatusOr<std::string> LocalEngine::Detokenize(const std::vector<int32_t>& 
     return absl::InvalidArgumentError(
         absl::StrCat("token_ids[", i, "]: must be in [0, ", model_.vocab_size, "), got ", token_ids[i]));
   }
+  if (tokenizer_ == nullptr) return absl::FailedPreconditionError("the model has no tokenizer");
   return tokenizer_->Decode(token_ids, /*skip_special_tokens=*/false);
 }
 

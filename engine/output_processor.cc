@@ -18,15 +18,19 @@ absl::Status Undecodable(int32_t token_id, const absl::Status& status) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<OutputProcessor>> OutputProcessor::Create(const Tokenizer& tokenizer,
+absl::StatusOr<std::unique_ptr<OutputProcessor>> OutputProcessor::Create(const Tokenizer* tokenizer,
                                                                          StoppingParams stopping,
                                                                          std::vector<int32_t> eos_token_ids,
                                                                          int32_t max_output_tokens,
                                                                          bool with_logprobs) {
-  auto decoder = DecodeStream::Create(tokenizer, /*skip_special_tokens=*/true);
-  if (!decoder.ok()) return decoder.status();
+  std::unique_ptr<DecodeStream> decoder;
+  if (tokenizer != nullptr) {
+    auto created = DecodeStream::Create(*tokenizer, /*skip_special_tokens=*/true);
+    if (!created.ok()) return created.status();
+    decoder = *std::move(created);
+  }
   return std::unique_ptr<OutputProcessor>(new OutputProcessor(
-      *std::move(decoder), std::move(stopping), std::move(eos_token_ids), max_output_tokens, with_logprobs));
+      std::move(decoder), std::move(stopping), std::move(eos_token_ids), max_output_tokens, with_logprobs));
 }
 
 OutputProcessor::OutputProcessor(std::unique_ptr<DecodeStream> decoder, StoppingParams stopping,
@@ -50,12 +54,12 @@ absl::StatusOr<OutputProcessor::Output> OutputProcessor::Process(const SampledTo
   const bool last = stop_token || end_of_sequence || num_tokens_ >= max_output_tokens_;
 
   std::string text;
-  if (!end_of_sequence && (!stop_token || stopping_.include_stop)) {
+  if (decoder_ != nullptr && !end_of_sequence && (!stop_token || stopping_.include_stop)) {
     absl::StatusOr<std::string> piece = decoder_->Step(token.token_id);
     if (!piece.ok()) return Undecodable(token.token_id, piece.status());
     text = *std::move(piece);
   }
-  if (last) {
+  if (decoder_ != nullptr && last) {
     absl::StatusOr<std::string> rest = decoder_->Flush();
     if (!rest.ok()) return Undecodable(token.token_id, rest.status());
     text += *rest;

@@ -28,8 +28,8 @@ class OutputProcessor {
     absl::optional<int32_t> matched_stop_token;
   };
 
-  // Shares the tokenizer's data.
-  static absl::StatusOr<std::unique_ptr<OutputProcessor>> Create(const Tokenizer& tokenizer, StoppingParams stopping,
+  // Shares the tokenizer's data. Without a tokenizer there is no text, and no stop string can match.
+  static absl::StatusOr<std::unique_ptr<OutputProcessor>> Create(const Tokenizer* tokenizer, StoppingParams stopping,
                                                                  std::vector<int32_t> eos_token_ids,
                                                                  int32_t max_output_tokens, bool with_logprobs);
 
@@ -42,7 +42,7 @@ class OutputProcessor {
   OutputProcessor(std::unique_ptr<DecodeStream> decoder, StoppingParams stopping, std::vector<int32_t> eos_token_ids,
                   int32_t max_output_tokens, bool with_logprobs);
 
-  std::unique_ptr<DecodeStream> decoder_;
+  std::unique_ptr<DecodeStream> decoder_;  // null without a tokenizer
   StopMatcher matcher_;
   const StoppingParams stopping_;
   const std::vector<int32_t> eos_token_ids_;  // empty where they are ignored

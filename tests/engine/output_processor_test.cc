@@ -22,7 +22,7 @@ class OutputProcessorTest : public testing::Test {
 
   void Start(StoppingParams stopping, int32_t max_output_tokens = kNoLimit, bool with_logprobs = false) {
     auto processor =
-        OutputProcessor::Create(*tokenizer_, std::move(stopping), {kTinyEos}, max_output_tokens, with_logprobs);
+        OutputProcessor::Create(tokenizer_.get(), std::move(stopping), {kTinyEos}, max_output_tokens, with_logprobs);
     ASSERT_TRUE(processor.ok()) << processor.status();
     processor_ = *std::move(processor);
   }

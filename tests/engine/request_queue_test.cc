@@ -30,7 +30,7 @@ TEST(RequestQueueTest, RefusesMoreRequestsThanTheBoundUntilOneRuns) {
   ASSERT_TRUE(queue.Reserve("b").ok());
   const absl::Status full = queue.Reserve("c");
   EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(full.message(), "queue full: 2 requests wait, the bound is 2");
+  EXPECT_EQ(full.message(), "queue_requests: full, 2 requests wait, the bound is 2");
   queue.MarkRunning("a");
   EXPECT_TRUE(queue.Reserve("c").ok());
 }

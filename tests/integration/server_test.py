@@ -1,5 +1,6 @@
 """The walk of a request through the real programs, on the tiny model."""
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,9 +32,9 @@ class ServerTest(unittest.TestCase):
         cls.server.__exit__()
 
     def test_streams_the_golden_text(self):
-        golden = json.load(open("tests/testdata/goldens/greedy_tiny_llama.json"))["cases"][0]
-        messages = self.server.generate("--prompt", golden["text"], *GREEDY, "--max-tokens", "64", "--ignore-eos",
-                                        "--return-token-ids")
+        with open("tests/testdata/goldens/greedy_tiny_llama.json") as file:
+            golden = json.load(file)["cases"][0]
+        messages = self.server.generate("--prompt", golden["text"], *GREEDY, "--max-tokens", "64", "--ignore-eos")
         ids = [i for message in messages for i in message.get("token_ids", [])]
         self.assertEqual(ids, golden["output_token_ids"])
         last = messages[-1]
@@ -55,10 +56,11 @@ class ServerTest(unittest.TestCase):
 
     def test_refusals_name_the_field_and_exit_with_3(self):
         for flags, words in (
-                (("--prompt", ""), "prompt"),
+                (("--prompt", ""), "text: must not be empty"),
                 (("--token-ids", "1,2,999999"), "token_ids"),
-                ((*STORY, "--temperature", "-1"), "temperature"),
-                ((*STORY, "--top-p", "1.5"), "top_p"),
+                ((*STORY, "--min-tokens", "9", "--max-tokens", "3"), "min_tokens"),
+                ((*STORY, "--logit-bias", "999999=1"), "logit_bias"),
+                ((*STORY, "--model", "another"), "another"),
                 ((*STORY, *sum((("--stop", f"s{i}") for i in range(17)), ())), "stop"),
                 ((*STORY, "--retrieval", "sparse"), "hash"),
                 (("--token-ids", ",".join(["5"] * 9000)), "8192"),
@@ -76,7 +78,7 @@ class ServerTest(unittest.TestCase):
         process.wait()
         process.stdout.close()
         deadline = time.time() + 20
-        while self.server.metric("spotlight_requests_running") and time.time() < deadline:
+        while self.server.metric("spotlight_cancel_release_seconds_count") < 1 and time.time() < deadline:
             time.sleep(0.01)
         self.assertEqual(self.server.metric("spotlight_requests_running"), 0)
         self.assertEqual(self.server.metric("spotlight_kv_cache_usage_ratio"), 0)
@@ -146,12 +148,10 @@ class LifecycleTest(unittest.TestCase):
 
     def test_random_weights_need_only_a_config(self):
         with tempfile.TemporaryDirectory() as folder:
-            config = json.load(open(programs.TINY_QWEN2 + "/config.json"))
-            json.dump(config, open(folder + "/config.json", "w"))
+            shutil.copy(programs.TINY_QWEN2 + "/config.json", folder)
             with programs.Server("--random-weights", "3", model=folder) as server:
                 server.wait_ready()
-                messages = server.generate("--token-ids", "1,2,3", *GREEDY, "--max-tokens", "8", "--ignore-eos",
-                                           "--return-token-ids")
+                messages = server.generate("--token-ids", "1,2,3", *GREEDY, "--max-tokens", "8", "--ignore-eos")
                 self.assertEqual(sum(len(m.get("token_ids", [])) for m in messages), 8)
                 done = server.client("generate", *STORY)
                 self.assertEqual(done.returncode, 3)
