@@ -43,6 +43,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
   if (!status.ok()) return status;
   absl::StatusOr<RetrievalPolicy> policy = RetrievalPolicy::Create(options.retrieval, model);
   if (!policy.ok()) return policy.status();
+  model.has_chat_template = chat_template != nullptr;
   return std::unique_ptr<Engine>(new LocalEngine(std::move(options), std::move(model), *std::move(policy),
                                                  std::move(tokenizer), std::move(chat_template), std::move(runner),
                                                  observer, clock));

@@ -144,6 +144,9 @@ Metrics::~Metrics() = default;
 
 void Metrics::OnStep(const engine::StepStats& stats) {
   Handles& h = *handles_;
+  for (const double seconds : stats.cancel_release_seconds) h.cancel_release.Observe(seconds);
+  // A pass that only released cancelled requests ran no step.
+  if (stats.num_prefill_tokens + stats.num_decode_rows == 0) return;
   const size_t phase = stats.num_prefill_tokens == 0 ? 1 : stats.num_decode_rows == 0 ? 0 : 2;
   h.step_seconds[phase][stats.cuda_graph]->Observe(stats.step_seconds);
   h.step_tokens.Observe(stats.num_prefill_tokens + stats.num_decode_rows);
@@ -169,7 +172,6 @@ void Metrics::OnStep(const engine::StepStats& stats) {
   h.preemptions.Increment(stats.num_preempted);
   h.prefix_queries.Increment(stats.num_prefix_query_tokens);
   h.prefix_hits.Increment(stats.num_prefix_hit_tokens);
-  for (const double seconds : stats.cancel_release_seconds) h.cancel_release.Observe(seconds);
 }
 
 void Metrics::OnRequestEnd(const engine::RequestStats& stats) {

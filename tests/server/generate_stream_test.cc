@@ -169,7 +169,7 @@ TEST_F(GenerateStreamTest, SendsFiguresThenStatusWhenAborted) {
   while (reader->Read(&message)) last = message;
   EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_ABORTED);
   EXPECT_EQ(last.usage().prompt_tokens(), 5);
-  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 TEST_F(GenerateStreamTest, NamesTheFieldThatTheEngineRefuses) {

@@ -90,11 +90,15 @@ class FakeEngine final : public engine::Engine {
         break;
       case engine::CancelReason::kAborted:
         finish.reason = engine::FinishReason::kAborted;
-        finish.status = absl::AbortedError("aborted by request");
+        finish.status = absl::CancelledError("aborted by request");
         break;
       case engine::CancelReason::kDeadline:
         finish.reason = engine::FinishReason::kDeadline;
         finish.status = absl::DeadlineExceededError("the deadline has passed");
+        break;
+      case engine::CancelReason::kShutdown:
+        finish.reason = engine::FinishReason::kAborted;
+        finish.status = absl::UnavailableError("the server is shutting down");
         break;
     }
     return finish;
