@@ -11,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "engine/device.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
@@ -210,9 +209,6 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
                                               parts.cache.get(), dtype, *device);
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
-  loaded.notes.push_back(absl::StrFormat(
-      "KV cache: %d tokens in %d pages, %d MiB", cache_tokens, *num_pages,
-      (KvBytesPerPage(shape, dtype) + CodeBytesPerPage(shape)) * *num_pages >> 20));
 
   auto engine = Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
                                *std::move(chat_template), MakeTorchModelRunner(std::move(parts)), observer);

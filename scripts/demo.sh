@@ -6,12 +6,12 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 model=$(tools/fetch_default_model.sh)
 log=$(mktemp)
-bin/spotlight-server --model "$model" --listen 127.0.0.1:0 --http 127.0.0.1:0 2>"$log" &
+bin/spotlight-server --model "$model" --listen 127.0.0.1:0 --http 127.0.0.1:0 >/dev/null 2>"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -f "$log"' EXIT
 
 say "server: $(basename "$model")"
-port_of() { sed -nE "s/.*$1 (on )?127\.0\.0\.1:([0-9]+).*/\2/p" "$log" | head -n 1; }
+port_of() { sed -nE "s/.*$1 on (http:\/\/)?127\.0\.0\.1:([0-9]+).*/\2/p" "$log" | head -n 1; }
 for _ in $(seq 300); do
   grep -q 'ready' "$log" && break
   kill -0 "$server" 2>/dev/null || { cat "$log" >&2; exit 1; }
