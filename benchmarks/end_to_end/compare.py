@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Spotlight against transformers on the CPU: same model, same threads, one run. Prints a table and writes JSON.
 
+Build first: make build && bazel build //benchmarks/end_to_end:empty_program.
+
 Absolute times depend on the machine and on who else is using it; the ratios are what counts.
 """
 import argparse
@@ -17,6 +19,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLIENT = os.path.join(ROOT, "bin", "spotlight")
 SERVER = os.path.join(ROOT, "bin", "spotlight-server")
+EMPTY_PROGRAM = os.path.join(ROOT, "bazel-bin", "benchmarks", "end_to_end", "empty_program")
 
 
 @contextlib.contextmanager
@@ -24,7 +27,7 @@ def server(model, threads, *flags):
     """A running server's gRPC address."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0",
-                                    "--http", "127.0.0.1:0", *flags], stderr=log)
+                                    "--http", "127.0.0.1:0", *flags], stdout=subprocess.DEVNULL, stderr=log)
         try:
             deadline = time.time() + 120
             while True:
@@ -40,6 +43,35 @@ def server(model, threads, *flags):
         finally:
             process.terminate()
             process.wait()
+
+
+def resident_mib(text):
+    """VmRSS of a /proc/PID/status."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", text).group(1)) / 1024
+
+
+def startup(model, threads):
+    """Seconds to ready and resident memory after it, beside what it may be: an empty program's, and the weights once."""
+    with tempfile.TemporaryFile("w+") as log:
+        start = time.time()
+        process = subprocess.Popen([SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0",
+                                    "--http", "127.0.0.1:0"], stdout=subprocess.DEVNULL, stderr=log)
+        text = ""
+        while "ready" not in text:
+            if process.poll() is not None:
+                sys.exit(text)
+            time.sleep(0.005)
+            log.seek(0)
+            text = log.read()
+        seconds = time.time() - start
+        with open(f"/proc/{process.pid}/status") as status:
+            resident = resident_mib(status.read())
+        process.terminate()
+        process.wait()
+    empty = resident_mib(subprocess.run([EMPTY_PROGRAM], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    weights = sum(os.path.getsize(os.path.join(model, name)) for name in os.listdir(model)
+                  if name.endswith(".safetensors")) / 2**20
+    return {"ready_seconds": seconds, "resident_mib": resident, "empty_program_mib": empty, "weights_mib": weights}
 
 
 def generate(address, ids, max_tokens, mode="auto"):
@@ -118,7 +150,8 @@ def main():
     print(f"{cpu}, {args.threads} threads, commit {commit}, transformers {anchor['transformers']}, torch {anchor['torch']}")
     columns = list(ours)
     print(f"{'':44}{'transformers':>18}" + "".join(f"{name:>12}{'ratio':>8}" for name in columns))
-    report = {"cpu": cpu, "threads": args.threads, "commit": commit, "anchor": anchor, "rows": []}
+    started = startup(args.model, args.threads)
+    report = {"startup": started, "cpu": cpu, "threads": args.threads, "commit": commit, "anchor": anchor, "rows": []}
     for title, pick in rows:
         reference, dtype = best(pick)
         line = f"{title:44}{reference:12.1f} {dtype:>5}"
@@ -129,6 +162,9 @@ def main():
             row[f"{name}_ms"] = value
         report["rows"].append(row)
         print(line)
+    print(f"start to ready: {started['ready_seconds']:.2f} s; resident {started['resident_mib']:.0f} MiB = empty program "
+          f"{started['empty_program_mib']:.0f} + weights {started['weights_mib']:.0f} + "
+          f"{started['resident_mib'] - started['empty_program_mib'] - started['weights_mib']:.0f}")
     if args.json:
         with open(args.json, "w") as file:
             json.dump(report, file, indent=1)
