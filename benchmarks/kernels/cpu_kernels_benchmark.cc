@@ -19,6 +19,7 @@
 #include "kernels/cpu/dense_decode.h"
 #include "kernels/cpu/encode_and_append.h"
 #include "kernels/cpu/level.h"
+#include "kernels/cpu/pointwise.h"
 #include "kernels/cpu/sparse_decode.h"
 #include "kernels/reference/sparse_decode.h"
 
@@ -275,6 +276,40 @@ void RunEncode(benchmark::State& state, const Shape& shape, cpu::Level level, in
   state.SetBytesProcessed(state.iterations() * 2 * (key_weights + (planes ? query_weights : 0)));
 }
 
+// One layer's pointwise operations at SmolLM2-135M's widths, bf16.
+void RunAddRmsNorm(benchmark::State& state, cpu::Level level, int threads, int num_tokens) {
+  constexpr int kHidden = 576;
+  std::vector<uint16_t> x(num_tokens * kHidden, 0x3d80), delta(x), weight(kHidden, 0x3f80), out(x);
+  SpinningPool pool(threads);
+  AddRmsNormParams params;
+  params.execution.parallel_for = threads > 1 ? pool.parallel_for() : nullptr;
+  params.dtype = DType::kBF16;
+  params.num_tokens = num_tokens;
+  params.hidden = kHidden;
+  params.eps = 1e-5f;
+  params.x = x.data();
+  params.delta = delta.data();
+  params.weight = weight.data();
+  params.out = out.data();
+  for (auto _ : state) cpu::AddRmsNorm(params, level);
+  state.SetBytesProcessed(state.iterations() * 4 * static_cast<int64_t>(x.size() * sizeof(uint16_t)));
+}
+
+void RunSiluMul(benchmark::State& state, cpu::Level level, int threads, int num_tokens) {
+  constexpr int kIntermediate = 1536;
+  std::vector<uint16_t> gate_up(num_tokens * 2 * kIntermediate, 0x3d80), out(num_tokens * kIntermediate);
+  SpinningPool pool(threads);
+  SiluMulParams params;
+  params.execution.parallel_for = threads > 1 ? pool.parallel_for() : nullptr;
+  params.dtype = DType::kBF16;
+  params.num_tokens = num_tokens;
+  params.intermediate = kIntermediate;
+  params.gate_up = gate_up.data();
+  params.out = out.data();
+  for (auto _ : state) cpu::SiluMul(params, level);
+  state.SetBytesProcessed(state.iterations() * 3 * static_cast<int64_t>(out.size() * sizeof(uint16_t)));
+}
+
 // What the machine gives: the bound of everything above.
 void RunRead(benchmark::State& state, int threads, bool cached) {
   const std::vector<uint64_t> memory((cached ? size_t{4} << 20 : kColdBytes) / sizeof(uint64_t), 1);
@@ -305,6 +340,16 @@ void RegisterAll() {
     }
   }
   for (const cpu::Level level : cpu::SupportedLevels()) {
+    for (const int threads : {1, 2}) {
+      for (const int num_tokens : {1, 512}) {
+        const std::string suffix = "/tokens:" + std::to_string(num_tokens) + "/" + cpu::LevelName(level) +
+                                   "/threads:" + std::to_string(threads);
+        benchmark::RegisterBenchmark(("add_rms_norm" + suffix).c_str(), RunAddRmsNorm, level, threads, num_tokens)
+            ->UseRealTime();
+        benchmark::RegisterBenchmark(("silu_mul" + suffix).c_str(), RunSiluMul, level, threads, num_tokens)
+            ->UseRealTime();
+      }
+    }
     for (const Shape& shape : kShapes) {
       for (const int threads : {1, 2}) {
         const std::string suffix =

@@ -55,6 +55,15 @@ struct RotateHead {
   float* rounded = nullptr;  // [D] out: the stored values; may be null
 };
 
+struct NormRow {
+  int size = 0;  // a multiple of 16
+  float eps = 0;
+  void* x = nullptr;            // [size] in and out, of the table's dtype; so are the others
+  const void* delta = nullptr;  // [size], or null
+  const void* weight = nullptr;
+  void* out = nullptr;  // may be delta
+};
+
 // One affine layer over a few tokens: y[t] += x[t] W.
 struct AffineBlock {
   const float* x = nullptr;  // [num_tokens, num_inputs]
@@ -88,6 +97,10 @@ struct KernelTable {
   // planes [num_planes, words]: bits of clamp(floor(w[b] / unit) + 2^(J-1), 0, 2^J - 1); NaN gives 0.
   void (*pack_levels)(const float* w, float unit, int words, int num_planes, uint32_t* planes);
   double (*sum_squares)(const float* x, int64_t count);
+
+  void (*add_rms_norm[kNumDTypes])(const NormRow& row);
+  // out = silu(gate) * up; size a multiple of 16.
+  void (*silu_mul[kNumDTypes])(const void* gate, const void* up, int64_t size, void* out);
 };
 
 extern const KernelTable kBaselineKernels;

@@ -21,6 +21,8 @@ constexpr KernelTable MakeKernelTable() {
       PackSigns,
       PackLevels,
       SumSquares,
+      {AddRmsNorm<float>, AddRmsNorm<BF16>, AddRmsNorm<F16>},
+      {SiluMul<float>, SiluMul<BF16>, SiluMul<F16>},
   };
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/cpu/select_inl.h"
 #include "kernels/cpu/attend_inl.h"
 #include "kernels/cpu/encoder_inl.h"
+#include "kernels/cpu/pointwise_inl.h"
 #include "kernels/cpu/kernel_table_inl.h"
 // clang-format on
 

@@ -9,6 +9,7 @@
 
 #include "kernels/dense_decode.h"
 #include "kernels/encode_and_append.h"
+#include "kernels/pointwise.h"
 #include "kernels/sparse_decode.h"
 
 namespace spotlight::kernels::cuda {
@@ -21,5 +22,7 @@ size_t SparseDecodeWorkspaceBytes(int32_t max_rows, int32_t max_context, int32_t
 int EncodeAndAppend(const EncodeAndAppendParams& params);
 int SparseDecode(const SparseDecodeParams& params);
 int DenseDecode(const DenseDecodeParams& params);
+int AddRmsNorm(const AddRmsNormParams& params);
+int SiluMul(const SiluMulParams& params);
 
 }  // namespace spotlight::kernels::cuda

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "kernels/dense_decode.h"
 #include "kernels/encode_and_append.h"
+#include "kernels/pointwise.h"
 #include "kernels/sparse_decode.h"
 #include "tests/kernels/arena.h"
 
@@ -22,6 +23,8 @@ class Backend {
   virtual absl::Status Run(EncodeAndAppendParams params, Arena* arena) = 0;
   virtual absl::Status Run(SparseDecodeParams params, Arena* arena) = 0;
   virtual absl::Status Run(DenseDecodeParams params, Arena* arena) = 0;
+  virtual absl::Status Run(AddRmsNormParams params, Arena* arena) = 0;
+  virtual absl::Status Run(SiluMulParams params, Arena* arena) = 0;
 };
 
 // At least one. A missing device is not an empty list: its backend fails every run.

@@ -1,6 +1,7 @@
 #include "kernels/cpu/dense_decode.h"
 #include "kernels/cpu/encode_and_append.h"
 #include "kernels/cpu/level.h"
+#include "kernels/cpu/pointwise.h"
 #include "kernels/cpu/sparse_decode.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/threads.h"
@@ -30,6 +31,16 @@ class LevelBackend : public Backend {
     cpu::DenseDecode(params, level_);
     return absl::OkStatus();
   }
+  absl::Status Run(AddRmsNormParams params, Arena*) override {
+    params.execution = execution();
+    cpu::AddRmsNorm(params, level_);
+    return absl::OkStatus();
+  }
+  absl::Status Run(SiluMulParams params, Arena*) override {
+    params.execution = execution();
+    cpu::SiluMul(params, level_);
+    return absl::OkStatus();
+  }
 
  private:
   Execution execution() const {
@@ -50,6 +61,8 @@ class PublicBackend : public Backend {
   absl::Status Run(EncodeAndAppendParams params, Arena*) override { return EncodeAndAppend(params); }
   absl::Status Run(SparseDecodeParams params, Arena*) override { return SparseDecode(params); }
   absl::Status Run(DenseDecodeParams params, Arena*) override { return DenseDecode(params); }
+  absl::Status Run(AddRmsNormParams params, Arena*) override { return AddRmsNorm(params); }
+  absl::Status Run(SiluMulParams params, Arena*) override { return SiluMul(params); }
 };
 
 }  // namespace

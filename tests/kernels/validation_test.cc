@@ -7,6 +7,7 @@
 
 #include "kernels/dense_decode.h"
 #include "kernels/encode_and_append.h"
+#include "kernels/pointwise.h"
 #include "kernels/sparse_decode.h"
 #include "tests/kernels/decode_case.h"
 
@@ -140,7 +141,37 @@ TEST(ValidationTest, EncodeAndAppendNamesTheBadField) {
                     {"hash.weight_dtype", [&](P* p) { p->hash = &half_weights; }}});
 }
 
+TEST(ValidationTest, PointwiseNamesTheBadField) {
+  static float memory[64] = {};
+  AddRmsNormParams norm;
+  norm.num_tokens = 1;
+  norm.hidden = 32;
+  norm.eps = 1e-5f;
+  norm.x = norm.out = memory;
+  norm.weight = memory + 32;
+  ExpectRefused<AddRmsNormParams>(norm, AddRmsNorm,
+                                  {{"num_tokens", [](AddRmsNormParams* p) { p->num_tokens = -1; }},
+                                   {"dtype", [](AddRmsNormParams* p) { p->dtype = static_cast<DType>(3); }},
+                                   {"hidden", [](AddRmsNormParams* p) { p->hidden = 24; }},
+                                   {"eps", [](AddRmsNormParams* p) { p->eps = -1; }},
+                                   {"x is null", [](AddRmsNormParams* p) { p->x = nullptr; }},
+                                   {"weight is null", [](AddRmsNormParams* p) { p->weight = nullptr; }},
+                                   {"out is null", [](AddRmsNormParams* p) { p->out = nullptr; }}});
+  SiluMulParams silu;
+  silu.num_tokens = 1;
+  silu.intermediate = 16;
+  silu.gate_up = memory;
+  silu.out = memory + 32;
+  ExpectRefused<SiluMulParams>(silu, SiluMul,
+                               {{"num_tokens", [](SiluMulParams* p) { p->num_tokens = -1; }},
+                                {"intermediate", [](SiluMulParams* p) { p->intermediate = 0; }},
+                                {"gate_up is null", [](SiluMulParams* p) { p->gate_up = nullptr; }},
+                                {"out is null", [](SiluMulParams* p) { p->out = nullptr; }}});
+}
+
 TEST(ValidationTest, DoesNothingForZeroRows) {
+  EXPECT_TRUE(AddRmsNorm(AddRmsNormParams()).ok());
+  EXPECT_TRUE(SiluMul(SiluMulParams()).ok());
   EXPECT_TRUE(SparseDecode(SparseDecodeParams()).ok());
   EXPECT_TRUE(DenseDecode(DenseDecodeParams()).ok());
   EXPECT_TRUE(EncodeAndAppend(EncodeAndAppendParams()).ok());
