@@ -1,24 +1,36 @@
 #include "engine/model/decoder.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/rsqrt.h>
-#include <ATen/ops/silu.h>
 
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/ops/pointwise.h"
+#include "kernels/layout.h"
 
 namespace spotlight::engine {
 namespace {
 
-// As transformers computes it: the mean of squares in fp32, the result rounded before the weight is applied.
-at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return weight * (wide * scale).to(x.scalar_type());
+// What the kernels are built for.
+absl::Status CheckShapes(const ModelConfig& config) {
+  if (config.head_dim != 64 && config.head_dim != 128) {
+    return absl::InvalidArgumentError(absl::StrCat("config.json: head size must be 64 or 128, got ", config.head_dim));
+  }
+  const int32_t group = config.num_q_heads / config.num_kv_heads;
+  if (group > kernels::kMaxGroup) {
+    return absl::InvalidArgumentError(absl::StrCat("config.json: at most ", kernels::kMaxGroup,
+                                                   " query heads per key/value head, got ", group));
+  }
+  for (const auto& [name, size] : {std::make_pair("hidden_size", config.hidden_size),
+                                   std::make_pair("intermediate_size", config.intermediate_size)}) {
+    if (size % 16 != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("config.json: ", name, " must be a multiple of 16, got ", size));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Loads one layer's tensors, each failing once for all.
@@ -63,8 +75,8 @@ class LayerLoader {
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config, TensorSource* source,
                                                        at::ScalarType dtype, at::Device device) {
+  if (auto status = CheckShapes(config); !status.ok()) return status;
   std::unique_ptr<Decoder> decoder(new Decoder());
-  decoder->intermediate_size_ = config.intermediate_size;
   decoder->rms_norm_eps_ = config.rms_norm_eps;
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
@@ -100,28 +112,29 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
   return decoder;
 }
 
-at::Tensor Decoder::Mlp(const DecoderLayer& layer, const at::Tensor& x) const {
-  const at::Tensor gate_up = layer.gate_up(x);
-  return layer.down(at::silu(gate_up.narrow(1, 0, intermediate_size_)) *
-                    gate_up.narrow(1, intermediate_size_, intermediate_size_));
-}
-
 absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::Tensor& sample_index,
                                             const std::map<int32_t, LayerHash>& hashes, SpotlightAttention* attention,
                                             RetrievalSeconds* seconds) const {
-  at::Tensor x = embedding_(step.token_ids);
+  const at::Tensor x = embedding_(step.token_ids);  // the residual stream
+  at::Tensor update;                                // what the layer before adds to it
   for (size_t index = 0; index < layers_.size(); ++index) {
     const DecoderLayer& layer = layers_[index];
     const auto hash = hashes.find(static_cast<int32_t>(index));
-    auto attended =
-        attention->Forward(static_cast<int32_t>(index), layer.qkv(RmsNorm(x, layer.input_norm, rms_norm_eps_)),
-                           hash == hashes.end() ? nullptr : &hash->second, step, seconds);
+    auto normed = AddRmsNorm(x, update, layer.input_norm, rms_norm_eps_);
+    if (!normed.ok()) return normed.status();
+    auto attended = attention->Forward(static_cast<int32_t>(index), layer.qkv(*normed),
+                                       hash == hashes.end() ? nullptr : &hash->second, step, seconds);
     if (!attended.ok()) return attended.status();
-    x = x + layer.output(*attended);
-    x = x + Mlp(layer, RmsNorm(x, layer.post_attention_norm, rms_norm_eps_));
+    normed = AddRmsNorm(x, layer.output(*attended), layer.post_attention_norm, rms_norm_eps_);
+    if (!normed.ok()) return normed.status();
+    auto activated = SiluMul(layer.gate_up(*normed));
+    if (!activated.ok()) return activated.status();
+    update = layer.down(*activated);
   }
-  const at::Tensor last = at::index_select(x, 0, sample_index);
-  return head_(RmsNorm(last, final_norm_, rms_norm_eps_)).to(at::kFloat);
+  auto normed = AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index),
+                           final_norm_, rms_norm_eps_);
+  if (!normed.ok()) return normed.status();
+  return head_(*normed).to(at::kFloat);
 }
 
 }  // namespace spotlight::engine

@@ -40,13 +40,10 @@ class Decoder {
 
  private:
   Decoder() = default;
-  at::Tensor Mlp(const DecoderLayer& layer, const at::Tensor& x) const;
-
   Embedding embedding_;
   std::vector<DecoderLayer> layers_;
   at::Tensor final_norm_;
   Linear head_;
-  int64_t intermediate_size_ = 0;
   double rms_norm_eps_ = 0;
 };
 

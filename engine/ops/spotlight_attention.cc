@@ -3,7 +3,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/tensor.h>
-#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 
@@ -12,7 +11,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "engine/ops/parallel.h"
+#include "engine/ops/execution.h"
 #include "engine/ops/prefill_attention.h"
 #include "engine/ops/tensor.h"
 #include "kernels/dense_decode.h"
@@ -57,17 +56,6 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
                                                      " MiB does not fit: ", error.what_without_backtrace()));
   }
   return attention;
-}
-
-kernels::Execution SpotlightAttention::execution() const {
-  kernels::Execution execution;
-  if (device_.is_cuda()) {
-    execution.device = kernels::DeviceKind::kCuda;
-    execution.stream = c10::cuda::getCurrentCUDAStream(device_.index()).stream();
-  } else {
-    execution.parallel_for = &TorchParallelFor();
-  }
-  return execution;
 }
 
 void SpotlightAttention::Synchronize() const {
@@ -125,7 +113,7 @@ absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, co
   const auto* base = static_cast<const char*>(qkv.data_ptr());
   const auto element = static_cast<int64_t>(qkv.element_size());
   kernels::EncodeAndAppendParams params;
-  params.execution = execution();
+  params.execution = ExecutionOn(device_);
   params.dtype = ToKernelDType(qkv.scalar_type());
   params.num_tokens = static_cast<int32_t>(qkv.size(0));
   params.num_plane_tokens = planes.defined() ? static_cast<int32_t>(planes.size(0)) : 0;
@@ -154,7 +142,7 @@ absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, c
                                            const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
                                            const at::Tensor& out) {
   kernels::DenseDecodeParams params;
-  params.execution = execution();
+  params.execution = ExecutionOn(device_);
   params.dtype = ToKernelDType(q.scalar_type());
   params.num_rows = static_cast<int32_t>(q.size(0));
   params.num_q_heads = shape_.num_q_heads;
@@ -181,7 +169,7 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
   const int32_t count = step.batch->num_decode_rows - begin;
   kernels::SparseDecodeStages stages;
   kernels::SparseDecodeParams params;
-  params.execution = execution();
+  params.execution = ExecutionOn(device_);
   params.dtype = ToKernelDType(q.scalar_type());
   params.num_rows = count;
   params.num_q_heads = shape_.num_q_heads;

@@ -12,7 +12,6 @@
 #include "engine/kv_cache.h"
 #include "engine/model_runner.h"
 #include "kernels/encode_and_append.h"
-#include "kernels/execution.h"
 
 namespace spotlight::engine {
 
@@ -62,7 +61,6 @@ class SpotlightAttention {
 
  private:
   SpotlightAttention() = default;
-  kernels::Execution execution() const;
   absl::Status Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step,
                       const at::Tensor& q, const at::Tensor& planes, const at::Tensor& plane_unit);
   absl::Status DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
