@@ -11,11 +11,11 @@ namespace spotlight::engine {
 
 // A row that yields a token this step: decode rows, and prefill rows whose prompt ends in this step.
 struct SampleRow {
-  int32_t token_index = 0;            // its last token's place in the packed tokens
+  int32_t token_index = 0;                   // its last token's place in the packed tokens
   const SamplingParams* sampling = nullptr;  // every optional resolved
-  uint64_t seed = 0;                  // with output_index, all that randomness depends on
-  int32_t output_index = 0;           // how many tokens the sequence has generated so far
-  int32_t num_logprobs = -1;          // -1: none
+  uint64_t seed = 0;                         // with output_index, all that randomness depends on
+  int32_t output_index = 0;                  // how many tokens the sequence has generated so far
+  int32_t num_logprobs = -1;                 // -1: none
   // For penalties: the prompt's distinct ids, and the generated ones in order. Null where no penalty is set.
   const std::vector<int32_t>* prompt_token_ids = nullptr;
   const std::vector<int32_t>* output_token_ids = nullptr;

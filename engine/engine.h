@@ -1,5 +1,5 @@
-// The engine's facade: text or tokens in, deltas out. Owns the tokenizer, the queue, the one engine thread and the model
-// runner. Knows no gRPC, no protobuf, no CUDA. The life of a request is told in engine/README.md.
+// The engine's facade: text or tokens in, deltas out. Owns the tokenizer, the queue, the one engine thread and the
+// model runner. Knows no gRPC, no protobuf, no CUDA. The life of a request is told in engine/README.md.
 #pragma once
 
 #include <memory>
@@ -25,9 +25,9 @@ namespace spotlight::engine {
 // Thread-safe.
 class Engine {
  public:
-  // `tokenizer` may be null: prompts are then token ids only, and answers have no text. `chat_template` may be null: chat
-  // prompts are then refused. `observer` may be null; it and `clock` outlive the engine.
-  // INVALID_ARGUMENT names the option at fault.
+  // `tokenizer` may be null: prompts are then token ids only, and answers have no text. `chat_template` may be null:
+  // chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine. INVALID_ARGUMENT names
+  // the option at fault.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
                                                         std::unique_ptr<Tokenizer> tokenizer,
                                                         std::unique_ptr<ChatTemplate> chat_template,
@@ -35,10 +35,11 @@ class Engine {
                                                         const Clock* clock = Clock::Steady());
   virtual ~Engine() = default;  // cancels what still runs and joins the threads
 
-  // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in "stopping.max_tokens:
-  // must be at least 1, got 0"; RESOURCE_EXHAUSTED: queue full; ALREADY_EXISTS; FAILED_PRECONDITION: SPARSE without a
-  // hash, a chat without a template; UNAVAILABLE: draining, or stopped after a device fault). After OK the sink gets OnFinish exactly once; a long prompt is encoded on another
-  // thread, so errors that need its length come that way.
+  // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in
+  // "stopping.max_tokens: must be at least 1, got 0"; RESOURCE_EXHAUSTED: queue full; ALREADY_EXISTS;
+  // FAILED_PRECONDITION: SPARSE without a hash, a chat without a template; UNAVAILABLE: draining, or stopped after a
+  // device fault). After OK the sink gets OnFinish exactly once; a long prompt is encoded on another thread, so errors
+  // that need its length come that way.
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
   // Ends a request: its pages are free within one step. NOT_FOUND when it is not running.

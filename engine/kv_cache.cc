@@ -35,8 +35,7 @@ absl::StatusOr<KvCache> KvCache::Create(const KvCacheShape& shape, int32_t num_p
     const auto words = at::TensorOptions().dtype(at::kInt).device(device);
     if (shape.hash_words > 0) {
       for (int32_t layer : shape.hashed_layers) {
-        cache.codes_[layer] =
-            at::empty({num_pages, shape.num_kv_heads, kernels::kPageTokens, shape.hash_words}, words);
+        cache.codes_[layer] = at::empty({num_pages, shape.num_kv_heads, kernels::kPageTokens, shape.hash_words}, words);
         cache.prefix_[layer] = at::empty({num_pages, shape.num_kv_heads, kernels::kPageTokens}, words);
       }
     }

@@ -14,7 +14,7 @@ namespace spotlight::engine {
 
 struct KvCacheShape {
   int32_t num_layers = 0, num_kv_heads = 0, head_dim = 0;
-  int32_t hash_words = 0;             // 0: no codes
+  int32_t hash_words = 0;              // 0: no codes
   std::vector<int32_t> hashed_layers;  // layers with codes
 };
 

@@ -24,8 +24,8 @@
 namespace spotlight::engine {
 namespace {
 
-// Shares of the free memory that the cache takes when its size is not given. Pages of the CPU's cache cost nothing until
-// they are first used.
+// Shares of the free memory that the cache takes when its size is not given. Pages of the CPU's cache cost nothing
+// until they are first used.
 constexpr double kCpuCacheShare = 0.25;
 constexpr double kGpuCacheShare = 0.90;
 
@@ -50,16 +50,19 @@ absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options,
     fingerprint = CheckpointFingerprint(*weights->checkpoint, config);
   }
   // A model of two layers has no fingerprint, and no layer that a hash would serve.
-  if (fingerprint.ok()) weights->fingerprint = *fingerprint;
-  else if (!absl::IsInvalidArgument(fingerprint.status())) return fingerprint.status();
+  if (fingerprint.ok())
+    weights->fingerprint = *fingerprint;
+  else if (!absl::IsInvalidArgument(fingerprint.status()))
+    return fingerprint.status();
   return weights;
 }
 
 // An empty HashFile (no layers) when the model is to be served dense.
-absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config,
-                                  const std::string& fingerprint, std::vector<std::string>* notes) {
+absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config, const std::string& fingerprint,
+                                  std::vector<std::string>* notes) {
   std::string path = options.hash;
-  if (path == "auto" && !fingerprint.empty()) path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
+  if (path == "auto" && !fingerprint.empty())
+    path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {
       return absl::FailedPreconditionError(absl::StrCat("sparse retrieval is required, but ", options.model_folder,
@@ -99,7 +102,9 @@ absl::StatusOr<int32_t> NumPages(const LoadOptions& options, const KvCacheShape&
   return static_cast<int32_t>(pages);
 }
 
-std::string DTypeName(at::ScalarType dtype) { return dtype == at::kBFloat16 ? "bf16" : "fp32"; }
+std::string DTypeName(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? "bf16" : "fp32";
+}
 
 ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const HashFile& hash, at::ScalarType dtype,
                    at::Device device) {
@@ -155,8 +160,8 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   auto config = LoadModelConfig(options.model_folder);
   if (!config.ok()) return config.status();
   if (config->sliding_window > 0) {
-    loaded.notes.push_back(absl::StrCat("context capped at ", config->max_context_tokens,
-                                        " tokens by the model's sliding window"));
+    loaded.notes.push_back(
+        absl::StrCat("context capped at ", config->max_context_tokens, " tokens by the model's sliding window"));
   }
   if (options.max_context_tokens > 0) {
     config->max_context_tokens = std::min(config->max_context_tokens, options.max_context_tokens);
@@ -204,9 +209,9 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   auto cache = KvCache::Create(shape, *num_pages, dtype, *device);
   if (!cache.ok()) return cache.status();
   parts.cache = std::make_unique<KvCache>(*std::move(cache));
-  auto attention = SpotlightAttention::Create({config->num_q_heads, config->num_kv_heads, config->head_dim},
-                                              attention_options, config->inv_freq, config->rope_scale,
-                                              parts.cache.get(), dtype, *device);
+  auto attention =
+      SpotlightAttention::Create({config->num_q_heads, config->num_kv_heads, config->head_dim}, attention_options,
+                                 config->inv_freq, config->rope_scale, parts.cache.get(), dtype, *device);
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 

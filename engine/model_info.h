@@ -28,7 +28,7 @@ struct ModelInfo {
   int32_t max_context_tokens = 0;  // prompt + output of one request
   int64_t num_parameters = 0;
   std::vector<int32_t> eos_token_ids;
-  bool has_chat_template = false;  // set by Engine::Create
+  bool has_chat_template = false;   // set by Engine::Create
   SamplingParams default_sampling;  // from generation_config.json, every optional set
   HashInfo hash;
 };

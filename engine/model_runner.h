@@ -16,16 +16,17 @@ struct RetrievalSeconds {
   double encode = 0, score = 0, select = 0, attend = 0, total = 0;
 };
 
-// In place of a token: the row's logits hold NaN or no finite value. The engine ends that request, and no other, INTERNAL.
+// In place of a token: the row's logits hold NaN or no finite value. The engine ends that request, and no other,
+// INTERNAL.
 inline constexpr int32_t kNoToken = -1;
 
 struct SampledToken {
-  int32_t token_id = 0;   // or kNoToken
+  int32_t token_id = 0;  // or kNoToken
   TokenLogprob logprob;  // filled when SampleRow::num_logprobs >= 0
 };
 
 struct StepResult {
-  std::vector<SampledToken> tokens;  // one per Batch::samples, in that order
+  std::vector<SampledToken> tokens;            // one per Batch::samples, in that order
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
 };
 

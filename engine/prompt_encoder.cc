@@ -34,7 +34,8 @@ PromptEncoder::~PromptEncoder() {
 absl::StatusOr<std::vector<int32_t>> PromptEncoder::Encode(const Prompt& prompt) const {
   if (const auto* tokens = std::get_if<TokenPrompt>(&prompt)) return tokens->token_ids;
   if (tokenizer_ == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(PromptField(prompt), ": the model has no tokenizer, send token_ids"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(PromptField(prompt), ": the model has no tokenizer, send token_ids"));
   }
   absl::StatusOr<std::vector<int32_t>> ids;
   if (const auto* text = std::get_if<TextPrompt>(&prompt)) {

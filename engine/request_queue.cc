@@ -18,8 +18,8 @@ absl::Status RequestQueue::Reserve(const std::string& request_id) {
     return absl::AlreadyExistsError(absl::StrCat("request_id: \"", request_id, "\" is in use"));
   }
   if (num_waiting_ >= options_.max_waiting_requests) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("queue_requests: full, ", num_waiting_, " requests wait, the bound is ", options_.max_waiting_requests));
+    return absl::ResourceExhaustedError(absl::StrCat("queue_requests: full, ", num_waiting_,
+                                                     " requests wait, the bound is ", options_.max_waiting_requests));
   }
   entries_.emplace(request_id, Entry());
   ++num_waiting_;
@@ -30,8 +30,8 @@ absl::Status RequestQueue::Reserve(const std::string& request_id) {
 absl::Status RequestQueue::ReserveTokens(const std::string& request_id, int64_t num_tokens) {
   MutexLock lock(&mutex_);
   if (num_waiting_tokens_ > 0 && num_waiting_tokens_ + num_tokens > options_.max_waiting_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat("queue_tokens: full, ", num_waiting_tokens_, " prompt tokens wait, ",
-                                                     num_tokens, " more exceed the bound of ",
+    return absl::ResourceExhaustedError(absl::StrCat("queue_tokens: full, ", num_waiting_tokens_,
+                                                     " prompt tokens wait, ", num_tokens, " more exceed the bound of ",
                                                      options_.max_waiting_tokens));
   }
   Entry& entry = entries_.at(request_id);

@@ -35,8 +35,8 @@ struct Usage {
 
 // Seconds.
 struct Timings {
-  double queue = 0;             // accepted to first scheduled
-  double prefill = 0;           // first scheduled to first token
+  double queue = 0;    // accepted to first scheduled
+  double prefill = 0;  // first scheduled to first token
   double time_to_first_token = 0;
   double decode = 0;            // first token to last
   double mean_inter_token = 0;  // 0 with fewer than two tokens
@@ -45,12 +45,12 @@ struct Timings {
 enum class DenseReason : uint8_t { kNone, kShortContext, kLayerPolicy, kRequestOverride, kGuardrail, kNoHash };
 
 struct RetrievalStats {
-  int64_t sparse_steps = 0, dense_steps = 0;  // decode steps
+  int64_t sparse_steps = 0, dense_steps = 0;      // decode steps
   DenseReason dense_reason = DenseReason::kNone;  // of the latest dense step
-  double selected_ratio = 0;       // mean over sparse steps of attended tokens / context tokens
-  int64_t kv_read_bytes = 0;       // K, V and codes read by decode steps, all layers
-  int64_t kv_dense_equivalent_bytes = 0;  // what dense attention would have read
-  bool untrained_hash = false;     // the hash was never trained: quality is meaningless
+  double selected_ratio = 0;                      // mean over sparse steps of attended tokens / context tokens
+  int64_t kv_read_bytes = 0;                      // K, V and codes read by decode steps, all layers
+  int64_t kv_dense_equivalent_bytes = 0;          // what dense attention would have read
+  bool untrained_hash = false;                    // the hash was never trained: quality is meaningless
 };
 
 // The end of a request. `status` is OK for kStop and kLength; else it says what happened (CANCELLED, DEADLINE_EXCEEDED,
@@ -58,9 +58,9 @@ struct RetrievalStats {
 struct Finish {
   absl::Status status;
   FinishReason reason = FinishReason::kNone;
-  absl::optional<std::string> matched_stop;     // the stop string that ended it
-  absl::optional<int32_t> matched_stop_token;   // or the token
-  uint64_t seed = 0;                            // the seed used
+  absl::optional<std::string> matched_stop;    // the stop string that ended it
+  absl::optional<int32_t> matched_stop_token;  // or the token
+  uint64_t seed = 0;                           // the seed used
   Usage usage;
   Timings timings;
   RetrievalStats retrieval;

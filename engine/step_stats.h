@@ -18,7 +18,8 @@ struct RowRetrieval {
   int32_t selected_tokens = 0;
 };
 
-// One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0 seconds.
+// One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0
+// seconds.
 struct StepStats {
   double step_seconds = 0;  // planning to the last delta, the model included
   bool cuda_graph = false;  // the step was replayed from a captured graph
@@ -30,7 +31,7 @@ struct StepStats {
   std::vector<DenseReason> dense_rows;  // why, one per dense decode row
   int64_t kv_read_bytes = 0, kv_dense_equivalent_bytes = 0;
   absl::optional<RetrievalSeconds> retrieval;
-  std::vector<double> inter_token_seconds;       // one per token after a request's first
+  std::vector<double> inter_token_seconds;  // one per token after a request's first
   int32_t num_preempted = 0;
   int32_t num_prefix_query_tokens = 0, num_prefix_hit_tokens = 0;
   std::vector<double> cancel_release_seconds;  // Cancel() to pages free, of requests released in this pass
@@ -52,7 +53,7 @@ struct EngineLoad {
   int32_t num_waiting = 0;
   int64_t num_waiting_tokens = 0;
   int32_t num_pages = 0, num_free_pages = 0;
-  bool healthy = true;    // false after a device fault
+  bool healthy = true;  // false after a device fault
   bool draining = false;
 };
 

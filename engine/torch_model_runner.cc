@@ -49,9 +49,9 @@ class TorchModelRunner : public ModelRunner {
 
     StepResult result;
     RetrievalSeconds seconds;
-    auto logits = parts_.decoder->Forward(step, ToDevice(sample_index, {num_samples}, at::kLong, parts_.device),
-                                          parts_.hashes, parts_.attention.get(),
-                                          batch.time_retrieval ? &seconds : nullptr);
+    auto logits =
+        parts_.decoder->Forward(step, ToDevice(sample_index, {num_samples}, at::kLong, parts_.device), parts_.hashes,
+                                parts_.attention.get(), batch.time_retrieval ? &seconds : nullptr);
     if (!logits.ok()) return logits.status();
     if (batch.time_retrieval && batch.num_decode_rows > batch.num_dense_rows) {
       seconds.total += seconds.encode;

@@ -1,4 +1,5 @@
-// Runs steps on LibTorch: copies a batch to the device, runs the decoder, samples. The only catch of torch's exceptions.
+// Runs steps on LibTorch: copies a batch to the device, runs the decoder, samples. The only catch of torch's
+// exceptions.
 #pragma once
 
 #include <cstdint>

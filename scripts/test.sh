@@ -3,6 +3,7 @@
 # usage: test.sh [bazel flags]
 set -uo pipefail
 cd "$(dirname "$0")/.."
+tools/fetch_default_model.sh >/dev/null || exit 1  # for the golden test of the default model
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 bazel test "$@" //... 2>&1 | tee "$log"

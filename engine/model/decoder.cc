@@ -21,8 +21,8 @@ absl::Status CheckShapes(const ModelConfig& config) {
   }
   const int32_t group = config.num_q_heads / config.num_kv_heads;
   if (group > kernels::kMaxGroup) {
-    return absl::InvalidArgumentError(absl::StrCat("config.json: at most ", kernels::kMaxGroup,
-                                                   " query heads per key/value head, got ", group));
+    return absl::InvalidArgumentError(
+        absl::StrCat("config.json: at most ", kernels::kMaxGroup, " query heads per key/value head, got ", group));
   }
   for (const auto& [name, size] : {std::make_pair("hidden_size", config.hidden_size),
                                    std::make_pair("intermediate_size", config.intermediate_size)}) {
@@ -85,9 +85,9 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
     LayerLoader loader(source, index, dtype, device);
     DecoderLayer layer;
     layer.input_norm = loader.Vector("input_layernorm.weight", hidden);
-    layer.qkv = loader.Fused(
-        {{"self_attn.q_proj", q_width}, {"self_attn.k_proj", kv_width}, {"self_attn.v_proj", kv_width}}, hidden,
-        config.attention_bias);
+    layer.qkv =
+        loader.Fused({{"self_attn.q_proj", q_width}, {"self_attn.k_proj", kv_width}, {"self_attn.v_proj", kv_width}},
+                     hidden, config.attention_bias);
     layer.output = loader.Fused({{"self_attn.o_proj", hidden}}, q_width, config.attention_output_bias);
     layer.post_attention_norm = loader.Vector("post_attention_layernorm.weight", hidden);
     layer.gate_up =
@@ -105,8 +105,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
   auto embedding = Embedding::Load(source, embedding_name, config.vocab_size, hidden, dtype, device);
   if (!embedding.ok()) return embedding.status();
   decoder->embedding_ = *std::move(embedding);
-  auto head = source->Load(config.tie_word_embeddings ? embedding_name : "lm_head.weight",
-                           {config.vocab_size, hidden}, dtype);
+  auto head =
+      source->Load(config.tie_word_embeddings ? embedding_name : "lm_head.weight", {config.vocab_size, hidden}, dtype);
   if (!head.ok()) return head.status();
   decoder->head_ = Linear(head->to(device), at::Tensor());
   return decoder;
@@ -131,8 +131,8 @@ absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::T
     if (!activated.ok()) return activated.status();
     update = layer.down(*activated);
   }
-  auto normed = AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index),
-                           final_norm_, rms_norm_eps_);
+  auto normed = AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index), final_norm_,
+                           rms_norm_eps_);
   if (!normed.ok()) return normed.status();
   return head_(*normed).to(at::kFloat);
 }

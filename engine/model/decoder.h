@@ -19,10 +19,10 @@ namespace spotlight::engine {
 
 struct DecoderLayer {
   at::Tensor input_norm, post_attention_norm;  // [hidden]
-  Linear qkv;      // [T, hidden] -> [T, (Hq + 2 Hkv) * D]
-  Linear output;   // [T, Hq * D] -> [T, hidden]
-  Linear gate_up;  // [T, hidden] -> [T, 2 * intermediate], gate first
-  Linear down;     // [T, intermediate] -> [T, hidden]
+  Linear qkv;                                  // [T, hidden] -> [T, (Hq + 2 Hkv) * D]
+  Linear output;                               // [T, Hq * D] -> [T, hidden]
+  Linear gate_up;                              // [T, hidden] -> [T, 2 * intermediate], gate first
+  Linear down;                                 // [T, intermediate] -> [T, hidden]
 };
 
 // Engine thread only.
@@ -32,8 +32,8 @@ class Decoder {
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const ModelConfig& config, TensorSource* source,
                                                        at::ScalarType dtype, at::Device device);
 
-  // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the device.
-  // `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.
+  // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the
+  // device. `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.
   absl::StatusOr<at::Tensor> Forward(const StepTensors& step, const at::Tensor& sample_index,
                                      const std::map<int32_t, LayerHash>& hashes, SpotlightAttention* attention,
                                      RetrievalSeconds* seconds) const;

@@ -23,8 +23,8 @@ class Embedding {
   at::Tensor operator()(const at::Tensor& token_ids) const;
 
  private:
-  TensorView mapped_;   // CPU; data is null when `table_` holds the rows
-  at::Tensor table_;    // [vocab, hidden]
+  TensorView mapped_;  // CPU; data is null when `table_` holds the rows
+  at::Tensor table_;   // [vocab, hidden]
   int64_t hidden_size_ = 0;
   at::ScalarType dtype_ = at::kFloat;
 };

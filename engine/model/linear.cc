@@ -12,7 +12,8 @@
 namespace spotlight::engine {
 namespace {
 
-// The number of rows that oneDNN chooses its weight layout for: decode of a small batch, which is bound by reading them.
+// The number of rows that oneDNN chooses its weight layout for: decode of a small batch, which is bound by reading
+// them.
 constexpr int64_t kPackedRows = 1;
 // fp32: the one number of rows of every call.
 constexpr int64_t kExactRows = 16;
@@ -24,9 +25,8 @@ using PointwiseSignature = at::Tensor(const at::Tensor&, const at::Tensor&, cons
 
 // LibTorch offers its prepacked linear layers through the dispatcher only.
 at::Tensor Reorder(const at::Tensor& weight, int64_t rows) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
-                             .typed<ReorderSignature>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_reorder_linear_weight", "").typed<ReorderSignature>();
   return op.call(weight, rows);
 }
 

@@ -66,6 +66,8 @@ std::unique_ptr<TensorSource> CheckpointTensors(const Checkpoint* checkpoint) {
   return std::make_unique<CheckpointSource>(checkpoint);
 }
 
-std::unique_ptr<TensorSource> RandomTensors(uint64_t seed) { return std::make_unique<RandomSource>(seed); }
+std::unique_ptr<TensorSource> RandomTensors(uint64_t seed) {
+  return std::make_unique<RandomSource>(seed);
+}
 
 }  // namespace spotlight::engine

@@ -21,8 +21,9 @@ struct AttentionState {
 AttentionState Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal, double scale) {
   AttentionState state;
   if (q.is_cuda()) {
-    auto result = at::_scaled_dot_product_flash_attention(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),
-                                                          /*dropout_p=*/0.0, causal, /*return_debug_mask=*/false, scale);
+    auto result =
+        at::_scaled_dot_product_flash_attention(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),
+                                                /*dropout_p=*/0.0, causal, /*return_debug_mask=*/false, scale);
     state = {std::get<0>(result).squeeze(0), std::get<1>(result).squeeze(0)};
   } else {
     auto result = at::_scaled_dot_product_flash_attention_for_cpu(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),

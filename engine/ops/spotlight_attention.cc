@@ -29,8 +29,7 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
                                                               const AttentionOptions& options,
                                                               const std::vector<float>& inv_freq, float rope_scale,
-                                                              KvCache* cache, at::ScalarType dtype,
- at::Device device) {
+                                                              KvCache* cache, at::ScalarType dtype, at::Device device) {
   SpotlightAttention attention;
   attention.shape_ = shape;
   attention.options_ = options;
@@ -41,19 +40,19 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
   const auto kind = device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu;
   const int32_t dense_rows =
       dtype == at::kFloat ? std::max(options.max_decode_rows, options.max_chunk_tokens) : options.max_decode_rows;
-  const size_t bytes = std::max(
-      kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context, shape.num_q_heads,
-                                          shape.num_kv_heads, shape.head_dim),
-      kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads, shape.num_kv_heads,
-                                         shape.head_dim));
+  const size_t bytes =
+      std::max(kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context,
+                                                   shape.num_q_heads, shape.num_kv_heads, shape.head_dim),
+               kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
+                                                  shape.num_kv_heads, shape.head_dim));
   try {
     attention.inv_freq_ = at::tensor(inv_freq, at::kFloat).to(device);
     // The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
     attention.workspace_ =
         at::empty({static_cast<int64_t>(bytes) + 256}, at::TensorOptions().dtype(at::kByte).device(device));
   } catch (const c10::Error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", bytes >> 20,
-                                                     " MiB does not fit: ", error.what_without_backtrace()));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("attention workspace of ", bytes >> 20, " MiB does not fit: ", error.what_without_backtrace()));
   }
   return attention;
 }

@@ -54,8 +54,8 @@ class SpotlightAttention {
                                                    const std::vector<float>& inv_freq, float rope_scale, KvCache* cache,
                                                    at::ScalarType dtype, at::Device device);
 
-  // qkv [T, (Hq + 2 Hkv) * D], biases added, before RoPE -> [T, Hq * D]. `hash` may be null: a dense layer. `seconds` is
-  // not null in a step that measures retrieval.
+  // qkv [T, (Hq + 2 Hkv) * D], biases added, before RoPE -> [T, Hq * D]. `hash` may be null: a dense layer. `seconds`
+  // is not null in a step that measures retrieval.
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                      const StepTensors& step, RetrievalSeconds* seconds);
 

@@ -16,7 +16,9 @@ namespace spotlight::testing {
 namespace {
 
 // Pages in an order that is not the natural one, so that a page table is needed.
-int32_t PageOf(int32_t index, int32_t num_pages) { return num_pages - 1 - index; }
+int32_t PageOf(int32_t index, int32_t num_pages) {
+  return num_pages - 1 - index;
+}
 
 }  // namespace
 
@@ -53,15 +55,16 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const std::st
     shape.hash_words = harness->hash_file_.hash_words;
     for (const auto& [layer, hash] : harness->hashes_) shape.hashed_layers.push_back(layer);
   }
-  auto cache = engine::KvCache::Create(shape, options.max_context / kernels::kPageTokens, options.dtype, options.device);
+  auto cache =
+      engine::KvCache::Create(shape, options.max_context / kernels::kPageTokens, options.dtype, options.device);
   if (!cache.ok()) return cache.status();
   harness->cache_ = std::make_unique<engine::KvCache>(*std::move(cache));
   engine::AttentionOptions attention_options;
   attention_options.max_chunk_tokens = options.chunk_tokens;
   attention_options.max_context = options.max_context;
-  auto attention = engine::SpotlightAttention::Create({c.num_q_heads, c.num_kv_heads, c.head_dim}, attention_options,
-                                                      c.inv_freq, c.rope_scale, harness->cache_.get(), options.dtype,
-                                                      options.device);
+  auto attention =
+      engine::SpotlightAttention::Create({c.num_q_heads, c.num_kv_heads, c.head_dim}, attention_options, c.inv_freq,
+                                         c.rope_scale, harness->cache_.get(), options.dtype, options.device);
   if (!attention.ok()) return attention.status();
   harness->attention_ = std::make_unique<engine::SpotlightAttention>(*std::move(attention));
   return harness;

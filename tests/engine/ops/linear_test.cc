@@ -24,8 +24,7 @@ TEST_P(LinearTest, EqualsADoubleProductForAnyNumberOfRows) {
   const Linear linear(weight, bias);
   for (int64_t rows : {1, 2, 15, 16, 17, 40}) {
     const at::Tensor x = at::randn({rows, 64}).to(dtype);
-    const at::Tensor expected =
-        at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias.to(at::kDouble);
+    const at::Tensor expected = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + bias.to(at::kDouble);
     EXPECT_LT(RelativeError(linear(x), expected), dtype == at::kFloat ? 1e-6 : 5e-3) << rows << " rows";
   }
 }
