@@ -20,6 +20,7 @@
 #include "kernels/cpu/encode_and_append.h"
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/pointwise.h"
+#include "kernels/cpu/prefill_attention.h"
 #include "kernels/cpu/sparse_decode.h"
 #include "kernels/reference/sparse_decode.h"
 
@@ -310,6 +311,45 @@ void RunSiluMul(benchmark::State& state, cpu::Level level, int threads, int num_
   state.SetBytesProcessed(state.iterations() * 3 * static_cast<int64_t>(out.size() * sizeof(uint16_t)));
 }
 
+// One layer's attention of a prompt of `prompt` tokens in chunks of 512.
+void RunPrefill(benchmark::State& state, const Shape& shape, int threads, int32_t prompt) {
+  constexpr int32_t kChunk = 512;
+  const int64_t q_row = int64_t{shape.num_kv_heads} * shape.group * shape.head_dim;
+  const int32_t num_pages = (prompt + kPageTokens - 1) / kPageTokens;
+  std::mt19937 random(5);
+  const auto fill = [&](std::vector<uint16_t>* values) {  // +-[0.5, 2)
+    for (uint16_t& value : *values) value = static_cast<uint16_t>((random() & 0x8000u) + 0x3f00 + random() % 0x100);
+  };
+  std::vector<uint16_t> q(prompt * q_row), out(q.size());
+  std::vector<uint16_t> kv(int64_t{num_pages} * shape.num_kv_heads * kPageTokens * 2 * shape.head_dim);
+  fill(&q);
+  fill(&kv);
+  std::vector<int32_t> page_table(num_pages);
+  for (int32_t i = 0; i < num_pages; ++i) page_table[i] = i;
+  SpinningPool pool(threads);
+  for (auto _ : state) {
+    for (int32_t begin = 0; begin < prompt; begin += kChunk) {
+      PrefillAttentionParams params;
+      params.execution.parallel_for = threads > 1 ? pool.parallel_for() : nullptr;
+      params.num_tokens = std::min(kChunk, prompt - begin);
+      params.num_q_heads = shape.num_kv_heads * shape.group;
+      params.num_kv_heads = shape.num_kv_heads;
+      params.head_dim = shape.head_dim;
+      params.softmax_scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+      params.q = q.data() + begin * q_row;
+      params.pages = {kv.data(), nullptr, nullptr, num_pages};
+      params.page_table = page_table.data();
+      params.max_pages = num_pages;
+      params.context_len = begin + params.num_tokens;
+      params.out = out.data() + begin * q_row;
+      cpu::PrefillAttention(params, *cpu::BestPrefillKernels());
+    }
+  }
+  const double pairs = 0.5 * prompt * (prompt + 1.0);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(4e-9 * pairs * static_cast<double>(q_row), benchmark::Counter::kIsIterationInvariantRate);
+}
+
 // What the machine gives: the bound of everything above.
 void RunRead(benchmark::State& state, int threads, bool cached) {
   const std::vector<uint64_t> memory((cached ? size_t{4} << 20 : kColdBytes) / sizeof(uint64_t), 1);
@@ -337,6 +377,17 @@ void RegisterAll() {
     for (const bool cached : {false, true}) {
       const std::string name = "memory_read/threads:" + std::to_string(threads) + (cached ? "/cached" : "");
       benchmark::RegisterBenchmark(name.c_str(), RunRead, threads, cached)->UseRealTime();
+    }
+  }
+  for (const int threads : {1, 2}) {
+    if (cpu::BestPrefillKernels() == nullptr) break;
+    for (const Shape& shape : kShapes) {
+      const int32_t prompt = std::min(shape.context_len, 8192);
+      const std::string name = std::string("prefill_attention/") + shape.name +
+                               "/prompt:" + std::to_string(prompt == 512 ? 2048 : prompt) +
+                               "/threads:" + std::to_string(threads);
+      benchmark::RegisterBenchmark(name.c_str(), RunPrefill, shape, threads, prompt == 512 ? 2048 : prompt)
+          ->UseRealTime();
     }
   }
   for (const cpu::Level level : cpu::SupportedLevels()) {

@@ -35,6 +35,14 @@ Level BestLevel() {
   return level;
 }
 
+bool HasAvx512Bf16() {
+#if defined(__x86_64__)
+  return IsSupported(Level::kAvx512) && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const char* LevelName(Level level) {
   switch (level) {
     case Level::kBaseline:

@@ -17,6 +17,9 @@ Level BestLevel();
 // Every level that this machine can run, worst first: what tests and benchmarks go through.
 std::vector<Level> SupportedLevels();
 
+// AVX512_BF16 on top of kAvx512: what prefill_attention needs.
+bool HasAvx512Bf16();
+
 const char* LevelName(Level level);
 
 }  // namespace spotlight::kernels::cpu
