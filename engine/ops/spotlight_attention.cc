@@ -15,6 +15,7 @@
 #include "engine/ops/prefill_attention.h"
 #include "engine/ops/tensor.h"
 #include "kernels/dense_decode.h"
+#include "kernels/prefill_attention.h"
 #include "kernels/sparse_decode.h"
 
 namespace spotlight::engine {
@@ -215,8 +216,30 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
     // prompt was cut into chunks.
     return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, context, chunk_out);
   }
+  if (kernels::PrefillAttentionSupported(ExecutionOn(device_), ToKernelDType(q.scalar_type()), shape_.head_dim)) {
+    return PrefillInPlace(layer, chunk_q, pages, context, chunk_out);
+  }
   chunk_out.copy_(PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_));
   return absl::OkStatus();
+}
+
+absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
+                                                int32_t context, const at::Tensor& out) {
+  kernels::PrefillAttentionParams params;
+  params.execution = ExecutionOn(device_);
+  params.dtype = ToKernelDType(q.scalar_type());
+  params.num_tokens = static_cast<int32_t>(q.size(0));
+  params.num_q_heads = shape_.num_q_heads;
+  params.num_kv_heads = shape_.num_kv_heads;
+  params.head_dim = shape_.head_dim;
+  params.softmax_scale = softmax_scale_;
+  params.q = q.data_ptr();
+  params.pages = cache_->layer(layer);
+  params.page_table = pages.data_ptr<int32_t>();
+  params.max_pages = static_cast<int32_t>(pages.size(1));
+  params.context_len = context;
+  params.out = out.data_ptr();
+  return kernels::PrefillAttention(params);
 }
 
 void* SpotlightAttention::AlignedWorkspace() const {

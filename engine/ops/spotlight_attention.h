@@ -71,6 +71,9 @@ class SpotlightAttention {
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
+  // The same through the CPU's own kernel, where it has one.
+  absl::Status PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages, int32_t context,
+                              const at::Tensor& out);
   void Synchronize() const;
   void* AlignedWorkspace() const;
 
