@@ -64,13 +64,15 @@ std::string DescribeRetrieval(const v1::RetrievalStats& stats) {
     words = absl::StrCat(stats.sparse_steps(), " sparse");
     if (stats.dense_steps() > 0) absl::StrAppend(&words, " + ", stats.dense_steps(), " dense");
     absl::StrAppend(&words, " steps", stats.dense_steps() > 0 ? reason : "",
-                    absl::StrFormat(", selected %.1f%% of context", stats.selected_ratio() * 100));
+                    absl::StrFormat(", attended to %.1f%% of context", stats.selected_ratio() * 100));
     if (stats.kv_dense_equivalent_bytes() > 0) {
       const double share = static_cast<double>(stats.kv_read_bytes()) / stats.kv_dense_equivalent_bytes();
       absl::StrAppend(&words, absl::StrFormat(", KV bytes read %.0f%% of dense", share * 100));
     }
   }
-  if (stats.untrained_hash()) absl::StrAppend(&words, "; the hash is untrained, the text's quality is meaningless");
+  if (stats.untrained_hash() && stats.sparse_steps() > 0) {
+    absl::StrAppend(&words, "; the hash is untrained, the text's quality is meaningless");
+  }
   return words;
 }
 

@@ -38,12 +38,22 @@ int64_t ReadNumber(const char* path) {
   return file >> value ? value : kUnlimited;  // "max", or no such file
 }
 
+// File pages that the kernel drops when the container needs memory: the checkpoint just read is among them.
+int64_t ReclaimableBytes() {
+  std::ifstream stat("/sys/fs/cgroup/memory.stat");
+  std::string name;
+  for (int64_t bytes = 0; stat >> name >> bytes;) {
+    if (name == "inactive_file") return bytes;
+  }
+  return 0;
+}
+
 // What the container's cgroup (v2) still allows.
 int64_t ContainerAvailableBytes() {
   const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
   if (limit == kUnlimited) return kUnlimited;
   const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current");
-  return used == kUnlimited ? limit : std::max<int64_t>(0, limit - used);
+  return used == kUnlimited ? limit : std::max<int64_t>(0, limit - used + ReclaimableBytes());
 }
 
 }  // namespace

@@ -6,11 +6,15 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <exception>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/cache_size.h"
 #include "engine/device.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
@@ -24,11 +28,6 @@
 namespace spotlight::engine {
 namespace {
 
-// Shares of the free memory that the cache takes when its size is not given. Pages of the CPU's cache cost nothing
-// until they are first used.
-constexpr double kCpuCacheShare = 0.25;
-constexpr double kGpuCacheShare = 0.90;
-
 // The mapped checkpoint and the source that reads it, kept as long as the weights that stay mapped.
 struct Weights {
   std::unique_ptr<Checkpoint> checkpoint;  // null: random weights
@@ -38,31 +37,41 @@ struct Weights {
 
 absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options, const ModelConfig& config) {
   auto weights = std::make_shared<Weights>();
-  absl::StatusOr<std::string> fingerprint;
+  // A model of one or two layers has no fingerprint, and no layer that a hash would serve.
+  absl::StatusOr<std::string> fingerprint = std::string();
+  const bool has_fingerprint = config.num_layers > kFingerprintLayer;
   if (options.random_weights_seed.has_value()) {
     weights->source = RandomTensors(*options.random_weights_seed);
-    fingerprint = RandomWeightsFingerprint(config, *options.random_weights_seed);
+    if (has_fingerprint) fingerprint = RandomWeightsFingerprint(config, *options.random_weights_seed);
   } else {
     auto checkpoint = Checkpoint::Open(options.model_folder);
     if (!checkpoint.ok()) return checkpoint.status();
     weights->checkpoint = *std::move(checkpoint);
     weights->source = CheckpointTensors(weights->checkpoint.get());
-    fingerprint = CheckpointFingerprint(*weights->checkpoint, config);
+    if (has_fingerprint) fingerprint = CheckpointFingerprint(*weights->checkpoint, config);
   }
-  // A model of two layers has no fingerprint, and no layer that a hash would serve.
-  if (fingerprint.ok())
-    weights->fingerprint = *fingerprint;
-  else if (!absl::IsInvalidArgument(fingerprint.status()))
-    return fingerprint.status();
+  if (!fingerprint.ok()) return fingerprint.status();
+  weights->fingerprint = *std::move(fingerprint);
   return weights;
+}
+
+// Where trained files that belong to no model's folder are kept.
+std::string UserHashFolder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache");
+  return absl::StrCat(root, "/spotlight/hashes");
 }
 
 // An empty HashFile (no layers) when the model is to be served dense.
 absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config, const std::string& fingerprint,
                                   std::vector<std::string>* notes) {
   std::string path = options.hash;
-  if (path == "auto" && !fingerprint.empty())
-    path = FindHashFile(options.model_folder, options.hash_folders, fingerprint);
+  if (path == "auto") {
+    std::vector<std::string> folders = options.hash_folders;
+    folders.push_back(UserHashFolder());
+    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, folders, fingerprint);
+  }
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {
       return absl::FailedPreconditionError(absl::StrCat("sparse retrieval is required, but ", options.model_folder,
@@ -81,27 +90,6 @@ absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig&
   return file;
 }
 
-// Pages of the cache: as told, else what the free memory holds, never more than max_running full contexts can use.
-absl::StatusOr<int32_t> NumPages(const LoadOptions& options, const KvCacheShape& shape, at::ScalarType dtype,
-                                 at::Device device, int32_t max_context) {
-  constexpr int64_t kMaxPages = int64_t{1} << 30;
-  const int64_t page_bytes = KvBytesPerPage(shape, dtype) + CodeBytesPerPage(shape);
-  if (options.max_tokens_in_cache > 0) {
-    const int64_t pages = (options.max_tokens_in_cache + kernels::kPageTokens - 1) / kernels::kPageTokens;
-    if (pages > kMaxPages) return absl::InvalidArgumentError("max_tokens_in_cache: too large");
-    return static_cast<int32_t>(pages);
-  }
-  const int64_t pages_per_context = (max_context + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  const double share = device.is_cuda() ? kGpuCacheShare : kCpuCacheShare;
-  const int64_t fitting = static_cast<int64_t>(share * static_cast<double>(AvailableBytes(device))) / page_bytes;
-  const int64_t pages = std::min({fitting, pages_per_context * options.scheduler.max_running, kMaxPages});
-  if (pages < 2) {
-    return absl::ResourceExhaustedError(absl::StrCat("no memory for a KV cache: a page of ", kernels::kPageTokens,
-                                                     " tokens takes ", page_bytes, " bytes"));
-  }
-  return static_cast<int32_t>(pages);
-}
-
 std::string DTypeName(at::ScalarType dtype) {
   return dtype == at::kBFloat16 ? "bf16" : "fp32";
 }
@@ -111,7 +99,8 @@ ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const 
   ModelInfo model;
   model.name = options.model_name;
   if (model.name.empty()) {
-    model.name = std::filesystem::weakly_canonical(options.model_folder).filename().string();
+    std::error_code ignored;  // a folder that was read a moment ago
+    model.name = std::filesystem::weakly_canonical(options.model_folder, ignored).filename().string();
   }
   model.architecture = config.architecture;
   model.device = device.is_cpu() ? "cpu" : absl::StrCat("cuda:", device.index());
@@ -137,7 +126,8 @@ ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const 
 // Random weights may be served without a tokenizer, by token ids.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const LoadOptions& options, std::vector<std::string>* notes) {
   const std::string path = absl::StrCat(options.model_folder, "/tokenizer.json");
-  if (options.random_weights_seed.has_value() && !std::filesystem::exists(path)) {
+  std::error_code ignored;
+  if (options.random_weights_seed.has_value() && !std::filesystem::exists(path, ignored)) {
     notes->push_back("no tokenizer.json: prompts and answers are token ids");
     return std::unique_ptr<Tokenizer>();
   }
@@ -148,9 +138,7 @@ bool UsePrefilter(PrefilterChoice choice, const HashFile& hash) {
   return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && hash.prefix_bits >= 32);
 }
 
-}  // namespace
-
-absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer) {
+absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* observer) {
   LoadedEngine loaded;
   loaded.libtorch_version = TORCH_VERSION;
   const c10::InferenceMode no_autograd;
@@ -180,13 +168,9 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   RunnerParts parts;
   parts.device = *device;
   parts.weight_storage = *weights;
-  try {
-    auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device);
-    if (!decoder.ok()) return decoder.status();
-    parts.decoder = *std::move(decoder);
-  } catch (const c10::Error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("loading weights: ", error.what_without_backtrace()));
-  }
+  auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device);
+  if (!decoder.ok()) return decoder.status();
+  parts.decoder = *std::move(decoder);
   auto hashes = LoadLayerHashes(*hash, *device);
   if (!hashes.ok()) return hashes.status();
   parts.hashes = *std::move(hashes);
@@ -194,24 +178,33 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   EngineOptions engine_options{options.queue, options.scheduler, options.retrieval};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
-  auto num_pages = NumPages(options, shape, dtype, *device, config->max_context_tokens);
-  if (!num_pages.ok()) return num_pages.status();
-  engine_options.scheduler.num_pages = *num_pages;
-
-  const int64_t cache_tokens = int64_t{*num_pages} * kernels::kPageTokens;
+  const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};
   AttentionOptions attention_options;
   attention_options.sink_tokens = options.retrieval.budget.sink_tokens;
   attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
   attention_options.prefilter = UsePrefilter(options.prefilter, *hash);
   attention_options.max_decode_rows = options.scheduler.max_running;
   attention_options.max_chunk_tokens = options.scheduler.max_step_tokens;
-  attention_options.max_context = static_cast<int32_t>(std::min<int64_t>(config->max_context_tokens, cache_tokens));
+  attention_options.max_context = config->max_context_tokens;
+  CacheSizing sizing;
+  sizing.max_tokens = options.max_tokens_in_cache;
+  sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device);
+  sizing.max_running = options.scheduler.max_running;
+  sizing.max_context = config->max_context_tokens;
+  auto num_pages = NumCachePages(sizing, shape, dtype, *device);
+  if (!num_pages.ok()) return num_pages.status();
+  engine_options.scheduler.num_pages = *num_pages;
+  // A request that the whole cache cannot hold is refused at the door, like one that the model cannot.
+  const int64_t cache_tokens = int64_t{*num_pages} * kernels::kPageTokens;
+  if (cache_tokens < config->max_context_tokens) {
+    loaded.notes.push_back(absl::StrCat("context capped at ", cache_tokens, " tokens by the KV cache"));
+    config->max_context_tokens = attention_options.max_context = static_cast<int32_t>(cache_tokens);
+  }
   auto cache = KvCache::Create(shape, *num_pages, dtype, *device);
   if (!cache.ok()) return cache.status();
   parts.cache = std::make_unique<KvCache>(*std::move(cache));
-  auto attention =
-      SpotlightAttention::Create({config->num_q_heads, config->num_kv_heads, config->head_dim}, attention_options,
-                                 config->inv_freq, config->rope_scale, parts.cache.get(), dtype, *device);
+  auto attention = SpotlightAttention::Create(attention_shape, attention_options, config->inv_freq, config->rope_scale,
+                                              parts.cache.get(), dtype, *device);
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 
@@ -220,6 +213,20 @@ absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserve
   if (!engine.ok()) return engine.status();
   loaded.engine = *std::move(engine);
   return loaded;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer) {
+  try {
+    return Load(options, observer);
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("loading the model: ", error.what()));
+  }
 }
 
 }  // namespace spotlight::engine

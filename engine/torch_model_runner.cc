@@ -1,7 +1,8 @@
 #include "engine/torch_model_runner.h"
 
-#include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
@@ -40,6 +41,7 @@ class TorchModelRunner : public ModelRunner {
  private:
   absl::StatusOr<StepResult> RunStep(const Batch& batch) {
     const c10::InferenceMode no_autograd;
+    const c10::OptionalDeviceGuard on_device(parts_.device);  // streams and events are the current device's
     std::vector<int32_t> token_context(batch.positions);
     for (int32_t& position : token_context) ++position;
     const StepTensors step = CopyIn(batch, token_context);
@@ -53,16 +55,20 @@ class TorchModelRunner : public ModelRunner {
         parts_.decoder->Forward(step, ToDevice(sample_index, {num_samples}, at::kLong, parts_.device), parts_.hashes,
                                 parts_.attention.get(), batch.time_retrieval ? &seconds : nullptr);
     if (!logits.ok()) return logits.status();
-    if (batch.time_retrieval && batch.num_decode_rows > batch.num_dense_rows) {
+    if (seconds.total > 0) {
       seconds.total += seconds.encode;
       result.retrieval = seconds;
     }
     const at::Tensor host_logits = logits->to(at::kCPU).contiguous();
     const auto vocab_size = static_cast<int32_t>(host_logits.size(1));
-    for (int64_t i = 0; i < num_samples; ++i) {
-      auto token = sampler_.Sample(host_logits.data_ptr<float>() + i * vocab_size, vocab_size, batch.samples[i]);
-      result.tokens.push_back(std::move(token));
-    }
+    const float* const rows = host_logits.data_ptr<float>();
+    result.tokens.resize(num_samples);
+    at::parallel_for(0, num_samples, 1, [&](int64_t begin, int64_t end) {
+      thread_local Sampler sampler;
+      for (int64_t i = begin; i < end; ++i) {
+        result.tokens[i] = sampler.Sample(rows + i * vocab_size, vocab_size, batch.samples[i]);
+      }
+    });
     return result;
   }
 
@@ -82,7 +88,6 @@ class TorchModelRunner : public ModelRunner {
   }
 
   RunnerParts parts_;
-  Sampler sampler_;
 };
 
 }  // namespace

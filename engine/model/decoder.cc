@@ -39,7 +39,10 @@ class LayerLoader {
   LayerLoader(TensorSource* source, int32_t layer, at::ScalarType dtype, at::Device device)
       : source_(source), prefix_(absl::StrCat("model.layers.", layer, ".")), dtype_(dtype), device_(device) {}
 
-  at::Tensor Vector(const std::string& name, int64_t size) { return Load(name, {size}).to(device_); }
+  at::Tensor Vector(const std::string& name, int64_t size) {
+    const at::Tensor tensor = Load(name, {size});
+    return tensor.defined() ? tensor.to(device_) : tensor;
+  }
 
   // Projections with one input side by side, in one matrix. rows: their output sizes.
   Linear Fused(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t num_in, bool bias) {

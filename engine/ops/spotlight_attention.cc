@@ -25,7 +25,27 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+int64_t WorkspaceBytes(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
+                       at::Device device) {
+  const auto kind = device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu;
+  const int32_t dense_rows =
+      dtype == at::kFloat ? std::max(options.max_decode_rows, options.max_chunk_tokens) : options.max_decode_rows;
+  return std::max(kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context,
+                                                      shape.num_q_heads, shape.num_kv_heads, shape.head_dim),
+                  kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
+                                                     shape.num_kv_heads, shape.head_dim));
+}
+
 }  // namespace
+
+int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const AttentionOptions& options,
+                                         at::ScalarType dtype, at::Device device) {
+  if (device.is_cpu()) return 0;
+  // PrefillAttention gathers the sequence's pages, then lays them out by head.
+  const auto gathered = static_cast<int64_t>(
+      2 * kernels::KvBytesPerToken(shape.num_kv_heads, shape.head_dim, ToKernelDType(dtype)) * options.max_context);
+  return WorkspaceBytes(shape, options, dtype, device) + gathered;
+}
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
                                                               const AttentionOptions& options,
@@ -38,19 +58,11 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
   attention.softmax_scale_ = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   attention.cache_ = cache;
   attention.device_ = device;
-  const auto kind = device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu;
-  const int32_t dense_rows =
-      dtype == at::kFloat ? std::max(options.max_decode_rows, options.max_chunk_tokens) : options.max_decode_rows;
-  const size_t bytes =
-      std::max(kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context,
-                                                   shape.num_q_heads, shape.num_kv_heads, shape.head_dim),
-               kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
-                                                  shape.num_kv_heads, shape.head_dim));
+  const int64_t bytes = WorkspaceBytes(shape, options, dtype, device);
   try {
     attention.inv_freq_ = at::tensor(inv_freq, at::kFloat).to(device);
     // The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
-    attention.workspace_ =
-        at::empty({static_cast<int64_t>(bytes) + 256}, at::TensorOptions().dtype(at::kByte).device(device));
+    attention.workspace_ = at::empty({bytes + 256}, at::TensorOptions().dtype(at::kByte).device(device));
   } catch (const c10::Error& error) {
     return absl::ResourceExhaustedError(
         absl::StrCat("attention workspace of ", bytes >> 20, " MiB does not fit: ", error.what_without_backtrace()));
@@ -67,7 +79,8 @@ absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::
   const Batch& batch = *step.batch;
   const int64_t tokens = qkv.size(0);
   const int32_t num_sparse = hash != nullptr ? batch.num_decode_rows - batch.num_dense_rows : 0;
-  const bool timed = seconds != nullptr && num_sparse > 0;
+  // Encoding a prompt's chunk is prefill: only a step that just decodes measures retrieval.
+  const bool timed = seconds != nullptr && num_sparse > 0 && batch.num_rows == batch.num_decode_rows;
   at::Tensor q = at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
   at::Tensor out = at::empty_like(q);
   at::Tensor planes, plane_unit;

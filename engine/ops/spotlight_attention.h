@@ -49,6 +49,11 @@ struct StepTensors {
 // Engine thread only. All work goes to the current stream of `device`.
 class SpotlightAttention {
  public:
+  // What steps allocate on a GPU beside the cache: the workspace, and a gathered copy of the longest context in
+  // prefill. 0 on the CPU, where scratch is small.
+  static int64_t ScratchBytes(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
+                              at::Device device);
+
   // inv_freq [D / 2] float. `cache` outlives this. RESOURCE_EXHAUSTED when the workspace does not fit.
   static absl::StatusOr<SpotlightAttention> Create(const AttentionShape& shape, const AttentionOptions& options,
                                                    const std::vector<float>& inv_freq, float rope_scale, KvCache* cache,

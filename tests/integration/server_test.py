@@ -84,6 +84,34 @@ class ServerTest(unittest.TestCase):
         self.assertEqual(self.server.metric("spotlight_kv_cache_usage_ratio"), 0)
         self.assertGreaterEqual(self.server.metric("spotlight_cancel_release_seconds_count"), 1)
 
+    def test_chat_keeps_the_conversation_and_needs_no_terminal(self):
+        done = self.server.client("chat", *GREEDY, "--max-tokens", "5", input="hello\nand then?\n")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(done.stdout.strip())
+        prompts = [record["prompt_tokens"] for record in self.server.request_log()[-2:]]
+        self.assertGreater(prompts[1], prompts[0])
+
+    def test_tokens_and_text_round_trip(self):
+        text = "round trip: naïve 你好 🙂"
+        ids = json.loads(self.server.client("tokenize", "--prompt", text, "--json").stdout)["token_ids"]
+        back = self.server.client("detokenize", "--token-ids", ",".join(map(str, ids)), "--json")
+        self.assertIn(text, json.loads(back.stdout)["text"])
+
+    def test_abort_ends_a_running_request(self):
+        process = subprocess.Popen([programs.CLIENT, "generate", "--server", self.server.grpc, *STORY, "--max-tokens",
+                                    "8000", "--ignore-eos", "--json", "--request-id", "doomed"],
+                                   stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        self.assertEqual(self.server.client("abort", "--request-id", "doomed").returncode, 0)
+        process.stdout.read()
+        self.assertEqual(process.wait(), 4)
+        process.stdout.close()
+        self.assertEqual(self.server.client("abort", "--request-id", "doomed").returncode, 3)
+
+    def test_a_deadline_that_passes_is_not_a_length(self):
+        done = self.server.client("generate", *STORY, "--max-tokens", "8000", "--ignore-eos", "--deadline", "0.3")
+        self.assertEqual(done.returncode, 6, done.stderr)
+
     def test_metrics_health_and_info(self):
         self.assertIn("ok", self.server.get("/healthz").lower())
         self.server.get("/readyz")
@@ -145,6 +173,44 @@ class LifecycleTest(unittest.TestCase):
                 code, error = programs.refused(flag, address)
                 self.assertEqual(code, 1)
                 self.assertIn(address, error)
+
+    def test_preempted_requests_give_the_same_tokens(self):
+        prompts = [",".join(str(5 + (i * 37 + n) % 400) for i in range(200)) for n in range(4)]
+
+        def flags(prompt):
+            return ["generate", "--token-ids", prompt, "--max-tokens", "300", "--ignore-eos", "--temperature", "0.8",
+                    "--seed", "3", "--json"]
+
+        # Four sequences of 500 tokens in a cache of 1,024: they cannot all stay.
+        with programs.Server("--dtype", "fp32", "--max-tokens-in-cache", "1024") as server:
+            server.wait_ready()
+            alone = [text_of(server.generate(*flags(prompt)[1:-1])) for prompt in prompts]
+            running = [subprocess.Popen([programs.CLIENT, *flags(prompt), "--server", server.grpc],
+                                        stdout=subprocess.PIPE, text=True) for prompt in prompts]
+            together = [text_of(map(json.loads, process.communicate()[0].splitlines())) for process in running]
+            self.assertGreater(server.metric("spotlight_preemptions_total"), 0)
+            self.assertEqual(alone, together)
+            self.assertEqual(server.metric("spotlight_kv_cache_usage_ratio"), 0)
+            refused = server.client("generate", "--token-ids", ",".join(["5"] * 1100))
+            self.assertEqual(refused.returncode, 3)
+            self.assertIn("1024", refused.stderr)
+
+    def test_a_model_of_one_layer_is_served(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with open(programs.TINY_QWEN2 + "/config.json") as file:
+                config = json.load(file)
+            config["num_hidden_layers"] = 1
+            with open(folder + "/config.json", "w") as file:
+                json.dump(config, file)
+            with programs.Server("--random-weights", "3", model=folder) as server:
+                server.wait_ready()
+                server.generate("--token-ids", "1,2,3", "--max-tokens", "2")
+            config["head_dim"] = 96
+            with open(folder + "/config.json", "w") as file:
+                json.dump(config, file)
+            code, error = programs.refused("--random-weights", "3", model=folder)
+            self.assertEqual(code, 1)
+            self.assertIn("96", error)
 
     def test_random_weights_need_only_a_config(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,25 @@
+// How many pages the KV cache gets.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "engine/kv_cache.h"
+
+namespace spotlight::engine {
+
+struct CacheSizing {
+  int64_t max_tokens = 0;     // as told; 0: from the free memory
+  int64_t scratch_bytes = 0;  // what steps need beside the cache
+  int32_t max_running = 1;    // sequences of max_context tokens that can use the cache at once
+  int32_t max_context = 1;
+};
+
+// As told, rounded up to pages; else 25% of the CPU's free memory (pages cost nothing until they are first used) or 90%
+// of the GPU's, never more than max_running full contexts can use. RESOURCE_EXHAUSTED when not even two pages fit.
+absl::StatusOr<int32_t> NumCachePages(const CacheSizing& sizing, const KvCacheShape& shape, at::ScalarType dtype,
+                                      at::Device device);
+
+}  // namespace spotlight::engine

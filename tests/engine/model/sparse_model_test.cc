@@ -1,0 +1,82 @@
+// Retrieval through a whole model, with untrained hash files: what it must not change, and that it does something.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "engine/model/hash_file.h"
+#include "tests/testing/model_harness.h"
+
+namespace spotlight {
+namespace {
+
+using testing::HarnessOptions;
+using testing::ModelHarness;
+
+constexpr int32_t kPromptTokens = 700;
+constexpr int32_t kAllCandidates = 1 << 20;
+
+std::vector<int32_t> Prompt() {
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < kPromptTokens; ++i) ids.push_back(5 + i * 37 % 400);
+  return ids;
+}
+
+std::unique_ptr<ModelHarness> Create(const std::string& folder, at::ScalarType dtype) {
+  auto plain = ModelHarness::Create(folder, HarnessOptions());
+  EXPECT_TRUE(plain.ok()) << plain.status();
+  HarnessOptions options;
+  options.dtype = dtype;
+  options.hash_path = ::testing::TempDir() + "/hash.safetensors";
+  const auto written = engine::WriteUntrainedHashFile(options.hash_path, (*plain)->config(), (*plain)->fingerprint(),
+                                                      /*first_layer=*/2, /*hash_words=*/4, /*seed=*/9);
+  EXPECT_TRUE(written.ok()) << written;
+  auto harness = ModelHarness::Create(folder, options);
+  EXPECT_TRUE(harness.ok()) << harness.status();
+  return harness.ok() ? *std::move(harness) : nullptr;
+}
+
+double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(double{a[i]} - b[i], 2);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+class SparseModelTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(SparseModelTest, SelectingEveryCandidateEqualsDense) {
+  for (const auto& [dtype, bound] : {std::make_pair(at::kFloat, 1e-5), std::make_pair(at::kBFloat16, 2e-2)}) {
+    const auto harness = Create(GetParam(), dtype);
+    ASSERT_NE(harness, nullptr);
+    ASSERT_TRUE(harness->Prefill(Prompt()).ok());
+    const auto dense = harness->Decode(7);
+    ASSERT_TRUE(harness->Prefill(Prompt()).ok());
+    const auto sparse = harness->Decode(7, kAllCandidates);
+    ASSERT_TRUE(dense.ok() && sparse.ok()) << dense.status() << sparse.status();
+    EXPECT_LT(RelativeError(*sparse, *dense), bound);
+  }
+}
+
+TEST_P(SparseModelTest, SelectingFewChangesTheLogitsAndRepeatsBitForBit) {
+  const auto harness = Create(GetParam(), at::kFloat);
+  ASSERT_NE(harness, nullptr);
+  ASSERT_TRUE(harness->Prefill(Prompt()).ok());
+  const auto dense = harness->Decode(7);
+  ASSERT_TRUE(harness->Prefill(Prompt()).ok());
+  const auto first = harness->Decode(7, 64);
+  ASSERT_TRUE(harness->Prefill(Prompt()).ok());
+  const auto second = harness->Decode(7, 64);
+  ASSERT_TRUE(dense.ok() && first.ok() && second.ok());
+  EXPECT_EQ(*first, *second);
+  EXPECT_GT(RelativeError(*first, *dense), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SparseModelTest,
+                         ::testing::Values("tests/testdata/tiny-llama", "tests/testdata/tiny-qwen2"));
+
+}  // namespace
+}  // namespace spotlight
