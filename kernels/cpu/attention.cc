@@ -28,6 +28,11 @@ int32_t NumSplits(int32_t num_tokens) {
   return (num_tokens + split - 1) / split;
 }
 
+struct SplitItem {
+  int64_t pair = 0;
+  int32_t split = 0;
+};
+
 class Attention {
  public:
   Attention(const KernelTable& kernels, const AttentionShape& shape, const void* q, const void* kv,
@@ -54,22 +59,22 @@ class Attention {
     std::fill_n(state, group_, -std::numeric_limits<float>::infinity());
   }
 
-  void RunSplit(int64_t pair, int32_t split, const float* q, float* state) const {
+  // `next` is what the thread runs afterwards, or null: its first block is asked for during this split's last.
+  void RunSplit(const SplitItem& item, const SplitItem* next, const float* q, float* state) const {
     ResetState(state);
-    const TokenList& tokens = row_heads_[pair].tokens;
-    const int32_t size = tokens.size(), split_tokens = SplitTokens(size);
-    const int32_t end = std::min(size, (split + 1) * split_tokens);
+    const int32_t end = SplitEnd(item);
     const void* keys[2][kBlockTokens];
-    int32_t position = split * split_tokens;
-    int count = FindKeys(pair, position, end, keys[0]);
-    for (int i = 0; i < count; ++i) {
-      for (int64_t line = 0; line < token_bytes_; line += 64) {
-        __builtin_prefetch(static_cast<const char*>(keys[0][i]) + line);
-      }
-    }
+    int32_t position = SplitBegin(item);
+    int count = FindKeys(item.pair, position, end, keys[0]);
     for (int side = 0; count > 0; side ^= 1) {
       position += count;
-      const int next_count = FindKeys(pair, position, end, keys[side ^ 1]);
+      int next_count = FindKeys(item.pair, position, end, keys[side ^ 1]);
+      const bool is_last = next_count == 0;
+      if (is_last && next != nullptr) {
+        next_count = FindKeys(next->pair, SplitBegin(*next), SplitEnd(*next), keys[side ^ 1]);
+      }
+      // A block asks for as many tokens as it holds itself.
+      Prefetch(keys[side ^ 1], count, next_count);
       AttendBlock block;
       block.q = q;
       block.group = group_;
@@ -80,8 +85,14 @@ class Attention {
       block.num_next = next_count;
       block.state = state;
       kernels_.attend[dtype_](block);
-      count = next_count;
+      count = is_last ? 0 : next_count;
     }
+  }
+
+  // Asks for the first block of a thread's first split.
+  void PrefetchFirst(const SplitItem& item) const {
+    const void* keys[kBlockTokens];
+    Prefetch(keys, 0, FindKeys(item.pair, SplitBegin(item), SplitEnd(item), keys));
   }
 
   void WriteOutput(int64_t pair, const float* state) const {
@@ -94,6 +105,22 @@ class Attention {
   }
 
  private:
+  int32_t SplitBegin(const SplitItem& item) const {
+    return item.split * SplitTokens(row_heads_[item.pair].tokens.size());
+  }
+  int32_t SplitEnd(const SplitItem& item) const {
+    const int32_t size = row_heads_[item.pair].tokens.size();
+    return std::min(size, (item.split + 1) * SplitTokens(size));
+  }
+
+  void Prefetch(const void* const* keys, int begin, int end) const {
+    for (int i = begin; i < end; ++i) {
+      for (int64_t line = 0; line < token_bytes_; line += 64) {
+        __builtin_prefetch(static_cast<const char*>(keys[i]) + line);
+      }
+    }
+  }
+
   int64_t GroupBytes(int64_t pairs) const { return pairs * group_ * shape_.head_dim * SizeOf(shape_.dtype); }
 
   // Addresses of the keys at positions [begin, min(begin + kBlockTokens, end)).
@@ -133,27 +160,28 @@ void AttendWholePairs(const Execution& execution, const KernelTable& kernels, co
   const int32_t group = shape.num_q_heads / shape.num_kv_heads;
   ParallelItems(execution, num_rows * shape.num_kv_heads, [&](int64_t begin, int64_t end) {
     PairBuffers buffers;
-    for (int64_t item = begin; item < end; ++item) {
-      // A prompt's rows grow: alternating between its two ends gives every contiguous share of items the same work.
+    // A prompt's rows grow: alternating between its two ends gives every contiguous share of items the same work.
+    const auto pair_of = [&](int64_t item) {
       const int64_t kv_head = item / num_rows, i = item % num_rows;
       const int64_t row = i % 2 == 0 ? i / 2 : num_rows - 1 - i / 2;
-      const int64_t pair = row * shape.num_kv_heads + kv_head;
+      return row * shape.num_kv_heads + kv_head;
+    };
+    attention.PrefetchFirst({pair_of(begin), 0});
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t pair = pair_of(item);
       const int32_t num_splits = NumSplits(row_heads[pair].tokens.size());
       attention.LoadQuery(pair, buffers.q);
       for (int32_t split = 0; split < num_splits; ++split) {
         float* target = split == 0 ? buffers.state : buffers.partial;
-        attention.RunSplit(pair, split, buffers.q, target);
+        const bool is_last = split + 1 == num_splits;
+        const SplitItem next = is_last && item + 1 < end ? SplitItem{pair_of(item + 1), 0} : SplitItem{pair, split + 1};
+        attention.RunSplit({pair, split}, is_last && item + 1 == end ? nullptr : &next, buffers.q, target);
         if (split > 0) kernels.merge(buffers.partial, group, shape.head_dim, buffers.state);
       }
       attention.WriteOutput(pair, buffers.state);
     }
   });
 }
-
-struct SplitItem {
-  int64_t pair = 0;
-  int32_t split = 0;
-};
 
 void AttendBySplits(const Execution& execution, const KernelTable& kernels, const Attention& attention,
                     const AttentionShape& shape, const AttentionRow* row_heads, int64_t num_pairs) {
@@ -171,9 +199,10 @@ void AttendBySplits(const Execution& execution, const KernelTable& kernels, cons
   const SplitItem* const work = items.data();
   ParallelItems(execution, num_items, [&](int64_t begin, int64_t end) {
     alignas(64) float q[kMaxGroup * kMaxHeadDim];
+    attention.PrefetchFirst(work[begin]);
     for (int64_t i = begin; i < end; ++i) {
       if (i == begin || work[i].split == 0) attention.LoadQuery(work[i].pair, q);
-      attention.RunSplit(work[i].pair, work[i].split, q, partials + i * state_floats);
+      attention.RunSplit(work[i], i + 1 < end ? &work[i + 1] : nullptr, q, partials + i * state_floats);
     }
   });
 

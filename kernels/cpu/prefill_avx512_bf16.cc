@@ -159,11 +159,11 @@ void Reset(int head_dim, float* state) {
 void Finish(const PrefillTile& tile, int head_dim) {
   const float* const sums = tile.state + 16;
   for (int r = 0; r < tile.num_rows; ++r) {
-    const __m512 sum = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_load_ps(sums + 16 * r)));
+    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(sums + 16 * r)));
     const float* values = tile.state + kTileHeaderFloats + r * head_dim;
     for (int d = 0; d < head_dim; d += 32) {
-      const __m512 low = _mm512_div_ps(_mm512_load_ps(values + d), sum);
-      const __m512 high = _mm512_div_ps(_mm512_load_ps(values + d + 16), sum);
+      const __m512 low = _mm512_mul_ps(_mm512_load_ps(values + d), share);
+      const __m512 high = _mm512_mul_ps(_mm512_load_ps(values + d + 16), share);
       _mm512_storeu_si512(tile.out[r] + d, (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
   }
