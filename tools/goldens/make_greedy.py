@@ -53,7 +53,8 @@ def main():
     parser.add_argument("--config", type=json.loads, default={}, help="JSON of config.json fields to change")
     args = parser.parse_args()
 
-    config = AutoConfig.from_pretrained(args.model, **args.config)
+    fields = {**json.loads((pathlib.Path(args.model) / "config.json").read_text()), **args.config}
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     model = AutoModelForCausalLM.from_pretrained(args.model, config=config, dtype=torch.float32, attn_implementation="sdpa")
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     cases = []

@@ -108,5 +108,9 @@ TEST(GoldenTest, TinyQwen2WithYarnEqualsTransformers) {
   ExpectGoldens("tests/testdata/tiny-qwen2", "tests/testdata/goldens/greedy_tiny_qwen2_yarn.json", kTestDevice);
 }
 
+TEST(GoldenTest, TinyMistralEqualsTransformers) {
+  ExpectGoldens("tests/testdata/tiny-llama", "tests/testdata/goldens/greedy_tiny_mistral.json", kTestDevice);
+}
+
 }  // namespace
 }  // namespace spotlight
