@@ -33,10 +33,10 @@ say "\$ curl http://$http/metrics     # a few of them"
 python3 - "http://$http/metrics" <<'PY'
 import sys, urllib.request
 wanted = ("spotlight_generation_tokens_total", "spotlight_time_to_first_token_seconds_sum",
-          "spotlight_inter_token_latency_seconds_sum", "spotlight_retrieval_kv_read_bytes_total",
+          "spotlight_inter_token_latency_seconds_sum", "spotlight_inter_token_latency_seconds_count", "spotlight_retrieval_kv_read_bytes_total",
           "spotlight_retrieval_kv_dense_equivalent_bytes_total", "spotlight_dense_steps_total")
 for line in urllib.request.urlopen(sys.argv[1], timeout=5).read().decode().splitlines():
-    if line.startswith(wanted):
+    if line.startswith(wanted) and not line.endswith(" 0"):
         print(line)
 PY
 
