@@ -95,7 +95,8 @@ absl::Status LocalEngine::Encode(Submission* submission) {
     ids = encoder_.Encode(request.prompt);
   }
   if (!ids.ok()) return ids.status();
-  absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens());
+  const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
+  absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
   if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
   if (!status.ok()) return status;
   // Here rather than on the engine's thread, which has no time for a pass over a long prompt.
@@ -107,10 +108,6 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   return absl::OkStatus();
 }
 
-int64_t LocalEngine::cache_tokens() const {
-  return int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
-}
-
 uint64_t LocalEngine::DrawSeed() {
   MutexLock lock(&seed_mutex_);
   return seed_source_();
@@ -119,7 +116,8 @@ uint64_t LocalEngine::DrawSeed() {
 absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) {
   const absl::Status status = queue_.Cancel(request_id, reason, clock_->Now(), submission);
   if (!status.ok()) return status;
-  // It need not wait for a thread of the encoder: its task finds it cancelled and passes it on to be ended.
+  // It need not wait for a thread of the encoder: its task finds it cancelled and passes it on to be ended. (Should it
+  // have ended meanwhile, and its id be another's, then the other's prompt is encoded here, which is as good.)
   if (const std::function<void()> task = encoder_.Withdraw(request_id)) task();
   return absl::OkStatus();
 }

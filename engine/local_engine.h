@@ -37,7 +37,6 @@ class LocalEngine : public Engine {
   const EngineOptions& options() const override { return options_; }
 
  private:
-  int64_t cache_tokens() const;
   // Encodes the submission's prompt and reserves its tokens.
   absl::Status Encode(Submission* submission);
   uint64_t DrawSeed();

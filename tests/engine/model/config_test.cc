@@ -85,6 +85,13 @@ TEST(ConfigTest, ReadsQwen25) {
   EXPECT_FLOAT_EQ(*config->default_sampling.temperature, 0.7f);
   EXPECT_EQ(*config->default_sampling.top_k, 20);
   EXPECT_FLOAT_EQ(*config->default_sampling.repetition_penalty, 1.05f);
+  EXPECT_EQ(*config->default_sampling.min_p, 0.0f);
+}
+
+TEST(ConfigTest, TheGenerationConfigsMinPIsADefault) {
+  const absl::StatusOr<ModelConfig> config = Load(kLlama2Config, R"({"min_p": 0.05})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->default_sampling.min_p, 0.05f);
 }
 
 TEST(ConfigTest, YarnServesFourTimesTheOriginalContext) {
