@@ -8,12 +8,6 @@
 namespace spotlight::engine {
 namespace {
 
-std::vector<int32_t> DistinctIds(std::vector<int32_t> ids) {
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
 // What may not be sampled before min_tokens tokens.
 std::vector<int32_t> BannedIds(const StoppingParams& stopping, const ModelInfo& model) {
   std::vector<int32_t> ids = stopping.stop_token_ids;
@@ -42,7 +36,7 @@ absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(Submission*
   const SamplingParams& sampling = sequence.sampling;
   const bool repetition = *sampling.repetition_penalty != 1.0f;
   sequence.has_penalty = repetition || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
-  if (repetition) sequence.distinct_prompt_token_ids = DistinctIds(sequence.prompt_token_ids);
+  sequence.distinct_prompt_token_ids = std::move(submission->distinct_prompt_token_ids);
   if (stopping.min_tokens > 0) sequence.banned_token_ids = BannedIds(stopping, model);
   sequence.seed = *sampling.seed;
   sequence.retrieval = request.retrieval;

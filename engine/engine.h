@@ -42,8 +42,10 @@ class Engine {
   // that need its length come that way.
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
-  // Ends a request: its pages are free within one step. NOT_FOUND when it is not running.
-  virtual absl::Status Cancel(const std::string& request_id, CancelReason reason) = 0;
+  // Ends a request: its pages are free within one step. With a `submission`, the sink that was submitted with it, only
+  // that submission: once it ends its id may be another's. Null: whichever request has the id. NOT_FOUND when it is not
+  // running.
+  virtual absl::Status Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) = 0;
 
   // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest
   // (UNAVAILABLE). When it returns every sink has had its OnFinish.

@@ -1,5 +1,6 @@
 #include "engine/local_engine.h"
 
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,21 @@
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
+namespace {
+
+// In the order of their first places; all in [0, vocab_size).
+std::vector<int32_t> DistinctIds(const std::vector<int32_t>& ids, int32_t vocab_size) {
+  std::vector<bool> seen(vocab_size);
+  std::vector<int32_t> distinct;
+  for (const int32_t id : ids) {
+    if (seen[id]) continue;
+    seen[id] = true;
+    distinct.push_back(id);
+  }
+  return distinct;
+}
+
+}  // namespace
 
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
                          std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
@@ -20,14 +36,14 @@ LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy
       runner_(std::move(runner)),
       queue_(options_.queue),
       loop_(options_, model_, policy_, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
-      encoder_(std::make_unique<PromptEncoder>(tokenizer_.get(), chat_template_.get())),
+      encoder_(tokenizer_.get(), chat_template_.get(), loop_.max_request_tokens()),
       seed_source_((uint64_t{std::random_device()()} << 32) | std::random_device()()),
       thread_([this] { RunLoop(); }) {}
 
 LocalEngine::~LocalEngine() {
   queue_.Close(absl::UnavailableError("the server is shutting down"));
   queue_.CancelAll(CancelReason::kShutdown, clock_->Now());
-  encoder_.reset();  // whatever it still held is in the queue now
+  encoder_.Stop();  // whatever it still held is in the queue now
   stopping_ = true;
   queue_.Wake();
   thread_.join();
@@ -39,7 +55,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   if (status.ok() && tokenizer_ == nullptr && !request.stopping.stop.empty()) {
     status = absl::FailedPreconditionError("stopping.stop: the model has no tokenizer, no text can match");
   }
-  if (status.ok()) status = queue_.Reserve(request.request_id);
+  if (status.ok()) status = queue_.Reserve(request.request_id, sink.get());
   if (!status.ok()) return status;
 
   auto submission = std::make_unique<Submission>();
@@ -51,7 +67,8 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
 
   if (PromptEncoder::IsLong(submission->request.prompt)) {
     // Owned by the task, which always runs; std::function cannot hold a unique_ptr.
-    encoder_->Schedule([this, owned = submission.release()] {
+    const std::string request_id = submission->request.request_id;
+    encoder_.Schedule(request_id, [this, owned = submission.release()] {
       std::unique_ptr<Submission> submission(owned);
       submission->status = Encode(submission.get());
       queue_.Push(std::move(submission));
@@ -71,12 +88,21 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
 absl::Status LocalEngine::Encode(Submission* submission) {
   GenerateRequest& request = submission->request;
   if (queue_.IsCancelled(request.request_id)) return absl::CancelledError("cancelled before it was encoded");
-  absl::StatusOr<std::vector<int32_t>> ids = encoder_->Encode(request.prompt);
+  absl::StatusOr<std::vector<int32_t>> ids;
+  if (auto* tokens = std::get_if<TokenPrompt>(&request.prompt)) {
+    ids = std::move(tokens->token_ids);
+  } else {
+    ids = encoder_.Encode(request.prompt);
+  }
   if (!ids.ok()) return ids.status();
   const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
   absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
   if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
   if (!status.ok()) return status;
+  // Here rather than on the engine's thread, which has no time for a pass over a long prompt.
+  if (*request.sampling.repetition_penalty != 1.0f) {
+    submission->distinct_prompt_token_ids = DistinctIds(*ids, model_.vocab_size);
+  }
   submission->prompt_token_ids = *std::move(ids);
   request.prompt = Prompt();
   return absl::OkStatus();
@@ -87,8 +113,13 @@ uint64_t LocalEngine::DrawSeed() {
   return seed_source_();
 }
 
-absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason) {
-  return queue_.Cancel(request_id, reason, clock_->Now());
+absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) {
+  const absl::Status status = queue_.Cancel(request_id, reason, clock_->Now(), submission);
+  if (!status.ok()) return status;
+  // It need not wait for a thread of the encoder: its task finds it cancelled and passes it on to be ended. (Should it
+  // have ended meanwhile, and its id be another's, then the other's prompt is encoded here, which is as good.)
+  if (const std::function<void()> task = encoder_.Withdraw(request_id)) task();
+  return absl::OkStatus();
 }
 
 void LocalEngine::Drain(absl::Duration grace) {
@@ -100,9 +131,9 @@ void LocalEngine::Drain(absl::Duration grace) {
 }
 
 absl::StatusOr<std::vector<int32_t>> LocalEngine::Tokenize(const Prompt& prompt) const {
-  absl::Status status = ValidatePrompt(prompt, model_.vocab_size);
+  absl::Status status = ValidatePrompt(prompt, model_);
   if (!status.ok()) return status;
-  return encoder_->Encode(prompt);
+  return encoder_.Encode(prompt);
 }
 
 absl::StatusOr<std::string> LocalEngine::Detokenize(const std::vector<int32_t>& token_ids) const {

@@ -28,7 +28,7 @@ class LocalEngine : public Engine {
   ~LocalEngine() override;
 
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
-  absl::Status Cancel(const std::string& request_id, CancelReason reason) override;
+  absl::Status Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) override;
   void Drain(absl::Duration grace) override;
   absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const override;
   absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& token_ids) const override;
@@ -52,7 +52,7 @@ class LocalEngine : public Engine {
 
   RequestQueue queue_;
   EngineLoop loop_;
-  std::unique_ptr<PromptEncoder> encoder_;
+  PromptEncoder encoder_;
   Mutex seed_mutex_;
   std::mt19937_64 seed_source_ ABSL_GUARDED_BY(seed_mutex_);
   std::atomic<bool> draining_{false};

@@ -1,5 +1,6 @@
 #include "engine/prompt_encoder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,42 +12,56 @@ namespace {
 constexpr size_t kLongPromptBytes = 16 << 10;
 constexpr int kNumThreads = 2;
 
-absl::Status WithField(const Prompt& prompt, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(PromptField(prompt), ": ", status.message()));
+absl::Status WithField(const char* field, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(field, ": ", status.message()));
 }
 
 }  // namespace
 
-PromptEncoder::PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template)
-    : tokenizer_(tokenizer), chat_template_(chat_template) {
+PromptEncoder::PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens)
+    : tokenizer_(tokenizer), chat_template_(chat_template), max_prompt_tokens_(max_prompt_tokens) {
   for (int i = 0; i < kNumThreads; ++i) threads_.emplace_back([this] { RunTasks(); });
 }
 
 PromptEncoder::~PromptEncoder() {
+  Stop();
+}
+
+void PromptEncoder::Stop() {
   {
     MutexLock lock(&mutex_);
     stopping_ = true;
     changed_.NotifyAll();
   }
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptEncoder::Encode(const Prompt& prompt) const {
   if (const auto* tokens = std::get_if<TokenPrompt>(&prompt)) return tokens->token_ids;
+  const char* const field = PromptField(prompt);
   if (tokenizer_ == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(PromptField(prompt), ": the model has no tokenizer, send token_ids"));
+    return absl::FailedPreconditionError(absl::StrCat(field, ": the model has no tokenizer, send token_ids"));
   }
-  absl::StatusOr<std::vector<int32_t>> ids;
   if (const auto* text = std::get_if<TextPrompt>(&prompt)) {
-    ids = tokenizer_->Encode(text->text, /*add_special_tokens=*/true);
-  } else {
-    if (chat_template_ == nullptr) return absl::FailedPreconditionError("chat: the model has no chat template");
-    const auto rendered = chat_template_->Render(std::get<ChatPrompt>(prompt).messages, /*add_generation_prompt=*/true);
-    if (!rendered.ok()) return WithField(prompt, rendered.status());
-    ids = tokenizer_->Encode(*rendered, /*add_special_tokens=*/false);
+    return EncodeText(field, text->text, /*add_special_tokens=*/true);
   }
-  if (!ids.ok()) return WithField(prompt, ids.status());
+  if (chat_template_ == nullptr) return absl::FailedPreconditionError("chat: the model has no chat template");
+  const auto rendered = chat_template_->Render(std::get<ChatPrompt>(prompt).messages, /*add_generation_prompt=*/true);
+  if (!rendered.ok()) return WithField(field, rendered.status());
+  return EncodeText(field, *rendered, /*add_special_tokens=*/false);
+}
+
+absl::StatusOr<std::vector<int32_t>> PromptEncoder::EncodeText(const char* field, const std::string& text,
+                                                               bool add_special_tokens) const {
+  const int64_t max_bytes = max_prompt_tokens_ * tokenizer_->max_token_bytes();
+  if (static_cast<int64_t>(text.size()) > max_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", text.size(), " bytes is over the ",
+                                                   max_bytes, " that ", max_prompt_tokens_, " tokens of at most ",
+                                                   tokenizer_->max_token_bytes(), " bytes can hold"));
+  }
+  absl::StatusOr<std::vector<int32_t>> ids = tokenizer_->Encode(text, add_special_tokens);
+  if (!ids.ok()) return WithField(field, ids.status());
   return ids;
 }
 
@@ -59,10 +74,20 @@ bool PromptEncoder::IsLong(const Prompt& prompt) {
   return num_bytes >= kLongPromptBytes;
 }
 
-void PromptEncoder::Schedule(std::function<void()> task) {
+void PromptEncoder::Schedule(const std::string& request_id, std::function<void()> task) {
   MutexLock lock(&mutex_);
-  tasks_.push_back(std::move(task));
+  tasks_.push_back({request_id, std::move(task)});
   changed_.NotifyOne();
+}
+
+std::function<void()> PromptEncoder::Withdraw(const std::string& request_id) {
+  MutexLock lock(&mutex_);
+  const auto is_its = [&](const Task& task) { return task.request_id == request_id; };
+  const auto found = std::find_if(tasks_.begin(), tasks_.end(), is_its);
+  if (found == tasks_.end()) return nullptr;
+  std::function<void()> task = std::move(found->run);
+  tasks_.erase(found);
+  return task;
 }
 
 void PromptEncoder::RunTasks() {
@@ -72,7 +97,7 @@ void PromptEncoder::RunTasks() {
       MutexLock lock(&mutex_);
       while (!stopping_ && tasks_.empty()) changed_.Wait(&mutex_);
       if (tasks_.empty()) return;
-      task = std::move(tasks_.front());
+      task = std::move(tasks_.front().run);
       tasks_.pop_front();
     }
     task();

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -20,33 +20,44 @@ namespace spotlight::engine {
 // Thread-safe.
 class PromptEncoder {
  public:
-  // `chat_template` may be null. Both outlive the encoder.
-  PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template);
-  // Runs the tasks that are left, then joins.
-  ~PromptEncoder();
+  // Both pointers may be null, and outlive the encoder. Text that `max_prompt_tokens` tokens cannot spell is refused
+  // before it is tokenised.
+  PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens);
+  ~PromptEncoder();  // Stop
   PromptEncoder(const PromptEncoder&) = delete;
   PromptEncoder& operator=(const PromptEncoder&) = delete;
 
   // Token ids as the model is to read them: text with the tokenizer's special tokens added, a chat rendered with the
   // generation prompt and nothing added (the template writes its own), token ids as they are. INVALID_ARGUMENT begins
-  // with the field; FAILED_PRECONDITION: a chat, and the model has no template.
+  // with the field; FAILED_PRECONDITION: a chat, and the model has no template, or no tokenizer.
   absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt) const;
 
   // Whether a prompt takes long enough (milliseconds) not to be encoded on the thread of an RPC.
   static bool IsLong(const Prompt& prompt);
 
-  // Runs `task` on one of the encoder's threads, in order of the calls. Not after the destructor has begun.
-  void Schedule(std::function<void()> task);
+  // Runs `task` on one of the encoder's threads, in order of the calls. Not after Stop.
+  void Schedule(const std::string& request_id, std::function<void()> task);
+  // Takes back the request's task where no thread has begun it, for the caller to run; else null.
+  std::function<void()> Withdraw(const std::string& request_id);
+  // Runs the tasks that are left, then joins. Encode still works.
+  void Stop();
 
  private:
+  struct Task {
+    std::string request_id;
+    std::function<void()> run;
+  };
   void RunTasks();
+  absl::StatusOr<std::vector<int32_t>> EncodeText(const char* field, const std::string& text,
+                                                  bool add_special_tokens) const;
 
   const Tokenizer* const tokenizer_;
   const ChatTemplate* const chat_template_;
+  const int64_t max_prompt_tokens_;
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Task> tasks_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;
 };
 

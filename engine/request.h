@@ -32,14 +32,14 @@ using Prompt = std::variant<TextPrompt, TokenPrompt, ChatPrompt>;
 
 // Absent optionals take the checkpoint's generation_config.json, else the value named here.
 struct SamplingParams {
-  absl::optional<float> temperature;                  // >= 0; 0 is greedy; else 1
-  absl::optional<float> top_p;                        // (0, 1]; else 1
-  absl::optional<int32_t> top_k;                      // >= 0; 0 is off; else 0
-  float min_p = 0;                                    // [0, 1]; drops tokens below min_p * the best token's probability
-  absl::optional<float> repetition_penalty;           // > 0, over prompt and output; else 1
-  float presence_penalty = 0;                         // [-2, 2], over the output
-  float frequency_penalty = 0;                        // [-2, 2], over the output
-  absl::optional<uint64_t> seed;                      // absent: drawn by the engine and reported
+  absl::optional<float> temperature;         // >= 0; 0 is greedy; else 1
+  absl::optional<float> top_p;               // (0, 1]; else 1
+  absl::optional<int32_t> top_k;             // >= 0; 0 is off; else 0
+  absl::optional<float> min_p;               // [0, 1]; drops what is below min_p * the best's probability; else 0
+  absl::optional<float> repetition_penalty;  // [0.01, 100], over prompt and output; else 1
+  float presence_penalty = 0;                // [-2, 2], over the output
+  float frequency_penalty = 0;               // [-2, 2], over the output
+  absl::optional<uint64_t> seed;             // absent: drawn by the engine and reported
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
 };
 

@@ -11,7 +11,7 @@ namespace spotlight::engine {
 
 RequestQueue::RequestQueue(const QueueOptions& options) : options_(options) {}
 
-absl::Status RequestQueue::Reserve(const std::string& request_id) {
+absl::Status RequestQueue::Reserve(const std::string& request_id, const ResponseSink* sink) {
   MutexLock lock(&mutex_);
   if (!closed_.ok()) return closed_;
   if (entries_.count(request_id) != 0) {
@@ -21,7 +21,7 @@ absl::Status RequestQueue::Reserve(const std::string& request_id) {
     return absl::ResourceExhaustedError(absl::StrCat("queue_requests: full, ", num_waiting_,
                                                      " requests wait, the bound is ", options_.max_waiting_requests));
   }
-  entries_.emplace(request_id, Entry());
+  entries_[request_id].sink = sink;
   ++num_waiting_;
   ++num_in_flight_;
   return absl::OkStatus();
@@ -50,10 +50,11 @@ void RequestQueue::Push(std::unique_ptr<Submission> submission) {
   arrived_.NotifyOne();
 }
 
-absl::Status RequestQueue::Cancel(const std::string& request_id, CancelReason reason, absl::Duration now) {
+absl::Status RequestQueue::Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
+                                  const ResponseSink* sink) {
   MutexLock lock(&mutex_);
   const auto found = entries_.find(request_id);
-  if (found == entries_.end()) {
+  if (found == entries_.end() || (sink != nullptr && sink != found->second.sink)) {
     return absl::NotFoundError(absl::StrCat("request_id: no request \"", request_id, "\" is running"));
   }
   CancelEntry(request_id, &found->second, reason, now);

@@ -26,6 +26,7 @@ namespace spotlight::engine {
 struct Submission {
   GenerateRequest request;  // sampling resolved, the seed drawn; the prompt moved out once it is encoded
   std::vector<int32_t> prompt_token_ids;
+  std::vector<int32_t> distinct_prompt_token_ids;  // with a repetition penalty; else empty
   std::shared_ptr<ResponseSink> sink;
   absl::Duration accepted;  // by the engine's clock
   absl::Status status;      // not OK: it could not be encoded, and only has to be finished
@@ -49,13 +50,14 @@ class RequestQueue {
 
   // A place for a request, before any work is done for it. ALREADY_EXISTS: the id is in use; RESOURCE_EXHAUSTED: too
   // many wait; the status given to Close once closed. After OK: Push, or Release and End.
-  absl::Status Reserve(const std::string& request_id);
+  absl::Status Reserve(const std::string& request_id, const ResponseSink* sink = nullptr);
   // Its prompt's tokens. RESOURCE_EXHAUSTED: too many wait, unless no others do: a prompt larger than the bound passes
   // alone. To be called once, before Push.
   absl::Status ReserveTokens(const std::string& request_id, int64_t num_tokens);
   void Push(std::unique_ptr<Submission> submission);
-  // NOT_FOUND when no such request is in flight.
-  absl::Status Cancel(const std::string& request_id, CancelReason reason, absl::Duration now);
+  // NOT_FOUND when no such request is in flight, or, with a `sink`, when it was reserved with another.
+  absl::Status Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
+                      const ResponseSink* sink = nullptr);
   // A cancelled request need not be encoded.
   bool IsCancelled(const std::string& request_id) const;
   // Refuses with `status` from now on. Of several calls the first counts.
@@ -82,6 +84,7 @@ class RequestQueue {
 
  private:
   struct Entry {
+    const ResponseSink* sink = nullptr;  // tells submissions with the same id apart
     int64_t num_tokens = 0;
     bool waiting = true;
     bool pushed = false;

@@ -37,7 +37,7 @@ SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const Samp
   } else {
     const float scale = 1.0f / *sampling.temperature;
     const double draw = UniformDraw(row.seed, static_cast<uint64_t>(row.output_index));
-    const bool filtered = *sampling.top_k > 0 || *sampling.top_p < 1.0f || sampling.min_p > 0;
+    const bool filtered = *sampling.top_k > 0 || *sampling.top_p < 1.0f || *sampling.min_p > 0;
     result.token_id = filtered ? DrawFiltered(vocab_size, sampling, scale, draw) : DrawFromAll(vocab_size, scale, draw);
   }
   if (row.num_logprobs >= 0) result.logprob = Logprob(logits, result.token_id, row.num_logprobs);
@@ -99,12 +99,12 @@ int32_t Sampler::DrawFiltered(int32_t vocab_size, const SamplingParams& sampling
   const int32_t top_k = *sampling.top_k;
   double total = -1;  // weight that top_p is a share of; < 0: that of entries_
   float bound = -kInfinity;
-  if (sampling.min_p > 0) {
-    bound = scan_->max() + std::log(sampling.min_p) / scale;
+  if (*sampling.min_p > 0) {
+    bound = scan_->max() + std::log(*sampling.min_p) / scale;
   }
   if (top_k > 0) {
     bound = std::max(bound, scan_->LowerBoundOfTop(top_k));
-  } else if (sampling.min_p == 0) {
+  } else if (*sampling.min_p == 0) {
     // Tokens lighter than an even share of what top_p may drop cannot be in the nucleus: together they weigh less.
     total = scan_->SumExp(scale, nullptr);
     const double light = (1.0 - *sampling.top_p) * total / vocab_size;

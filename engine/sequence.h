@@ -19,7 +19,7 @@ enum class SequencePhase : uint8_t {
 struct Sequence {
   uint64_t id = 0;  // in order of acceptance
   std::vector<int32_t> prompt_token_ids;
-  std::vector<int32_t> distinct_prompt_token_ids;  // for penalties; empty where none is set
+  std::vector<int32_t> distinct_prompt_token_ids;  // with a repetition penalty; else empty
   std::vector<int32_t> banned_token_ids;           // while fewer than min_tokens are generated
   SamplingParams sampling;                         // every optional resolved
   bool has_penalty = false;

@@ -43,9 +43,12 @@ absl::Status ValidateSampling(const SamplingParams& sampling, int32_t vocab_size
     return Invalid("sampling.top_p", "in (0, 1]", *p);
   }
   if (const auto k = sampling.top_k; k.has_value() && *k < 0) return Invalid("sampling.top_k", ">= 0", *k);
-  if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) return Invalid("sampling.min_p", "in [0, 1]", sampling.min_p);
-  if (const auto r = sampling.repetition_penalty; r.has_value() && !(std::isfinite(*r) && *r > 0)) {
-    return Invalid("sampling.repetition_penalty", "finite and > 0", *r);
+  if (const auto p = sampling.min_p; p.has_value() && !(*p >= 0 && *p <= 1)) {
+    return Invalid("sampling.min_p", "in [0, 1]", *p);
+  }
+  // A logit divided by a tiny penalty is infinite.
+  if (const auto r = sampling.repetition_penalty; r.has_value() && !(*r >= 0.01f && *r <= 100)) {
+    return Invalid("sampling.repetition_penalty", "in [0.01, 100]", *r);
   }
   if (!(std::abs(sampling.presence_penalty) <= 2)) {
     return Invalid("sampling.presence_penalty", "in [-2, 2]", sampling.presence_penalty);
@@ -113,6 +116,13 @@ absl::Status ValidateChat(const ChatPrompt& chat) {
   return absl::OkStatus();
 }
 
+absl::Status CheckFitsContext(absl::string_view field, int64_t num_tokens, const ModelInfo& model) {
+  if (num_tokens + 1 <= model.max_context_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
+                                                 " tokens leaves no room for output in the context of ",
+                                                 model.max_context_tokens, " tokens"));
+}
+
 }  // namespace
 
 const char* PromptField(const Prompt& prompt) {
@@ -120,7 +130,7 @@ const char* PromptField(const Prompt& prompt) {
   return std::holds_alternative<TokenPrompt>(prompt) ? "token_ids" : "chat";
 }
 
-absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size) {
+absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model) {
   if (const auto* text = std::get_if<TextPrompt>(&prompt)) {
     if (text->text.empty()) return absl::InvalidArgumentError("text: must not be empty");
     return CheckUtf8("text", text->text);
@@ -128,9 +138,11 @@ absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size) {
   if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) return ValidateChat(*chat);
   const std::vector<int32_t>& ids = std::get<TokenPrompt>(prompt).token_ids;
   if (ids.empty()) return absl::InvalidArgumentError("token_ids.ids: must not be empty");
+  absl::Status status = CheckFitsContext("token_ids", static_cast<int64_t>(ids.size()), model);
+  if (!status.ok()) return status;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab_size) {
-      return CheckTokenId(absl::StrCat("token_ids.ids[", i, "]"), ids[i], vocab_size);
+    if (ids[i] < 0 || ids[i] >= model.vocab_size) {
+      return CheckTokenId(absl::StrCat("token_ids.ids[", i, "]"), ids[i], model.vocab_size);
     }
   }
   return absl::OkStatus();
@@ -140,7 +152,7 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (request.request_id.empty() || request.request_id.size() > kMaxRequestIdBytes) {
     return Invalid("request_id", absl::StrCat("1 to ", kMaxRequestIdBytes, " bytes"), request.request_id.size());
   }
-  absl::Status status = ValidatePrompt(request.prompt, model.vocab_size);
+  absl::Status status = ValidatePrompt(request.prompt, model);
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
   if (!status.ok()) return status;
@@ -158,15 +170,12 @@ absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32
   const char* const field = PromptField(prompt);
   const auto num_tokens = static_cast<int64_t>(token_ids.size());
   if (num_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(field, ": encodes to no tokens"));
-  if (num_tokens + 1 > model.max_context_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
-                                                   " tokens leaves no room for output in the context of ",
-                                                   model.max_context_tokens, " tokens"));
-  }
+  absl::Status status = CheckFitsContext(field, num_tokens, model);
+  if (!status.ok()) return status;
   if (num_tokens + 1 > cache_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(field, ": a prompt of ", num_tokens,
-                                                     " tokens leaves no room for output in the KV cache of ",
-                                                     cache_tokens, " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
+                                                   " tokens leaves no room for output in the KV cache of ",
+                                                   cache_tokens, " tokens"));
   }
   for (const int32_t id : token_ids) {
     if (id >= 0 && id < model.vocab_size) continue;
@@ -184,6 +193,7 @@ SamplingParams ResolveSampling(const SamplingParams& sampling, const SamplingPar
   resolve(&resolved.temperature, model_default.temperature, 1.0f);
   resolve(&resolved.top_p, model_default.top_p, 1.0f);
   resolve(&resolved.top_k, model_default.top_k, 0);
+  resolve(&resolved.min_p, model_default.min_p, 0.0f);
   resolve(&resolved.repetition_penalty, model_default.repetition_penalty, 1.0f);
   return resolved;
 }

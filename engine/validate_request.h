@@ -14,12 +14,13 @@ namespace spotlight::engine {
 // INVALID_ARGUMENT: everything that can be told without encoding the prompt.
 absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& model);
 
-// INVALID_ARGUMENT: an empty prompt, text that is not UTF-8, token ids outside the vocabulary.
-absl::Status ValidatePrompt(const Prompt& prompt, int32_t vocab_size);
+// INVALID_ARGUMENT: an empty prompt, text that is not UTF-8, token ids outside the vocabulary or too many for the
+// context.
+absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model);
 
 // An encoded prompt against what can be served, `model.max_context_tokens` and the whole cache. INVALID_ARGUMENT:
-// empty, no room for an output token in the context, or an id that the tokenizer has and the model has not.
-// RESOURCE_EXHAUSTED: no room for an output token in the cache.
+// empty, no room for an output token in the context or the cache, or an id that the tokenizer has and the model has
+// not.
 absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32_t>& token_ids, const ModelInfo& model,
                                    int64_t cache_tokens);
 

@@ -17,6 +17,7 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
   record_.request_id = accepted.request.request_id;
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
+  submission_ = sink.get();
   absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
   if (!status.ok()) engine_ = nullptr;
   return status;
@@ -35,7 +36,7 @@ void GenerateCall::Cancel() {
   cancelled_.store(true, std::memory_order_release);
   // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
   if (engine_ == nullptr || finished_.load(std::memory_order_acquire)) return;
-  engine_->Cancel(record_.request_id, ReasonOfCancel()).IgnoreError();
+  engine_->Cancel(record_.request_id, ReasonOfCancel(), submission_).IgnoreError();
 }
 
 void GenerateCall::Finished(engine::Finish finish) {

@@ -36,8 +36,8 @@ class GenerateCall {
   // Hands the request to the engine. After OK, the sink will get OnFinish.
   absl::Status Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink);
 
-  // From OnCancel, on any thread: tells the engine, unless the request was refused or has ended: its id may be another
-  // request's by now.
+  // From OnCancel, on any thread: tells the engine, unless the request was refused or has ended. Never hits another
+  // request that has its id by now.
   void Cancel();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }  // thread-safe
 
@@ -55,7 +55,8 @@ class GenerateCall {
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
-  engine::Engine* engine_ = nullptr;  // null: refused
+  engine::Engine* engine_ = nullptr;                  // null: refused
+  const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> finished_{false};

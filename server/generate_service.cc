@@ -139,7 +139,7 @@ grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* co
       "Abort", context, *request, reply, nullptr,
       [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
-        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted);
+        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, /*submission=*/nullptr);
       });
 }
 

@@ -40,7 +40,7 @@ absl::StatusOr<engine::SamplingParams> ToSampling(const v1::Sampling& sampling) 
   if (sampling.has_temperature()) params.temperature = sampling.temperature();
   if (sampling.has_top_p()) params.top_p = sampling.top_p();
   if (sampling.has_top_k()) params.top_k = sampling.top_k();
-  params.min_p = sampling.min_p();
+  if (sampling.has_min_p()) params.min_p = sampling.min_p();
   if (sampling.has_repetition_penalty()) params.repetition_penalty = sampling.repetition_penalty();
   params.presence_penalty = sampling.presence_penalty();
   params.frequency_penalty = sampling.frequency_penalty();

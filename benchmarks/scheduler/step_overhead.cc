@@ -90,6 +90,7 @@ absl::Status Submit(const StepOverheadOptions& options, int32_t index, const std
   request.sampling.temperature = 0.0f;
   request.sampling.top_p = request.sampling.repetition_penalty = 1.0f;
   request.sampling.top_k = 0;
+  request.sampling.min_p = 0.0f;
   request.sampling.seed = index;
   for (int32_t i = 0; i < options.num_stop_strings; ++i) request.stopping.stop.push_back(absl::StrCat("\n\nStop ", i));
   submission->prompt_token_ids.assign(options.prompt_tokens, 1);

@@ -161,7 +161,8 @@ absl::Status ReadGenerationConfig(const json& object, ModelConfig& config) {
   sampling.top_p = static_cast<float>(fields.Number("top_p", 0, 1, 1.0));
   sampling.top_k = fields.Int("top_k", 0, INT32_MAX, 0);
   sampling.min_p = static_cast<float>(fields.Number("min_p", 0, 1, 0.0, /*min_allowed=*/true));
-  sampling.repetition_penalty = static_cast<float>(fields.Number("repetition_penalty", 0, 1e4, 1.0));
+  sampling.repetition_penalty =
+      static_cast<float>(fields.Number("repetition_penalty", 0.01, 100, 1.0, /*min_allowed=*/true));
   if (!fields.Bool("do_sample", true)) sampling.temperature = 0.0f;
   return fields.status();
 }

@@ -15,6 +15,8 @@ namespace spotlight::engine {
 namespace {
 
 constexpr char kFileName[] = "spotlight_hash.safetensors";
+// Hidden sizes that the kernels take: multiples of kHiddenStep up to kMaxHidden.
+constexpr int64_t kHiddenStep = 16;
 constexpr int64_t kMaxHidden = 4096;
 constexpr int64_t kBlockElements = 1 << 14;
 
@@ -44,19 +46,19 @@ class TensorReader {
     for (std::string& name : file.names()) left_.insert(std::move(name));
   }
 
-  // -1 in `shape`: any size in [1, kMaxHidden]. `name` is not in messages' file prefix: the caller's file is.
+  // -1 in `shape`: any hidden size. `name` is not in messages' file prefix: the caller's file is.
   absl::StatusOr<TensorView> Take(const std::string& name, const std::vector<int64_t>& shape) {
     if (left_.erase(name) == 0) return absl::InvalidArgumentError(absl::StrCat("has no tensor ", name));
     absl::StatusOr<TensorView> view = file_.Find(name);
     if (!view.ok()) return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " is not F32 or BF16"));
     bool matches = view->shape.size() == shape.size();
     for (size_t i = 0; matches && i < shape.size(); ++i) {
-      matches = shape[i] < 0 ? view->shape[i] >= 1 && view->shape[i] <= kMaxHidden : view->shape[i] == shape[i];
+      matches = shape[i] < 0 ? IsHidden(view->shape[i]) : view->shape[i] == shape[i];
     }
     if (!matches) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " has shape ", ShapeText(view->shape),
-                                                     ", must be ", ShapeText(shape),
-                                                     absl::StrCat(" (-1: 1 to ", kMaxHidden, ")")));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", name, " has shape ", ShapeText(view->shape), ", must be ", ShapeText(shape),
+                       absl::StrCat(" (-1: a multiple of ", kHiddenStep, " up to ", kMaxHidden, ")")));
     }
     if (absl::Status status = CheckFinite(name, *view); !status.ok()) return status;
     return view;
@@ -69,6 +71,8 @@ class TensorReader {
   }
 
  private:
+  static bool IsHidden(int64_t size) { return size >= kHiddenStep && size <= kMaxHidden && size % kHiddenStep == 0; }
+
   static absl::Status CheckFinite(const std::string& name, const TensorView& view) {
     std::vector<float> block(kBlockElements);
     const int64_t num_elements = NumElements(view);

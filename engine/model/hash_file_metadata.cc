@@ -101,8 +101,8 @@ absl::StatusOr<HashFileMetadata> ParseHashFileMetadata(const std::map<std::strin
   result.num_planes = reader.Int("planes", 1, kernels::kMaxPlanes);
   result.plane_step = reader.PositiveNumber("plane_step");
   result.hash_bits = reader.Int("hash_bits", 32, 32 * kernels::kMaxHashWords);
-  if (result.hash_bits % 32 != 0) {
-    reader.Fail("hash_bits", absl::StrCat("must be a multiple of 32, is ", result.hash_bits));
+  if (!IsHashBits(result.hash_bits)) {
+    reader.Fail("hash_bits", absl::StrCat("must be 32, 64, 128 or 256, is ", result.hash_bits));
   }
   result.prefix_bits = reader.Int("prefix_bits", 0, 32);
   if (result.prefix_bits % 32 != 0) {
@@ -120,6 +120,10 @@ absl::StatusOr<HashFileMetadata> ParseHashFileMetadata(const std::map<std::strin
   result.heldout = reader.Optional("heldout");
   if (!reader.status().ok()) return reader.status();
   return result;
+}
+
+bool IsHashBits(int32_t bits) {
+  return bits == 32 || bits == 64 || bits == 128 || bits == 256;
 }
 
 std::map<std::string, std::string> FormatHashFileMetadata(const HashFileMetadata& metadata) {

@@ -15,7 +15,7 @@ struct HashFileMetadata {
   std::string scoring = "asymmetric";  // real-valued queries quantised to planes; the only one served
   int32_t num_planes = 4;              // planes = J
   float plane_step = 0.335f;           // c
-  int32_t hash_bits = 128;             // 32 * W
+  int32_t hash_bits = 128;             // 32 * W: 32, 64, 128 or 256
   int32_t prefix_bits = 0;             // 0 | 32: the first word was trained to rank by itself
   int32_t num_layers = 0, num_kv_heads = 0, group = 0, head_dim = 0;  // of the model
   std::vector<int32_t> layers;                                        // hashed layers, ascending; written "2,3,4"
@@ -27,6 +27,9 @@ struct HashFileMetadata {
 // INVALID_ARGUMENT "metadata KEY: reason": a key that is missing, unknown format, encoder or scoring, a value out of
 // range. recipe, corpus_sha256 and heldout may be absent.
 absl::StatusOr<HashFileMetadata> ParseHashFileMetadata(const std::map<std::string, std::string>& metadata);
+
+// Whether the kernels read codes of this size: 32, 64, 128 or 256 bits.
+bool IsHashBits(int32_t bits);
 
 std::map<std::string, std::string> FormatHashFileMetadata(const HashFileMetadata& metadata);
 

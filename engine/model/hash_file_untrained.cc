@@ -133,9 +133,8 @@ absl::Status WriteUntrainedHashFile(const std::string& path, const ModelConfig& 
     return absl::InvalidArgumentError(
         absl::StrCat("first_layer: must be in [0, ", config.num_layers - 1, "], is ", first_layer));
   }
-  if (hash_words < 1 || hash_words > kernels::kMaxHashWords) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("hash_words: must be in [1, ", kernels::kMaxHashWords, "], is ", hash_words));
+  if (hash_words < 1 || hash_words > kernels::kMaxHashWords || !IsHashBits(32 * hash_words)) {
+    return absl::InvalidArgumentError(absl::StrCat("hash_words: must be 1, 2, 4 or 8, is ", hash_words));
   }
   HashFileMetadata metadata;
   metadata.hash_bits = 32 * hash_words;

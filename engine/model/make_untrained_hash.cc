@@ -9,6 +9,7 @@
 #include "absl/types/optional.h"
 #include "engine/model/fingerprint.h"
 #include "engine/model/hash_file.h"
+#include "engine/model/hash_file_metadata.h"
 
 namespace spotlight::engine {
 namespace {
@@ -21,7 +22,7 @@ constexpr char kUsage[] =
     "  --model DIR            folder of the model that the file is for\n"
     "  --out FILE             the file to write\n"
     "  --seed N               of the random encoders (default 0)\n"
-    "  --bits N               bits of a code, a multiple of 32, at most 256 (default 128)\n"
+    "  --bits N               bits of a code: 32, 64, 128 or 256 (default 128)\n"
     "  --first-layer N        layers before it stay dense (default 2)\n"
     "  --random-weights SEED  for a model served with the same flag, which needs no weights\n";
 
@@ -57,7 +58,7 @@ bool ParseFlags(int argc, char** argv, Flags& flags) {
         ok = absl::SimpleAtoi(optarg, &flags.seed);
         break;
       case 'b':
-        ok = absl::SimpleAtoi(optarg, &flags.bits) && flags.bits % 32 == 0 && flags.bits >= 32 && flags.bits <= 256;
+        ok = absl::SimpleAtoi(optarg, &flags.bits) && IsHashBits(flags.bits);
         break;
       case 'f':
         ok = absl::SimpleAtoi(optarg, &flags.first_layer);

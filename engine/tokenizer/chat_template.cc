@@ -1,8 +1,8 @@
 #include "engine/tokenizer/chat_template.h"
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <system_error>
 
 #include "absl/memory/memory.h"
@@ -15,14 +15,26 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr int64_t kMaxFileBytes = 16 << 20;
+
 bool Exists(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be opened"));
+  // A folder opens, but has no size.
+  const auto num_bytes = static_cast<int64_t>(file.tellg());
+  if (num_bytes < 0 || num_bytes == INT64_MAX) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a file"));
+  if (num_bytes > kMaxFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": has ", num_bytes, " bytes, over the ", kMaxFileBytes, " that such a file may have"));
+  }
+  std::string content(static_cast<size_t>(num_bytes), '\0');
+  file.seekg(0);
+  file.read(content.data(), num_bytes);
   if (!file) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
   return content;
 }

@@ -18,6 +18,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& pa
   return absl::WrapUnique(new Tokenizer(handle));
 }
 
+Tokenizer::Tokenizer(TkTokenizer* handle)
+    : handle_(handle), max_token_bytes_(static_cast<int32_t>(tk_max_token_bytes(handle))) {}
+
 Tokenizer::~Tokenizer() {
   tk_free(handle_);
 }

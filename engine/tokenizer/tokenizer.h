@@ -35,11 +35,15 @@ class Tokenizer {
   absl::optional<int32_t> TokenId(absl::string_view token) const;
   // Entries, added tokens included. A model's embedding may have more rows.
   int32_t vocab_size() const;
+  // Of the longest entry, added tokens included: n tokens stand for no more than n times as many bytes of text. What a
+  // normaliser deletes is not counted.
+  int32_t max_token_bytes() const { return max_token_bytes_; }
 
  private:
   friend class DecodeStream;
-  explicit Tokenizer(TkTokenizer* handle) : handle_(handle) {}
-  TkTokenizer* handle_;
+  explicit Tokenizer(TkTokenizer* handle);
+  TkTokenizer* const handle_;
+  const int32_t max_token_bytes_;
 };
 
 // Text of one sequence as its tokens come. Never gives out part of a character. Thread-compatible; outlived by nothing:

@@ -43,6 +43,7 @@ class EngineLoopTest : public testing::Test {
     request.sampling.temperature = 0.0f;
     request.sampling.top_p = 1.0f;
     request.sampling.top_k = 0;
+    request.sampling.min_p = 0.0f;
     request.sampling.repetition_penalty = 1.0f;
     request.sampling.seed = 17;
     request.stopping.max_tokens = max_tokens;
@@ -56,6 +57,7 @@ class EngineLoopTest : public testing::Test {
     EXPECT_TRUE(queue_->Reserve(request.request_id).ok());
     EXPECT_TRUE(queue_->ReserveTokens(request.request_id, static_cast<int64_t>(prompt.size())).ok());
     submission->request = std::move(request);
+    submission->distinct_prompt_token_ids = prompt;  // repeats do no harm
     submission->prompt_token_ids = std::move(prompt);
     submission->sink = sink;
     submission->accepted = clock_.Now();

@@ -128,7 +128,8 @@ TEST_F(EngineTest, RefusesBadRequestsAtOnceAndServesTheRest) {
   bad.retrieval.mode = RetrievalMode::kSparse;
   EXPECT_EQ(SubmitError(bad).code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(SubmitError(Request("bad", 1, std::vector<int32_t>(8192, 1))).code(), StatusCode::kInvalidArgument);
-  EXPECT_EQ(SubmitError(Request("bad", 1, std::vector<int32_t>(64 * 64, 1))).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(SubmitError(Request("bad", 1, std::vector<int32_t>(64 * 64, 1))).message(),
+            "token_ids: a prompt of 4096 tokens leaves no room for output in the KV cache of 4096 tokens");
   EXPECT_TRUE(Submit(Request("bad", 1))->WaitForFinish().status.ok());  // no trace is left of the id
 }
 
@@ -162,10 +163,71 @@ TEST_F(EngineTest, CancelEndsARunningRequest) {
   request.stopping.max_tokens.reset();
   const auto sink = Submit(request);
   sink->WaitForDeltas(3);
-  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kAborted).ok());
+  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kAborted, nullptr).ok());
   EXPECT_EQ(sink->WaitForFinish().reason, FinishReason::kAborted);
   EXPECT_EQ(engine_->Load().num_free_pages, 64);
-  EXPECT_EQ(engine_->Cancel("a", CancelReason::kAborted).code(), StatusCode::kNotFound);
+  EXPECT_EQ(engine_->Cancel("a", CancelReason::kAborted, nullptr).code(), StatusCode::kNotFound);
+}
+
+TEST_F(EngineTest, ALateCancelOfASubmissionLeavesTheNextOwnerOfItsIdAlone) {
+  Start();
+  const auto first = Submit(Request("a", 1));
+  first->WaitForFinish();
+  runner_->Pause();
+  const auto second = Submit(Request("a", 5));
+  EXPECT_EQ(engine_->Cancel("a", CancelReason::kClientGone, first.get()).code(), StatusCode::kNotFound);
+  runner_->Resume();
+  EXPECT_TRUE(second->WaitForFinish().status.ok());
+  runner_->Pause();
+  const auto third = Submit(Request("a", 5));
+  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kClientGone, third.get()).ok());
+  runner_->Resume();
+  EXPECT_EQ(third->WaitForFinish().reason, FinishReason::kCancelled);
+}
+
+TEST_F(EngineTest, CancelEndsWhatWaitsToBeEncoded) {
+  Start();
+  runner_->Pause();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 20; ++i) {
+    GenerateRequest request = Request(std::to_string(i), 5);
+    request.prompt = TextPrompt{std::string(17000, ' ')};
+    sinks.push_back(Submit(request));
+  }
+  for (int i = 19; i >= 0; --i) {
+    EXPECT_TRUE(engine_->Cancel(std::to_string(i), CancelReason::kAborted, sinks[i].get()).ok());
+  }
+  runner_->Resume();
+  for (const auto& sink : sinks) EXPECT_EQ(sink->WaitForFinish().reason, FinishReason::kAborted);
+  EXPECT_EQ(engine_->Load().num_waiting, 0);
+  EXPECT_EQ(engine_->Load().num_free_pages, 64);
+}
+
+TEST_F(EngineTest, TextThatNoContextCouldHoldIsRefusedBeforeItIsTokenised) {
+  Start();
+  // 4096 tokens of cache, 17 bytes in the longest token.
+  const std::string reason =
+      ": a prompt of 69633 bytes is over the 69632 that 4096 tokens of at most 17 bytes can hold";
+  const std::string text(69633, 'x');
+  EXPECT_EQ(engine_->Tokenize(TextPrompt{text}).status(), absl::InvalidArgumentError("text" + reason));
+  GenerateRequest request = Request("a", 1);
+  request.prompt = TextPrompt{text};
+  EXPECT_EQ(Submit(request)->WaitForFinish().status, absl::InvalidArgumentError("text" + reason));
+  const absl::Status chat = engine_->Tokenize(ChatPrompt{{{"user", text}}}).status();
+  EXPECT_EQ(chat.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(chat.message().substr(0, 6), "chat: ");
+}
+
+TEST_F(EngineTest, ARepetitionPenaltySeesThePromptsDistinctIds) {
+  Start();
+  std::vector<int32_t> ids;
+  runner_->OnRun([&](const Batch& batch) {
+    if (!batch.samples.empty()) ids = *batch.samples[0].prompt_token_ids;
+  });
+  GenerateRequest request = Request("a", 1, {7, 3, 7, 9, 3});
+  request.sampling.repetition_penalty = 1.5f;
+  EXPECT_TRUE(Submit(request)->WaitForFinish().status.ok());
+  EXPECT_EQ(ids, (std::vector<int32_t>{7, 3, 9}));
 }
 
 TEST_F(EngineTest, SeedsAreDrawnReportedAndRepeatable) {
@@ -239,7 +301,7 @@ TEST_F(EngineTest, SurvivesSubmittersAndCancellersOnManyThreads) {
       for (int i = 0; i < 40; ++i) {
         const std::string id = std::to_string(t) + "-" + std::to_string(i);
         sinks[t].push_back(Submit(Request(id, 60, std::vector<int32_t>(1 + (i * 37) % 300, 5))));
-        if (i % 3 == 0) (void)engine_->Cancel(id, CancelReason::kClientGone);
+        if (i % 3 == 0) (void)engine_->Cancel(id, CancelReason::kClientGone, nullptr);
         (void)engine_->Load();
       }
     });

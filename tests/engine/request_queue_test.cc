@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+#include "tests/testing/recording_sink.h"
 
 namespace spotlight::engine {
 namespace {
@@ -114,6 +115,18 @@ TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
   queue.Take(&arrivals);
   EXPECT_EQ(arrivals.submissions.size(), 1u);
   EXPECT_TRUE(arrivals.cancellations.empty());
+}
+
+TEST(RequestQueueTest, ACancelOfASubmissionDoesNotHitAnotherWithItsId) {
+  RequestQueue queue(Bounds(10, 100));
+  RecordingSink first, second;
+  ASSERT_TRUE(queue.Reserve("a", &first).ok());
+  queue.Release("a");
+  ASSERT_TRUE(queue.Reserve("a", &second).ok());
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &first).code(), StatusCode::kNotFound);
+  EXPECT_FALSE(queue.IsCancelled("a"));
+  EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &second).ok());
+  EXPECT_TRUE(queue.IsCancelled("a"));
 }
 
 TEST(RequestQueueTest, CancellingWhatIsNotThereIsNotFound) {

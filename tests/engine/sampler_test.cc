@@ -150,7 +150,7 @@ TEST(SamplerTest, AgreesWithABruteForceSamplerInDoubles) {
     const std::vector<double> exact(logits.begin(), logits.end());
     ASSERT_EQ(sampler.Sample(logits.data(), vocab_size, row).token_id, BruteForceSample(exact, row))
         << "trial " << trial << " vocab " << vocab_size << " T " << *params.temperature << " top_p " << *params.top_p
-        << " top_k " << *params.top_k << " min_p " << params.min_p;
+        << " top_k " << *params.top_k << " min_p " << *params.min_p;
   }
 }
 

@@ -38,7 +38,8 @@ TEST(ValidateRequestTest, AcceptsWhatIsWithinTheBounds) {
   request.sampling.temperature = 0.0f;
   request.sampling.top_p = 1.0f;
   request.sampling.top_k = 0;
-  request.sampling.min_p = 1;
+  request.sampling.min_p = 1.0f;
+  request.sampling.repetition_penalty = 0.01f;
   request.sampling.presence_penalty = -2;
   request.sampling.logit_bias = {{511, -100.0f}};
   request.stopping.max_tokens = 1;
@@ -61,6 +62,8 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
          r->prompt = TokenPrompt{{1, 512}};
        },
        "token_ids.ids[1]: must be in [0, 512), got 512"},
+      {[](auto* r) { r->prompt = TokenPrompt{std::vector<int32_t>(1000, -1)}; },
+       "token_ids: a prompt of 1000 tokens leaves no room for output in the context of 1000 tokens"},
       {[](auto* r) { r->prompt = TokenPrompt{{-1}}; }, "token_ids.ids[0]: must be in [0, 512), got -1"},
       {[](auto* r) { r->prompt = ChatPrompt{}; }, "chat.messages: must not be empty"},
       {[](auto* r) {
@@ -79,7 +82,13 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
       {[](auto* r) { r->sampling.top_k = -5; }, "sampling.top_k: must be >= 0, got -5"},
       {[](auto* r) { r->sampling.min_p = 1.5f; }, "sampling.min_p: must be in [0, 1], got 1.5"},
       {[](auto* r) { r->sampling.repetition_penalty = 0.0f; },
-       "sampling.repetition_penalty: must be finite and > 0, got 0"},
+       "sampling.repetition_penalty: must be in [0.01, 100], got 0"},
+      {[](auto* r) { r->sampling.repetition_penalty = 1e-40f; },
+       "sampling.repetition_penalty: must be in [0.01, 100], got 9.99995e-41"},
+      {[](auto* r) { r->sampling.repetition_penalty = 101.0f; },
+       "sampling.repetition_penalty: must be in [0.01, 100], got 101"},
+      {[=](auto* r) { r->sampling.repetition_penalty = nan; },
+       "sampling.repetition_penalty: must be in [0.01, 100], got nan"},
       {[](auto* r) { r->sampling.presence_penalty = 3; }, "sampling.presence_penalty: must be in [-2, 2], got 3"},
       {[=](auto* r) { r->sampling.frequency_penalty = nan; },
        "sampling.frequency_penalty: must be in [-2, 2], got nan"},
@@ -87,6 +96,10 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
          r->sampling.logit_bias.assign(301, {1, 0.0f});
        },
        "sampling.logit_bias: must be at most 300 entries, got 301"},
+      {[](auto* r) {
+         r->sampling.logit_bias.assign(1000000, {1, 0.0f});
+       },
+       "sampling.logit_bias: must be at most 300 entries, got 1000000"},
       {[](auto* r) {
          r->sampling.logit_bias = {{512, 0.0f}};
        },
@@ -134,7 +147,10 @@ TEST(ValidateEncodedPromptTest, NeedsRoomForOneTokenInContextAndCache) {
   EXPECT_EQ(too_long.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(too_long.message(),
             "text: a prompt of 1000 tokens leaves no room for output in the context of 1000 tokens");
-  EXPECT_EQ(validate(640, 640).code(), StatusCode::kResourceExhausted);
+  // Not RESOURCE_EXHAUSTED, which clients retry: it will never fit.
+  EXPECT_EQ(validate(640, 640),
+            absl::InvalidArgumentError(
+                "text: a prompt of 640 tokens leaves no room for output in the KV cache of 640 tokens"));
 }
 
 TEST(ValidateEncodedPromptTest, RefusesTokensThatTheModelHasNot) {
@@ -147,10 +163,13 @@ TEST(ResolveSamplingTest, TakesTheRequestThenTheModelThenTheApi) {
   request.temperature = 0.5f;
   model.temperature = 0.7f;
   model.top_p = 0.8f;
+  model.min_p = 0.05f;
   const SamplingParams resolved = ResolveSampling(request, model);
   EXPECT_EQ(resolved.temperature, 0.5f);
   EXPECT_EQ(resolved.top_p, 0.8f);
   EXPECT_EQ(resolved.top_k, 0);
+  EXPECT_EQ(resolved.min_p, 0.05f);
+  EXPECT_EQ(ResolveSampling(request, SamplingParams()).min_p, 0.0f);
   EXPECT_EQ(resolved.repetition_penalty, 1.0f);
 }
 

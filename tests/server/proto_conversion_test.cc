@@ -51,7 +51,7 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   EXPECT_EQ(*converted->sampling.temperature, 0.5f);
   EXPECT_EQ(*converted->sampling.top_p, 0.9f);
   EXPECT_EQ(*converted->sampling.top_k, 7);
-  EXPECT_EQ(converted->sampling.min_p, 0.1f);
+  EXPECT_EQ(*converted->sampling.min_p, 0.1f);
   EXPECT_EQ(*converted->sampling.repetition_penalty, 1.1f);
   EXPECT_EQ(converted->sampling.presence_penalty, 0.2f);
   EXPECT_EQ(converted->sampling.frequency_penalty, 0.3f);
@@ -74,6 +74,7 @@ TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
   const auto converted = ToEngineRequest(&request, "m");
   ASSERT_TRUE(converted.ok());
   EXPECT_FALSE(converted->sampling.temperature.has_value());
+  EXPECT_FALSE(converted->sampling.min_p.has_value());
   EXPECT_FALSE(converted->sampling.seed.has_value());
   EXPECT_FALSE(converted->stopping.max_tokens.has_value());
   EXPECT_FALSE(converted->retrieval.budget_ratio.has_value());

@@ -144,9 +144,11 @@ class FakeEngine final : public engine::Engine {
     return absl::OkStatus();
   }
 
-  absl::Status Cancel(const std::string& request_id, engine::CancelReason reason) override {
+  absl::Status Cancel(const std::string& request_id, engine::CancelReason reason,
+                      const engine::ResponseSink* submission) override {
     MutexLock lock(&mutex_);
-    if (running_.count(request_id) == 0) {
+    const auto found = running_.find(request_id);
+    if (found == running_.end() || (submission != nullptr && submission != found->second.get())) {
       return absl::NotFoundError(absl::StrCat("request_id: ", request_id, " is not running"));
     }
     cancels_.push_back({request_id, reason});

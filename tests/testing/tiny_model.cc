@@ -25,6 +25,7 @@ ModelInfo TinyModelInfo() {
   model.default_sampling.temperature = 0.0f;
   model.default_sampling.top_p = 1.0f;
   model.default_sampling.top_k = 0;
+  model.default_sampling.min_p = 0.0f;
   model.default_sampling.repetition_penalty = 1.0f;
   return model;
 }

@@ -36,6 +36,8 @@ int tk_encode(const TkTokenizer* tokenizer, const char* text, size_t text_len, i
 int tk_decode(const TkTokenizer* tokenizer, const uint32_t* ids, size_t num_ids, int skip_special, TkStr* out,
               TkStr* err);
 size_t tk_vocab_size(const TkTokenizer* tokenizer);
+/* The most bytes of text that one token stands for. */
+size_t tk_max_token_bytes(const TkTokenizer* tokenizer);
 /* -1 where there is no such token. */
 int64_t tk_token_to_id(const TkTokenizer* tokenizer, const char* token, size_t token_len);
 

@@ -85,6 +85,13 @@ TEST(ConfigTest, ReadsQwen25) {
   EXPECT_FLOAT_EQ(*config->default_sampling.temperature, 0.7f);
   EXPECT_EQ(*config->default_sampling.top_k, 20);
   EXPECT_FLOAT_EQ(*config->default_sampling.repetition_penalty, 1.05f);
+  EXPECT_EQ(*config->default_sampling.min_p, 0.0f);
+}
+
+TEST(ConfigTest, TheGenerationConfigsMinPIsADefault) {
+  const absl::StatusOr<ModelConfig> config = Load(kLlama2Config, R"({"min_p": 0.05})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->default_sampling.min_p, 0.05f);
 }
 
 TEST(ConfigTest, YarnServesFourTimesTheOriginalContext) {
@@ -287,7 +294,8 @@ TEST(ConfigTest, RefusesABadGenerationConfigByItsName) {
   EXPECT_EQ(error(R"({"temperature": -1})"), path + ": temperature: must be in [0, 10000], is -1");
   EXPECT_EQ(error(R"({"top_p": 0})"), path + ": top_p: must be in (0, 1], is 0");
   EXPECT_EQ(error(R"({"top_k": -1})"), path + ": top_k: must be in [0, 2147483647], is -1");
-  EXPECT_EQ(error(R"({"repetition_penalty": 0})"), path + ": repetition_penalty: must be in (0, 10000], is 0");
+  EXPECT_EQ(error(R"({"repetition_penalty": 0})"), path + ": repetition_penalty: must be in [0.01, 100], is 0");
+  EXPECT_EQ(error(R"({"min_p": 1.5})"), path + ": min_p: must be in [0, 1], is 1.5");
   EXPECT_EQ(error(R"({"eos_token_id": [1, 99999]})"), path + ": eos_token_id: must be in [0, 31999], is 99999");
 }
 

@@ -66,7 +66,7 @@ struct Parts {
   }
 };
 
-// Trained, layers 2 and 3, hidden sizes 8 and 12.
+// Trained, layers 2 and 3, hidden sizes 16 and 32.
 Parts GoodParts(const std::string& encoder = "z") {
   HashFileMetadata metadata;
   metadata.encoder = encoder;
@@ -84,7 +84,7 @@ Parts GoodParts(const std::string& encoder = "z") {
   for (const std::string layer : {"layers.2.", "layers.3."}) {
     parts.tensors.push_back({layer + "logit_scale", DType::kF32, {kHeads}});
     for (const auto& [side, in, hidden] :
-         {std::make_tuple("key.", kHeadDim, 8), std::make_tuple("query.", kGroup * kHeadDim, 12)}) {
+         {std::make_tuple("key.", kHeadDim, 16), std::make_tuple("query.", kGroup * kHeadDim, 32)}) {
       const std::string prefix = layer + side;
       if (encoder == "z") {
         parts.tensors.push_back({prefix + "w1", DType::kBF16, {kHeads, in, hidden}});
@@ -112,9 +112,9 @@ TEST(HashFileTest, LoadsEveryTensorOfATrainedFile) {
   ASSERT_EQ(hash->layers.size(), 2u);
   const LayerHashView& layer = hash->layers.at(3);
   EXPECT_THAT(layer.logit_scale, ElementsAre(0.5f, 0.5f));
-  EXPECT_EQ(layer.key.hidden, 8);
-  EXPECT_EQ(layer.query.hidden, 12);
-  EXPECT_THAT(layer.query.w1.shape, ElementsAre(kHeads, kGroup * kHeadDim, 12));
+  EXPECT_EQ(layer.key.hidden, 16);
+  EXPECT_EQ(layer.query.hidden, 32);
+  EXPECT_THAT(layer.query.w1.shape, ElementsAre(kHeads, kGroup * kHeadDim, 32));
   EXPECT_THAT(layer.key.skip.shape, ElementsAre(kHeads, kHeadDim, kBits));
   EXPECT_NE(layer.key.b2.data, nullptr);
 }
@@ -184,7 +184,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Metadata("plane_step", "0", R"(metadata plane_step: must be a positive number, is "0")"),
                     Metadata("plane_step", "nan", R"(metadata plane_step: must be a positive number, is "nan")"),
                     Metadata("plane_step", "1e999", R"(metadata plane_step: must be a positive number, is "1e999")"),
-                    Metadata("hash_bits", "100", "metadata hash_bits: must be a multiple of 32, is 100"),
+                    Metadata("hash_bits", "100", "metadata hash_bits: must be 32, 64, 128 or 256, is 100"),
+                    Metadata("hash_bits", "96", "metadata hash_bits: must be 32, 64, 128 or 256, is 96"),
                     Metadata("hash_bits", "512", R"(metadata hash_bits: must be an integer in [32, 256], is "512")"),
                     Metadata("prefix_bits", "16", "metadata prefix_bits: must be 0 or 32, is 16"),
                     Metadata("num_layers", "5", "metadata num_layers: is 5, the model has 4"),
@@ -206,18 +207,23 @@ INSTANTIATE_TEST_SUITE_P(
         Metadata("layers", "1,2,3", "has no tensor layers.1.key.w1"),
         Metadata("layers", "2", "has tensor layers.3.key.b1, which its metadata does not announce"),
         Metadata("encoder", "linear", "has tensor layers.2.key.b1, which its metadata does not announce"),
-        Metadata("hash_bits", "32", "tensor layers.2.key.w2 has shape [2, 8, 64], must be [2, 8, 32] (-1: 1 to 4096)"),
+        Metadata("hash_bits", "32",
+                 "tensor layers.2.key.w2 has shape [2, 16, 64], must be [2, 16, 32] (-1: a multiple of 16 up to 4096)"),
         Shape("layers.2.key.w1", {2, 16, 0},
-              "tensor layers.2.key.w1 has shape [2, 16, 0], must be [2, 16, -1] (-1: 1 to 4096)"),
+              "tensor layers.2.key.w1 has shape [2, 16, 0], must be [2, 16, -1] (-1: a multiple of 16 up to 4096)"),
         Shape("layers.2.key.w1", {2, 8, 16},
-              "tensor layers.2.key.w1 has shape [2, 8, 16], must be [2, 16, -1] (-1: 1 to 4096)"),
+              "tensor layers.2.key.w1 has shape [2, 8, 16], must be [2, 16, -1] (-1: a multiple of 16 up to 4096)"),
+        Shape("layers.2.key.w1", {2, 16, 24},
+              "tensor layers.2.key.w1 has shape [2, 16, 24], must be [2, 16, -1] (-1: a multiple of 16 up to 4096)"),
         Shape("layers.2.key.w1", {2, 16, 4097},
-              "tensor layers.2.key.w1 has shape [2, 16, 4097], must be [2, 16, -1] (-1: 1 to 4096)"),
-        Shape("layers.3.key.b1", {2, 9}, "tensor layers.3.key.b1 has shape [2, 9], must be [2, 8] (-1: 1 to 4096)"),
-        Shape("layers.3.query.skip", {2, 16, 64},
-              "tensor layers.3.query.skip has shape [2, 16, 64], must be [2, 48, 64] (-1: 1 to 4096)"),
+              "tensor layers.2.key.w1 has shape [2, 16, 4097], must be [2, 16, -1] (-1: a multiple of 16 up to 4096)"),
+        Shape("layers.3.key.b1", {2, 9},
+              "tensor layers.3.key.b1 has shape [2, 9], must be [2, 16] (-1: a multiple of 16 up to 4096)"),
+        Shape(
+            "layers.3.query.skip", {2, 16, 64},
+            "tensor layers.3.query.skip has shape [2, 16, 64], must be [2, 48, 64] (-1: a multiple of 16 up to 4096)"),
         Shape("layers.3.logit_scale", {2, 1},
-              "tensor layers.3.logit_scale has shape [2, 1], must be [2] (-1: 1 to 4096)"),
+              "tensor layers.3.logit_scale has shape [2, 1], must be [2] (-1: a multiple of 16 up to 4096)"),
         Refusal{[](Parts& parts) { parts.Tensor("layers.3.logit_scale").dtype = DType::kBF16; },
                 "tensor layers.3.logit_scale is not F32"},
         Refusal{[](Parts& parts) { parts.Tensor("layers.3.query.b2").dtype = DType::kF32; },
@@ -292,8 +298,9 @@ TEST(HashFileTest, RefusesToWriteSenselessUntrainedFiles) {
   };
   EXPECT_EQ(error(4, 4), "first_layer: must be in [0, 3], is 4");
   EXPECT_EQ(error(-1, 4), "first_layer: must be in [0, 3], is -1");
-  EXPECT_EQ(error(2, 0), "hash_words: must be in [1, 8], is 0");
-  EXPECT_EQ(error(2, 9), "hash_words: must be in [1, 8], is 9");
+  EXPECT_EQ(error(2, 0), "hash_words: must be 1, 2, 4 or 8, is 0");
+  EXPECT_EQ(error(2, 3), "hash_words: must be 1, 2, 4 or 8, is 3");
+  EXPECT_EQ(error(2, 9), "hash_words: must be 1, 2, 4 or 8, is 9");
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 

@@ -53,6 +53,7 @@ TEST(MakeUntrainedHashTest, RefusesBadFlagsAndModels) {
   const std::string model = absl::StrCat("--model ", folder.path(), " --out ", folder.File("x"));
   EXPECT_EQ(RunTool("").exit_code, 2);
   EXPECT_EQ(RunTool(model + " --bits 100").output, "make_untrained_hash: --bits: 100 is not a value that it takes\n");
+  EXPECT_EQ(RunTool(model + " --bits 96").output, "make_untrained_hash: --bits: 96 is not a value that it takes\n");
   EXPECT_EQ(RunTool(model + " --bits 512").exit_code, 2);
   EXPECT_EQ(RunTool(model + " --seed -1").exit_code, 2);
   EXPECT_EQ(RunTool(model).output, absl::StrCat("make_untrained_hash: ", folder.path(),

@@ -136,6 +136,14 @@ TEST_F(ChatTemplateFolderTest, TakesTheDefaultOfSeveralTemplates) {
   EXPECT_EQ(Render(), "plain");
 }
 
+TEST_F(ChatTemplateFolderTest, AFolderInPlaceOfAFileIsAnErrorAndNoException) {
+  std::filesystem::create_directory(folder_ + "/tokenizer_config.json");
+  EXPECT_EQ(LoadError(), folder_ + "/tokenizer_config.json: is not a file");
+  std::filesystem::remove(folder_ + "/tokenizer_config.json");
+  std::filesystem::create_directory(folder_ + "/chat_template.jinja");
+  EXPECT_EQ(LoadError(), folder_ + "/chat_template.jinja: is not a file");
+}
+
 TEST_F(ChatTemplateFolderTest, NamesTheFileAndTheReason) {
   const std::string path = folder_ + "/tokenizer_config.json";
   Write("tokenizer_config.json", "{");

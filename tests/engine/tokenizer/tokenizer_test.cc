@@ -100,6 +100,8 @@ TEST(TokenizerTest, SkipsSpecialTokensWhenAsked) {
 TEST(TokenizerTest, KnowsItsVocabulary) {
   const auto tokenizer = LoadTokenizer("smollm2");
   EXPECT_EQ(tokenizer->vocab_size(), 49152);
+  EXPECT_EQ(tokenizer->max_token_bytes(), 81);  // a run of spaces, each spelled with a character of two bytes
+  EXPECT_EQ(LoadTokenizer("tiny-llama")->max_token_bytes(), 17);  // <|begin_of_text|>, an added token
   EXPECT_EQ(tokenizer->TokenId("<|im_end|>"), absl::optional<int32_t>(2));
   EXPECT_EQ(tokenizer->TokenId("<|no_such_token|>"), absl::nullopt);
   EXPECT_EQ(tokenizer->TokenId(""), absl::nullopt);

@@ -2,7 +2,7 @@
 use crate::abi::{call, free, object, put_ids, put_new, put_str, text, Outcome, TkIds, TkStr};
 use std::os::raw::{c_char, c_int};
 use std::sync::Arc;
-use tokenizers::Tokenizer;
+use tokenizers::{DecoderWrapper, Tokenizer};
 
 pub struct TkTokenizer(pub Arc<Tokenizer>);
 
@@ -95,6 +95,18 @@ pub unsafe extern "C" fn tk_decode(
 #[no_mangle]
 pub unsafe extern "C" fn tk_vocab_size(tokenizer: *const TkTokenizer) -> usize {
     tokenizer.as_ref().map_or(0, |t| t.0.get_vocab_size(true))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn tk_max_token_bytes(tokenizer: *const TkTokenizer) -> usize {
+    tokenizer.as_ref().map_or(0, |t| {
+        // A byte-level vocabulary spells each byte as one character, of one or two bytes.
+        let byte_level = matches!(t.0.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let bytes_of = |entry: &String| if byte_level { entry.chars().count() } else { entry.len() };
+        let entries = t.0.get_vocab(false).keys().map(bytes_of).max();
+        let added = t.0.get_added_tokens_decoder().values().map(|token| token.content.len()).max();
+        entries.max(added).unwrap_or(0)
+    })
 }
 
 #[no_mangle]
