@@ -131,6 +131,40 @@ TEST(GrpcStatusTest, OnlyAPathBeforeTheColonIsASubject) {
   }
 }
 
+// Whether the reply carries a detail of this type after its trip through gRPC's status.
+template <class Detail>
+bool HasDetail(const absl::Status& status) {
+  google::rpc::Status proto;
+  EXPECT_TRUE(proto.ParseFromString(ToGrpcStatus(status).error_details()));
+  for (const auto& any : proto.details()) {
+    if (any.Is<Detail>()) return true;
+  }
+  return false;
+}
+
+TEST(GrpcStatusTest, OnlyRefusalsThatPassSayWhenToTryAgain) {
+  for (const char* message : {"queue_requests: full", "queue_tokens: full", "encoding_queue: full"}) {
+    EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::ResourceExhaustedError(message))) << message;
+  }
+  EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::UnavailableError("draining")));
+  const auto too_long = absl::ResourceExhaustedError("text: a prompt of 9000 tokens leaves no room in the KV cache");
+  EXPECT_TRUE(HasDetail<google::rpc::QuotaFailure>(too_long));
+  EXPECT_FALSE(HasDetail<google::rpc::RetryInfo>(too_long));
+}
+
+TEST(GrpcStatusTest, LongMessagesAreCutBetweenCharacters) {
+  std::string euros;
+  while (euros.size() < 5000) euros += "\xe2\x82\xac";
+  for (const char* prefix : {"", "a", "ab"}) {
+    const grpc::Status status = ToGrpcStatus(absl::InvalidArgumentError("text: " + (prefix + euros)));
+    const std::string& message = status.error_message();
+    EXPECT_LE(message.size(), 1024u + 3);
+    EXPECT_GT(message.size(), 1024u - 3);
+    EXPECT_EQ(message.substr(message.size() - 6), "\xe2\x82\xac...") << prefix;
+    EXPECT_LT(status.error_details().size(), 2500u);
+  }
+}
+
 TEST(GrpcStatusTest, CodesKeepTheirNumbersAndNames) {
   EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
   EXPECT_EQ(ToGrpcStatus(absl::UnauthenticatedError("x")).error_code(), grpc::StatusCode::UNAUTHENTICATED);
