@@ -38,7 +38,7 @@ void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version
 
 absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
   engine::Engine* engine = engine_.load(std::memory_order_acquire);
-  if (engine == nullptr) return absl::UnavailableError("the model is still loading");
+  if (engine == nullptr) return absl::UnavailableError("loading: the model is not there yet");
   return engine;
 }
 
