@@ -158,6 +158,19 @@ TEST_F(MetricsTest, NamesFollowTheConventions) {
   }
 }
 
+// Where some steps are measured and others are not, a rate of the count says nothing of the load.
+TEST(MetricHelpTest, RetrievalFamiliesSayWhetherTheyAreSampled) {
+  int num_families = 0;
+  for (const MetricFamily& family : MetricFamilies()) {
+    if (!absl::StartsWith(family.name, "spotlight_retrieval_")) continue;
+    ++num_families;
+    const bool sampled = absl::StrContains(family.help, "Sampled: ");
+    EXPECT_EQ(sampled, absl::string_view(family.name) == "spotlight_retrieval_seconds") << family.name;
+    EXPECT_NE(sampled, absl::StrContains(family.help, "(not sampled)")) << family.name;
+  }
+  EXPECT_EQ(num_families, 6);
+}
+
 TEST_F(MetricsTest, CountsWhatHappened) {
   Run();
   EXPECT_EQ(Value(R"(spotlight_requests_running{model_name="m"})"), "2");
