@@ -21,6 +21,13 @@ constexpr size_t kMaxQueuedWrites = 64 << 10;
 constexpr int kNumEncoders = 2;
 constexpr size_t kMaxQueuedEncodings = 256;
 
+// gRPC keeps the bytes of a call's request until the call ends, and hands them out as const; nobody reads them again.
+absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
+  const absl::Status status = ParseMessage(*bytes, message);
+  const_cast<grpc::ByteBuffer*>(bytes)->Clear();
+  return status;
+}
+
 }  // namespace
 
 GenerateService::GenerateService(CallObserver on_call_end)
@@ -38,16 +45,16 @@ void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version
 
 absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
   engine::Engine* engine = engine_.load(std::memory_order_acquire);
-  if (engine == nullptr) return absl::UnavailableError("the model is still loading");
+  if (engine == nullptr) return absl::UnavailableError("loading: the model is not there yet");
   return engine;
 }
 
-absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer& bytes) const {
+absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer* bytes) const {
   const auto engine = ReadyEngine();
   if (!engine.ok()) return engine.status();
   v1::GenerateRequest request;
-  if (absl::Status status = ParseMessage(bytes, &request); !status.ok()) return status;
-  auto converted = ToEngineRequest(&request, (*engine)->model().name);
+  if (absl::Status status = TakeMessage(bytes, &request); !status.ok()) return status;
+  auto converted = ToEngineRequest(&request, (*engine)->model());
   if (!converted.ok()) return converted.status();
   AcceptedRequest accepted;
   accepted.engine = *engine;
@@ -58,21 +65,21 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer& 
 
 grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
-  auto accepted = Accept(*request);
+  auto accepted = Accept(request);
   if (!accepted.ok()) return GenerateUnary::Refuse(context, &environment_, accepted.status());
   return GenerateUnary::Start(context, &environment_, *std::move(accepted), reply);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
                                                                             const grpc::ByteBuffer* request) {
-  auto accepted = Accept(*request);
+  auto accepted = Accept(request);
   if (!accepted.ok()) return server::GenerateStream::Refuse(context, &environment_, accepted.status());
   return server::GenerateStream::Start(context, &environment_, *std::move(accepted));
 }
 
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GenerateService::Answer(
-    const char* method, grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes, grpc::ByteBuffer* reply,
+    const char* method, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply,
     WorkerPool* workers, std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto start = std::chrono::steady_clock::now();
@@ -86,7 +93,7 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
   };
   const auto engine = ReadyEngine();
   auto request = std::make_shared<Request>();
-  const absl::Status status = engine.ok() ? ParseMessage(bytes, request.get()) : engine.status();
+  const absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
   if (!status.ok()) {
     end(status);
     return reactor;
@@ -109,7 +116,7 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
 grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::TokenizeRequest, v1::TokenizeResponse>(
-      "Tokenize", context, *request, reply, &encoders_,
+      "Tokenize", context, request, reply, &encoders_,
       [](engine::Engine* engine, v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
         const auto prompt = ToEnginePrompt(request);
         if (!prompt.ok()) return prompt.status();
@@ -124,8 +131,11 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      "Detokenize", context, *request, reply, &encoders_,
+      "Detokenize", context, request, reply, &encoders_,
       [](engine::Engine* engine, v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
+        const int32_t max_context_tokens = engine->model().max_context_tokens;
+        absl::Status status = CheckTokenIds(request->token_ids(), max_context_tokens);
+        if (!status.ok()) return status;
         auto text = engine->Detokenize({request->token_ids().begin(), request->token_ids().end()});
         if (!text.ok()) return text.status();
         response->set_text(*std::move(text));
@@ -136,7 +146,7 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* reply) {
   return Answer<v1::AbortRequest, v1::AbortResponse>(
-      "Abort", context, *request, reply, nullptr,
+      "Abort", context, request, reply, nullptr,
       [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
         return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, /*submission=*/nullptr);
@@ -146,7 +156,7 @@ grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* co
 grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
-      "GetModelInfo", context, *request, reply, nullptr,
+      "GetModelInfo", context, request, reply, nullptr,
       [](engine::Engine* engine, v1::GetModelInfoRequest*, v1::GetModelInfoResponse* response) {
         SetModelInfo(engine->model(), engine->options().retrieval, response);
         return absl::OkStatus();
@@ -156,7 +166,7 @@ grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      "GetServerInfo", context, *request, reply, nullptr,
+      "GetServerInfo", context, request, reply, nullptr,
       [this](engine::Engine* engine, v1::GetServerInfoRequest*, v1::GetServerInfoResponse* response) {
         SetServerInfo(*engine, response);
         return absl::OkStatus();
@@ -166,7 +176,7 @@ grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* GenerateService::GetLoads(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetLoadsRequest, v1::GetLoadsResponse>(
-      "GetLoads", context, *request, reply, nullptr,
+      "GetLoads", context, request, reply, nullptr,
       [](engine::Engine* engine, v1::GetLoadsRequest*, v1::GetLoadsResponse* response) {
         SetLoads(engine->Load(), response);
         return absl::OkStatus();
@@ -180,7 +190,7 @@ void GenerateService::SetServerInfo(const engine::Engine& engine, v1::GetServerI
   reply->set_libtorch_version(libtorch_version_);
   reply->set_start_unix_seconds(Seconds(start_.time_since_epoch()).count());
   reply->set_uptime_seconds(Seconds(std::chrono::system_clock::now() - start_).count());
-  reply->set_kv_cache_tokens(options.scheduler.num_pages * kernels::kPageTokens);
+  reply->set_kv_cache_tokens(int64_t{options.scheduler.num_pages} * kernels::kPageTokens);
   reply->set_page_tokens(kernels::kPageTokens);
   reply->set_max_running_requests(options.scheduler.max_running);
   reply->set_max_step_tokens(options.scheduler.max_step_tokens);

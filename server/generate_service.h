@@ -51,13 +51,13 @@ class GenerateService final : public RawGenerationService {
 
  private:
   absl::StatusOr<engine::Engine*> ReadyEngine() const;
-  absl::StatusOr<AcceptedRequest> Accept(const grpc::ByteBuffer& request) const;
+  absl::StatusOr<AcceptedRequest> Accept(const grpc::ByteBuffer* request) const;
   void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
 
   // The calls that are one question to the engine: parse, ask, reply. `workers` runs `ask` where it may take long.
   template <class Request, class Response>
   grpc::ServerUnaryReactor* Answer(const char* method, grpc::CallbackServerContext* context,
-                                   const grpc::ByteBuffer& bytes, grpc::ByteBuffer* reply, WorkerPool* workers,
+                                   const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply, WorkerPool* workers,
                                    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask);
 
   std::atomic<engine::Engine*> engine_{nullptr};

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
 #include "server/wire_message.h"
@@ -11,6 +12,8 @@ namespace {
 
 // Merging stops here: well below the 4 MB that gRPC clients accept by default.
 constexpr size_t kMaxMergedBytes = 256 << 10;
+// What may wait for a reader that does not read: 16,000 tokens with 20 log-probabilities each.
+constexpr size_t kMaxPendingBytes = 4 << 20;
 
 size_t ApproximateBytes(const engine::Delta& delta) {
   size_t num_bytes = delta.text.size() + 4 * delta.token_ids.size();
@@ -51,6 +54,7 @@ void GenerateStream::RefuseWith(const absl::Status& status) {
 v1::GenerateStreamResponse* GenerateStream::Reserve(size_t num_bytes) {
   if (pending_.empty() || pending_.back().num_bytes + num_bytes > kMaxMergedBytes) pending_.emplace_back();
   pending_.back().num_bytes += num_bytes;
+  pending_bytes_ += num_bytes;
   return &pending_.back().message;
 }
 
@@ -69,14 +73,34 @@ void GenerateStream::OnDelta(engine::Delta delta) {
   {
     MutexLock lock(&mutex_);
     if (reader_gone_) return;
-    AppendDelta(delta, return_token_ids_, Reserve(ApproximateBytes(delta)));
+    const size_t num_bytes = ApproximateBytes(delta);
+    if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes) return Overflow();
+    AppendDelta(delta, return_token_ids_, Reserve(num_bytes));
   }
   PostAdvance();
+}
+
+void GenerateStream::Overflow() {
+  overflowed_ = true;
+  ClearPending();
+  if (cancel_posted_) return;
+  // Not from here: a sink must not call the engine. A full pool is asked again with the next delta.
+  cancel_posted_ = call_.environment().writers->Post([self = shared_from_this()] { self->call_.Cancel(); });
+}
+
+void GenerateStream::ClearPending() {
+  pending_.clear();
+  pending_bytes_ = 0;
 }
 
 void GenerateStream::OnFinish(engine::Finish finish) {
   {
     MutexLock lock(&mutex_);
+    if (overflowed_) {
+      finish.reason = engine::FinishReason::kCancelled;
+      finish.status = absl::ResourceExhaustedError(
+          absl::StrCat("unread_bytes: the client does not read, and more than ", kMaxPendingBytes, " bytes wait"));
+    }
     // A request that never ran has no figures to report, only its status.
     if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
       SetFinish(finish, Reserve(0));
@@ -111,8 +135,9 @@ void GenerateStream::Advance() {
   {
     MutexLock lock(&mutex_);
     if (write_in_flight_ || call_finished_) return;
-    if (reader_gone_) pending_.clear();
+    if (reader_gone_) ClearPending();
     if (!pending_.empty()) {
+      pending_bytes_ -= pending_.front().num_bytes;
       message = std::move(pending_.front().message);
       pending_.pop_front();
       has_message = true;

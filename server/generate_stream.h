@@ -1,8 +1,10 @@
 // One streaming generation call: gRPC's write reactor and the engine's sink in one object.
 //
 // Deltas wait here while a write is in flight and merge with each other, so that a slow reader costs memory for its
-// text and not for messages. The engine's thread only appends and posts; gRPC is called from a writer thread or gRPC's
-// own, one write at a time, never with the lock held.
+// text and not for messages. A reader that lets megabytes wait loses them: the request is cancelled, its slot and pages
+// are free at once, and the call ends with RESOURCE_EXHAUSTED when the write in flight is through or the client is
+// gone. The engine's thread only appends and posts; gRPC is called from a writer thread or gRPC's own, one write at a
+// time, never with the lock held.
 //
 // The end: the call finishes only after the engine's OnFinish (or a refused Submit). A cancel asks the engine to end
 // the request, whose OnFinish then ends the call. So gRPC's OnDone is always the last event; the object lives until
@@ -54,6 +56,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   void RefuseWith(const absl::Status& status);
   v1::GenerateStreamResponse* Reserve(size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Overflow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ClearPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PostAdvance();
   void Advance();
 
@@ -64,6 +68,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   Mutex mutex_;
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
+  size_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool overflowed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancel_posted_ ABSL_GUARDED_BY(mutex_) = false;
   bool advance_posted_ ABSL_GUARDED_BY(mutex_) = false;
   bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   bool reader_gone_ ABSL_GUARDED_BY(mutex_) = false;

@@ -1,8 +1,10 @@
 #include "server/grpc_status.h"
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/utf8.h"
 
 namespace spotlight::server {
 namespace {
@@ -10,8 +12,15 @@ namespace {
 // A queue slot comes free and a replica comes up within about this time.
 constexpr int kRetrySeconds = 1;
 
-void AddDetails(const absl::Status& status, google::rpc::Status* proto) {
-  const absl::string_view message = status.message();
+// HTTP/2 carries the message in a header, and peers bound those at 8 KB.
+constexpr size_t kMaxMessageBytes = 1024;
+
+// The refusals that waiting cures: these queues empty by themselves.
+bool IsQueue(absl::string_view subject) {
+  return subject == "queue_requests" || subject == "queue_tokens" || subject == "encoding_queue";
+}
+
+void AddDetails(const absl::Status& status, absl::string_view message, google::rpc::Status* proto) {
   const SubjectAndDescription parts = SplitSubject(message);
   if (status.code() == absl::StatusCode::kInvalidArgument && !parts.subject.empty()) {
     google::rpc::BadRequest bad_request;
@@ -27,7 +36,8 @@ void AddDetails(const absl::Status& status, google::rpc::Status* proto) {
     violation->set_description(parts.description.data(), parts.description.size());
     proto->add_details()->PackFrom(quota);
   }
-  if (status.code() == absl::StatusCode::kResourceExhausted || status.code() == absl::StatusCode::kUnavailable) {
+  const bool queue_full = status.code() == absl::StatusCode::kResourceExhausted && IsQueue(parts.subject);
+  if (queue_full || status.code() == absl::StatusCode::kUnavailable) {
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
     proto->add_details()->PackFrom(retry);
@@ -49,12 +59,17 @@ SubjectAndDescription SplitSubject(absl::string_view message) {
   return {subject, message.substr(colon + 2)};
 }
 
+std::string BoundedMessage(const absl::Status& status) {
+  const absl::string_view kept = Utf8Prefix(status.message(), kMaxMessageBytes);
+  return kept.size() == status.message().size() ? std::string(kept.data(), kept.size()) : absl::StrCat(kept, "...");
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const auto code = static_cast<grpc::StatusCode>(status.code());  // the same numbers by definition
-  const std::string message(status.message().data(), status.message().size());
+  const std::string message = BoundedMessage(status);
   google::rpc::Status proto;
-  AddDetails(status, &proto);
+  AddDetails(status, message, &proto);
   if (proto.details().empty()) return grpc::Status(code, message);
   proto.set_code(code);
   proto.set_message(message);

@@ -2,6 +2,7 @@
 // client can act on:
 //   INVALID_ARGUMENT    BadRequest: the field, which the message begins with ("stopping.max_tokens: must be ...")
 //   RESOURCE_EXHAUSTED  QuotaFailure: the resource, which the message begins with ("queue_tokens: ..."); RetryInfo
+//                       only where waiting helps: a full queue empties, a prompt too long for the cache stays so
 //   UNAVAILABLE         RetryInfo
 #pragma once
 
@@ -12,6 +13,9 @@
 #include "grpcpp/support/status.h"
 
 namespace spotlight::server {
+
+// The message as clients and logs get it: it may echo what a client sent, so its length is bounded (about 1 KiB).
+std::string BoundedMessage(const absl::Status& status);
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -12,8 +12,10 @@
 namespace spotlight::server {
 namespace {
 
-constexpr int kNumThreads = 4;
-constexpr int kTimeoutSeconds = 5;
+// A connection holds a thread for as long as it is open, an idle one until the timeout: enough threads that a few idle
+// ones do not keep a probe waiting.
+constexpr int kNumThreads = 16;
+constexpr int kTimeoutSeconds = 1;
 
 void Answer(const std::function<absl::Status()>& probe, httplib::Response* response) {
   const absl::Status status = probe();
@@ -27,6 +29,7 @@ struct HttpServer::Listener {
   HttpPages pages;
   httplib::Server server;
   int port = 0;
+  std::atomic<bool> ended{false};
   std::thread thread;
 };
 
@@ -38,8 +41,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
   listener->pages = std::move(pages);
   httplib::Server& server = listener->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(kNumThreads); };
-  // A connection holds a thread for as long as it is open.
   server.set_keep_alive_max_count(1);
+  server.set_keep_alive_timeout(kTimeoutSeconds);  // also how long the first request may take to begin
   server.set_read_timeout(kTimeoutSeconds);
   server.set_write_timeout(kTimeoutSeconds);
   server.set_payload_max_length(1024);
@@ -61,13 +64,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
   const bool bound = address.port != 0 ? server.bind_to_port(address.host, address.port)
                                        : (listener->port = server.bind_to_any_port(address.host)) > 0;
   if (!bound) return absl::UnavailableError(absl::StrCat(address.ToString(), ": cannot be listened on"));
-  std::atomic<bool> ended{false};
-  listener->thread = std::thread([&server, &ended] {
-    server.listen_after_bind();
-    ended = true;
+  listener->thread = std::thread([raw = listener.get()] {
+    raw->server.listen_after_bind();
+    raw->ended = true;
   });
   // stop() before the loop runs would be forgotten, and the destructor would wait for ever.
-  while (!server.is_running() && !ended) std::this_thread::yield();
+  while (!server.is_running() && !listener->ended) std::this_thread::yield();
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(listener)));
 }
 

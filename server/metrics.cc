@@ -179,8 +179,11 @@ void Metrics::OnRequestEnd(const engine::RequestStats& stats) {
   const engine::Finish& finish = stats.finish;
   if (IsCancelled(finish.reason)) h.cancelled[static_cast<size_t>(stats.phase)]->Increment();
   h.wasted_tokens.Increment(stats.wasted_tokens);
+  const bool queued = stats.phase == engine::RequestPhase::kQueued;
+  // Refused once its prompt was encoded: no work was done, and its milliseconds would flatter the latencies.
+  if (queued && finish.reason == engine::FinishReason::kError) return;
   h.e2e.Observe(stats.end_to_end_seconds);
-  if (stats.phase == engine::RequestPhase::kQueued) return;  // never scheduled: nothing below was measured
+  if (queued) return;  // never scheduled: nothing below was measured
 
   h.prompt_tokens.Increment(finish.usage.prompt_tokens);
   h.cached_prompt_tokens.Increment(finish.usage.cached_prompt_tokens);
@@ -195,7 +198,7 @@ void Metrics::OnRequestEnd(const engine::RequestStats& stats) {
   if (num_generated > 1) h.time_per_output_token.Observe(finish.timings.decode / (num_generated - 1));
 }
 
-void Metrics::OnCallEnd(const CallRecord& record) {
+void Metrics::OnCallEnd(const CallRecord& record, bool draining) {
   Handles& h = *handles_;
   const auto code = static_cast<grpc::StatusCode>(record.status.code());
   h.requests
@@ -203,7 +206,7 @@ void Metrics::OnCallEnd(const CallRecord& record) {
             {"grpc_code", std::string(CodeName(code))},
             {"finish_reason", FinishReasonLabel(record.finish)}})
       .Increment();
-  const absl::string_view reason = RejectionReason(record);
+  const absl::string_view reason = RejectionReason(record, draining);
   if (!reason.empty()) h.rejected.Add({{"reason", std::string(reason)}}).Increment();
 }
 

@@ -20,7 +20,7 @@ class Metrics final : public engine::StatsObserver {
 
   void OnStep(const engine::StepStats& stats) override;
   void OnRequestEnd(const engine::RequestStats& stats) override;
-  void OnCallEnd(const CallRecord& record);
+  void OnCallEnd(const CallRecord& record, bool draining);  // `draining`: the server, when the call ended
 
   // Once, when the model is loaded.
   void OnLoaded(const engine::ModelInfo& model, const engine::EngineOptions& options,

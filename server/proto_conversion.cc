@@ -1,5 +1,6 @@
 #include "server/proto_conversion.h"
 
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -11,8 +12,15 @@ namespace {
 
 // Ids go into logs and maps; a client's own id needs no more than this.
 constexpr size_t kMaxRequestIdBytes = 256;
+// A model's name comes back in the error that it is not served.
+constexpr size_t kMaxModelBytes = 256;
+constexpr int kMaxChatMessages = 4096;
 
-engine::ChatPrompt ToChatPrompt(v1::ChatPrompt* chat) {
+absl::StatusOr<engine::Prompt> ToChatPrompt(v1::ChatPrompt* chat) {
+  if (chat->messages_size() > kMaxChatMessages) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chat.messages: must be at most ", kMaxChatMessages, " messages, got ", chat->messages_size()));
+  }
   engine::ChatPrompt prompt;
   prompt.messages.reserve(chat->messages_size());
   for (v1::ChatMessage& message : *chat->mutable_messages()) {
@@ -21,12 +29,15 @@ engine::ChatPrompt ToChatPrompt(v1::ChatPrompt* chat) {
   return prompt;
 }
 
-absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request) {
+absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, int32_t max_context_tokens) {
   switch (request->prompt_case()) {
     case v1::GenerateRequest::kText:
       return engine::TextPrompt{std::move(*request->mutable_text())};
-    case v1::GenerateRequest::kTokenIds:
-      return engine::TokenPrompt{{request->token_ids().ids().begin(), request->token_ids().ids().end()}};
+    case v1::GenerateRequest::kTokenIds: {
+      const auto& ids = request->token_ids().ids();
+      if (absl::Status status = CheckTokenIds(ids, max_context_tokens); !status.ok()) return status;
+      return engine::TokenPrompt{{ids.begin(), ids.end()}};
+    }
     case v1::GenerateRequest::kChat:
       return ToChatPrompt(request->mutable_chat());
     case v1::GenerateRequest::PROMPT_NOT_SET:
@@ -58,7 +69,8 @@ engine::StoppingParams ToStopping(v1::Stopping* stopping) {
   engine::StoppingParams params;
   if (stopping->has_max_tokens()) params.max_tokens = stopping->max_tokens();
   params.min_tokens = stopping->min_tokens();
-  params.stop.assign(stopping->stop().begin(), stopping->stop().end());
+  params.stop.assign(std::make_move_iterator(stopping->mutable_stop()->begin()),
+                     std::make_move_iterator(stopping->mutable_stop()->end()));
   params.stop_token_ids.assign(stopping->stop_token_ids().begin(), stopping->stop_token_ids().end());
   params.include_stop = stopping->include_stop();
   params.ignore_eos = stopping->ignore_eos();
@@ -171,18 +183,28 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
 
 }  // namespace
 
-absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, absl::string_view served_model) {
+absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int32_t max_context_tokens) {
+  if (ids.size() <= max_context_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("token_ids: ", ids.size(), " tokens do not fit into the context of ", max_context_tokens));
+}
+
+absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, const engine::ModelInfo& model) {
   engine::GenerateRequest converted;
   if (request->request_id().size() > kMaxRequestIdBytes) {
     return absl::InvalidArgumentError(absl::StrCat("request_id: must have at most ", kMaxRequestIdBytes, " bytes, got ",
                                                    request->request_id().size()));
   }
-  converted.request_id = request->request_id().empty() ? NewRequestId() : request->request_id();
-  if (!request->model().empty() && request->model() != served_model) {
-    return absl::NotFoundError(
-        absl::StrCat("model: \"", request->model(), "\" is not served here, \"", served_model, "\" is"));
+  converted.request_id = request->request_id().empty() ? NewRequestId() : std::move(*request->mutable_request_id());
+  if (request->model().size() > kMaxModelBytes && request->model() != model.name) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model: must have at most ", kMaxModelBytes, " bytes, got ", request->model().size()));
   }
-  auto prompt = ToPrompt(request);
+  if (!request->model().empty() && request->model() != model.name) {
+    return absl::NotFoundError(
+        absl::StrCat("model: \"", request->model(), "\" is not served here, \"", model.name, "\" is"));
+  }
+  auto prompt = ToPrompt(request, model.max_context_tokens);
   if (!prompt.ok()) return prompt.status();
   converted.prompt = *std::move(prompt);
   auto sampling = ToSampling(request->sampling());
@@ -252,7 +274,7 @@ void SetLoads(const engine::EngineLoad& load, v1::GetLoadsResponse* message) {
   message->set_waiting_tokens(load.num_waiting_tokens);
   const int32_t used_pages = load.num_pages - load.num_free_pages;
   message->set_kv_cache_usage_ratio(load.num_pages > 0 ? static_cast<double>(used_pages) / load.num_pages : 0);
-  message->set_free_kv_cache_tokens(load.num_free_pages * kernels::kPageTokens);
+  message->set_free_kv_cache_tokens(int64_t{load.num_free_pages} * kernels::kPageTokens);
   message->set_draining(load.draining);
 }
 

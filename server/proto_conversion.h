@@ -3,17 +3,19 @@
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "engine/engine.h"
 #include "proto/spotlight/v1/generation.pb.h"
 
 namespace spotlight::server {
 
-// INVALID_ARGUMENT: no prompt, an unknown enum value, a map key that is no token id; NOT_FOUND: another model than
-// `served_model`. Gives the request an id where it has none. Takes the prompt out of `request`.
-absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, absl::string_view served_model);
+// INVALID_ARGUMENT: no prompt or one beyond any bound, an unknown enum value, a map key that is no token id; NOT_FOUND:
+// another model than this one. Gives the request an id where it has none. Takes the prompt out of `request`.
+absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, const engine::ModelInfo& model);
 
-// INVALID_ARGUMENT: no prompt.
+// INVALID_ARGUMENT: more ids than the model's context holds. Asked before they are copied.
+absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int32_t max_context_tokens);
+
+// INVALID_ARGUMENT: no prompt, too many messages.
 absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request);
 
 // Adds a delta to a message that may already hold others.

@@ -7,8 +7,8 @@
 namespace spotlight::server {
 namespace {
 
-constexpr absl::string_view kReasons[] = {"queue_requests", "queue_tokens", "deadline", "kv_capacity",
-                                          "auth",           "invalid",      "draining"};
+constexpr absl::string_view kReasons[] = {"queue_requests", "queue_tokens", "deadline", "kv_capacity", "auth",
+                                          "invalid",        "loading",      "draining", "unhealthy"};
 
 bool IsGeneration(absl::string_view method) {
   return method == "Generate" || method == "GenerateStream";
@@ -20,7 +20,7 @@ absl::Span<const absl::string_view> RejectionReasons() {
   return kReasons;
 }
 
-absl::string_view RejectionReason(const CallRecord& record) {
+absl::string_view RejectionReason(const CallRecord& record, bool draining) {
   if (!IsGeneration(record.method)) return "";
   // An accepted request may still be refused when its prompt has been encoded; one that ran is not "rejected".
   if (record.finish.has_value() &&
@@ -37,7 +37,8 @@ absl::string_view RejectionReason(const CallRecord& record) {
     case absl::StatusCode::kPermissionDenied:
       return "auth";
     case absl::StatusCode::kUnavailable:
-      return "draining";
+      if (SplitSubject(record.status.message()).subject == "loading") return "loading";
+      return draining ? "draining" : "unhealthy";
     case absl::StatusCode::kDeadlineExceeded:
       return "deadline";
     case absl::StatusCode::kResourceExhausted: {

@@ -7,10 +7,12 @@
 
 namespace spotlight::server {
 
-// queue_requests, queue_tokens, deadline, kv_capacity, auth, invalid, draining.
+// queue_requests, queue_tokens, deadline, kv_capacity, auth, invalid, loading, draining, unhealthy.
 absl::Span<const absl::string_view> RejectionReasons();
 
-// Empty: not refused. A full resource is named by the status's message ("queue_tokens: ..."; see grpc_status.h).
-absl::string_view RejectionReason(const CallRecord& record);
+// Empty: not refused. A full resource is named by the status's message ("queue_tokens: ..."; see grpc_status.h), and so
+// is a model that is still "loading: ...". Of what is left, a server that is not draining is UNAVAILABLE only with an
+// engine that has stopped.
+absl::string_view RejectionReason(const CallRecord& record, bool draining);
 
 }  // namespace spotlight::server

@@ -45,7 +45,7 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
   line["method"] = record.method;
   if (!record.request_id.empty()) line["request_id"] = record.request_id;
   line["code"] = ToString(CodeName(static_cast<grpc::StatusCode>(record.status.code())));
-  if (!record.status.ok()) line["message"] = ToString(record.status.message());
+  if (!record.status.ok()) line["message"] = BoundedMessage(record.status);
   line["seconds"] = record.seconds;
   if (record.finish.has_value()) {
     const engine::Finish& finish = *record.finish;

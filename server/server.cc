@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 
@@ -16,6 +17,14 @@ namespace {
 // A million tokens are 3 MB of ids and 5 MB of text; a chat's messages add their own.
 constexpr int kMaxReceiveBytes = 64 << 20;
 constexpr int kMinPingIntervalMs = 10 * 1000;
+// A host that vanished without a word is noticed within the sum of these, and its requests end.
+constexpr int kKeepaliveTimeMs = 60 * 1000;
+constexpr int kKeepaliveTimeoutMs = 20 * 1000;
+// What gRPC's own buffers may hold, all connections together, before it pushes back.
+constexpr size_t kGrpcMemoryBytes = 1 << 30;
+constexpr int kMaxStreamsPerConnection = 1024;
+// How soon a stopped engine shows in the health service when nobody calls.
+constexpr std::chrono::seconds kEnginePollInterval(1);
 
 // Linking gRPC's reflection library turns it on for every server of the process; this makes it one server's choice.
 class ReflectionOption final : public grpc::ServerBuilderOption {
@@ -69,6 +78,12 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  // By default the pings stop after two without data, and a prefill sends none for minutes.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder.SetResourceQuota(grpc::ResourceQuota("server").Resize(kGrpcMemoryBytes));
   // gRPC 1.51's bandwidth probing stalls messages of megabytes for 10 s, seen in 1 of 80 under load. Fixed windows do
   // not.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
@@ -94,6 +109,7 @@ void Server::Serve(engine::Engine* engine, const std::string& libtorch_version, 
   generation_.Serve(engine, libtorch_version);
   engine_.store(engine);
   SetState(ServingState::kServing);
+  engine_watch_ = std::thread([this] { WatchEngine(); });
 }
 
 void Server::Drain(absl::Duration grace) {
@@ -110,27 +126,40 @@ void Server::Shutdown() {
   grpc_->Wait();
   grpc_ = nullptr;
   http_ = nullptr;  // it asks the engine for its load
+  {
+    MutexLock lock(&watch_mutex_);
+    watch_stopping_ = true;
+  }
+  watch_ends_.NotifyAll();
+  if (engine_watch_.joinable()) engine_watch_.join();
 }
 
 void Server::SetState(ServingState state) {
-  // A failed engine stays failed.
-  ServingState current = state_.load();
-  do {
-    if (current == ServingState::kFailed) return;
-  } while (!state_.compare_exchange_weak(current, state));
+  MutexLock lock(&state_mutex_);
+  if (state_.load() == ServingState::kFailed) return;  // a failed engine stays failed
+  state_.store(state);
   const bool ready = state == ServingState::kServing;
   health_.Set(state != ServingState::kFailed, ready);
   metrics_.SetServing(ready);
 }
 
 void Server::OnCallEnd(const CallRecord& record) {
-  metrics_.OnCallEnd(record);
-  // A device fault ends its requests with INTERNAL, and there is none without a request.
-  if (record.status.code() == absl::StatusCode::kInternal) {
-    const auto load = Load();
-    if (load.has_value() && !load->healthy) SetState(ServingState::kFailed);
-  }
+  if (!record.status.ok()) PollEngine();
+  metrics_.OnCallEnd(record, state() == ServingState::kDraining);
   if (on_call_end_) on_call_end_(record);
+}
+
+void Server::PollEngine() {
+  const auto load = Load();
+  if (load.has_value() && !load->healthy) SetState(ServingState::kFailed);
+}
+
+void Server::WatchEngine() {
+  MutexLock lock(&watch_mutex_);
+  while (!watch_stopping_) {
+    PollEngine();
+    watch_ends_.WaitFor(&watch_mutex_, kEnginePollInterval);
+  }
 }
 
 absl::optional<engine::EngineLoad> Server::Load() const {
@@ -139,12 +168,14 @@ absl::optional<engine::EngineLoad> Server::Load() const {
   return engine->Load();
 }
 
-absl::Status Server::Live() const {
+absl::Status Server::Live() {
+  PollEngine();
   if (state() == ServingState::kFailed) return absl::InternalError("the engine has stopped after a device fault");
   return absl::OkStatus();
 }
 
-absl::Status Server::Ready() const {
+absl::Status Server::Ready() {
+  PollEngine();
   switch (state()) {
     case ServingState::kServing:
       return absl::OkStatus();

@@ -4,11 +4,13 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
 #include "grpcpp/server.h"
 #include "server/call_record.h"
 #include "server/generate_service.h"
@@ -55,20 +57,28 @@ class Server {
   absl::Status Listen(const ServerOptions& options);
   void OnCallEnd(const CallRecord& record);
   void SetState(ServingState state);
-  absl::Status Live() const;
-  absl::Status Ready() const;
+  void PollEngine();    // fails the server once the engine has stopped
+  void WatchEngine();   // polls until told to stop
+  absl::Status Live();  // these two ask the engine anew
+  absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
 
   const CallObserver on_call_end_;
   Metrics metrics_;
   std::atomic<engine::Engine*> engine_{nullptr};
   std::atomic<ServingState> state_{ServingState::kLoading};
+  Mutex state_mutex_;  // orders changes of state_ with what they tell health_ and metrics_
   HealthService health_;
   GenerateService generation_;
   int grpc_port_ = 0;
   int http_port_ = 0;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<HttpServer> http_;
+
+  Mutex watch_mutex_;
+  CondVar watch_ends_;
+  bool watch_stopping_ ABSL_GUARDED_BY(watch_mutex_) = false;
+  std::thread engine_watch_;
 };
 
 }  // namespace spotlight::server

@@ -26,4 +26,12 @@ bool IsUtf8(absl::string_view text) {
   return true;
 }
 
+absl::string_view Utf8Prefix(absl::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return text;
+  size_t end = max_bytes;
+  // A character has at most three continuation bytes; what has more is no UTF-8 and is cut where it is.
+  for (int i = 0; i < 3 && end > 0 && (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80; ++i) --end;
+  return text.substr(0, (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80 ? max_bytes : end);
+}
+
 }  // namespace spotlight::server

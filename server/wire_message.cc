@@ -49,11 +49,45 @@ absl::optional<std::string> FindInvalidUtf8(const Descriptor& type, const std::s
   return absl::nullopt;
 }
 
+// Takes the message's strings, messages and unknown fields from `budget`; false when it is spent. Stops quietly at
+// bytes that are no message.
+bool FitsBudget(const Descriptor& type, int* budget, CodedInputStream* input) {
+  while (const uint32_t tag = input->ReadTag()) {
+    const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
+    const auto wire_type = WireFormatLite::GetTagWireType(tag);
+    const bool is_numeric = field != nullptr && field->cpp_type() != FieldDescriptor::CPPTYPE_STRING &&
+                            field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE;
+    if (!is_numeric && --*budget < 0) return false;
+    if (field != nullptr && field->type() == FieldDescriptor::TYPE_MESSAGE &&
+        wire_type == WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+      uint32_t size = 0;
+      if (!input->ReadVarint32(&size)) return true;
+      const auto limit = input->PushLimit(static_cast<int>(size));
+      if (!FitsBudget(*field->message_type(), budget, input)) return false;
+      if (!input->ConsumedEntireMessage()) return true;
+      input->PopLimit(limit);
+      continue;
+    }
+    const int begin = input->CurrentPosition();
+    if (!WireFormatLite::SkipField(input, tag)) return true;
+    // Whatever a group holds is unknown, too: the API has none.
+    if (wire_type == WireFormatLite::WIRETYPE_START_GROUP) *budget -= input->CurrentPosition() - begin;
+    if (*budget < 0) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message) {
   grpc::Slice slice;
   if (!bytes.DumpToSingleSlice(&slice).ok()) return absl::InternalError("the call's bytes cannot be read");
+  CodedInputStream counted(slice.begin(), static_cast<int>(slice.size()));
+  int budget = kMaxMessageParts;
+  if (!FitsBudget(*message->GetDescriptor(), &budget, &counted)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request: must have at most ", kMaxMessageParts, " strings, messages and unknown fields"));
+  }
   if (message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) return absl::OkStatus();
   CodedInputStream input(slice.begin(), static_cast<int>(slice.size()));
   const auto field = FindInvalidUtf8(*message->GetDescriptor(), "", 0, &input);

@@ -127,6 +127,15 @@ TEST_F(GenerateServiceTest, AbortOfAnUnknownRequestIsNotFound) {
   EXPECT_EQ(stub_->Abort(&second, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(LoadingServerTest, CapacityOfALargeCacheDoesNotOverflow) {
+  engine_.mutable_options()->scheduler.num_pages = 40'000'000;
+  Serve();
+  grpc::ClientContext context;
+  v1::GetServerInfoResponse server;
+  ASSERT_TRUE(stub_->GetServerInfo(&context, {}, &server).ok());
+  EXPECT_EQ(server.kv_cache_tokens(), int64_t{40'000'000} * kernels::kPageTokens);
+}
+
 TEST_F(GenerateServiceTest, TellsWhatIsServedAndHowBusyItIs) {
   grpc::ClientContext first;
   v1::GetModelInfoResponse model;

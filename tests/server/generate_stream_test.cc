@@ -67,7 +67,7 @@ TEST_F(GenerateStreamTest, LeavesTokenIdsOutUnlessAskedFor) {
 }
 
 TEST_F(GenerateStreamTest, MergesDeltasWhileTheReaderIsSlow) {
-  constexpr int kNumDeltas = 4000;
+  constexpr int kNumDeltas = 1500;
   grpc::ClientContext context;
   auto reader = stub_->GenerateStream(&context, Request("a"));
   engine_.TakeRequest();
@@ -95,6 +95,37 @@ TEST_F(GenerateStreamTest, MergesDeltasWhileTheReaderIsSlow) {
   EXPECT_LT(num_messages, kNumDeltas / 4);
   EXPECT_LE(longest, 300u << 10);  // merging has a bound: clients refuse messages over 4 MB
   EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_STOP);
+}
+
+TEST_F(GenerateStreamTest, CancelsTheRequestOfAReaderThatDoesNotRead) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  // 16 MB: more than gRPC's windows and the server together hold.
+  const std::string text(16 << 10, 'x');
+  for (int i = 0; i < 1024; ++i) engine_.Send("a", Delta(text));
+  EXPECT_EQ(engine_.TakeCancel().request_id, "a");
+
+  v1::GenerateStreamResponse message;
+  v1::GenerateStreamResponse last;
+  while (reader->Read(&message)) last = message;
+  EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_CANCELLED);
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(status).violations(0).subject(), "unread_bytes");
+  EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(GenerateStreamTest, CountsLogprobsOfAReaderThatDoesNotRead) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine::Delta delta;
+  delta.logprobs.resize(64);
+  for (engine::TokenLogprob& logprob : delta.logprobs) logprob.top.resize(20, {511, -0.5f});
+  for (int i = 0; i < 1024; ++i) engine_.Send("a", delta);
+  EXPECT_EQ(engine_.TakeCancel().request_id, "a");
+  context.TryCancel();
 }
 
 TEST_F(GenerateStreamTest, TellsTheEngineWhenTheClientCancels) {

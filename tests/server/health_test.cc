@@ -94,6 +94,38 @@ TEST_F(HealthTest, DeviceFaultEndsLiveness) {
   EXPECT_EQ(Check("readiness"), HealthCheckResponse::NOT_SERVING);
 }
 
+TEST_F(HealthTest, StoppedEngineShowsWithoutACall) {
+  Serve();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+  HealthCheckRequest request;
+  request.set_service("liveness");
+  auto watch = health_->Watch(&context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  engine::EngineLoad load;
+  load.healthy = false;
+  engine_.set_load(load);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Check("readiness"), HealthCheckResponse::NOT_SERVING);
+  context.TryCancel();
+}
+
+// After a fault the engine only refuses: no call ends with INTERNAL any more.
+TEST_F(HealthTest, RefusalByAStoppedEngineEndsLiveness) {
+  Serve();
+  engine::EngineLoad load;
+  load.healthy = false;
+  engine_.set_load(load);
+  engine_.set_submit_status(absl::UnavailableError("the engine has stopped: device fault"));
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->GenerateStream(&context, Request("a"))->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  TakeRecord();
+  EXPECT_EQ(server_->state(), ServingState::kFailed);
+}
+
 // Debian installs no header of the reflection protocol: field 7 of the request lists the services, and their names are
 // in the reply's bytes.
 grpc::Status ListServices(const std::shared_ptr<grpc::Channel>& channel, std::string* reply_bytes) {

@@ -1,3 +1,7 @@
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "httplib.h"
 #include "tests/server/running_server.h"
 
@@ -36,6 +40,37 @@ TEST_F(HttpServerTest, MetricsAreThereBeforeAndAfterTheModel) {
   EXPECT_NE(body.find("spotlight_health_status{model_name=\"fake\"} 1\n"), std::string::npos);
   EXPECT_NE(body.find("spotlight_kv_cache_usage_ratio{model_name=\"fake\"} 0.25\n"), std::string::npos);
   EXPECT_NE(body.find("process_resident_memory_bytes "), std::string::npos);
+}
+
+TEST_F(HttpServerTest, ProbesAskTheEngine) {
+  Serve();
+  EXPECT_EQ(Get("/readyz")->status, 200);
+  engine::EngineLoad load;
+  load.healthy = false;
+  engine_.set_load(load);
+  EXPECT_EQ(Get("/readyz")->status, 503);
+  EXPECT_EQ(Get("/healthz")->status, 503);
+}
+
+TEST_F(HttpServerTest, IdleConnectionsDoNotStarveTheProbes) {
+  constexpr int kNumIdle = 16;
+  std::vector<int> idle;
+  for (int i = 0; i < kNumIdle; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    ASSERT_GE(fd, 0);
+    idle.push_back(fd);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(server_->http_port()));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  }
+  httplib::Client client("127.0.0.1", server_->http_port());
+  client.set_read_timeout(4);  // above the server's own bound for an idle connection, 1 s
+  const auto result = client.Get("/healthz");
+  for (const int fd : idle) close(fd);
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->status, 200);
 }
 
 TEST_F(HttpServerTest, OtherPathsAreNotFound) {

@@ -72,7 +72,7 @@ class MetricsTest : public ::testing::Test {
     CallRecord record;
     record.method = "GenerateStream";
     record.finish = Request(engine::FinishReason::kStop).finish;
-    metrics_.OnCallEnd(record);
+    metrics_.OnCallEnd(record, /*draining=*/false);
     engine::EngineLoad load;
     load.num_running = 2;
     load.num_waiting = 1;
@@ -158,6 +158,19 @@ TEST_F(MetricsTest, NamesFollowTheConventions) {
   }
 }
 
+// Where some steps are measured and others are not, a rate of the count says nothing of the load.
+TEST(MetricHelpTest, RetrievalFamiliesSayWhetherTheyAreSampled) {
+  int num_families = 0;
+  for (const MetricFamily& family : MetricFamilies()) {
+    if (!absl::StartsWith(family.name, "spotlight_retrieval_")) continue;
+    ++num_families;
+    const bool sampled = absl::StrContains(family.help, "Sampled: ");
+    EXPECT_EQ(sampled, absl::string_view(family.name) == "spotlight_retrieval_seconds") << family.name;
+    EXPECT_NE(sampled, absl::StrContains(family.help, "(not sampled)")) << family.name;
+  }
+  EXPECT_EQ(num_families, 6);
+}
+
 TEST_F(MetricsTest, CountsWhatHappened) {
   Run();
   EXPECT_EQ(Value(R"(spotlight_requests_running{model_name="m"})"), "2");
@@ -184,17 +197,24 @@ TEST_F(MetricsTest, CountsWhatHappened) {
 }
 
 TEST_F(MetricsTest, TellsWhyACallWasRefused) {
-  const std::vector<std::pair<absl::Status, std::string>> cases = {
+  struct Case {
+    absl::Status status;
+    std::string reason;
+    bool draining = false;
+  };
+  const std::vector<Case> cases = {
       {absl::InvalidArgumentError("stopping.stop: too many"), "invalid"},
       {absl::NotFoundError("model: unknown"), "invalid"},
       {absl::ResourceExhaustedError("queue_requests: full"), "queue_requests"},
       {absl::ResourceExhaustedError("queue_tokens: full"), "queue_tokens"},
       {absl::ResourceExhaustedError("text: needs more pages than the cache has"), "kv_capacity"},
-      {absl::UnavailableError("draining"), "draining"},
+      {absl::UnavailableError("loading: the model is not there yet"), "loading"},
+      {absl::UnavailableError("draining"), "draining", true},
+      {absl::UnavailableError("the engine has stopped: device fault"), "unhealthy"},
       {absl::DeadlineExceededError("cannot be met"), "deadline"},
       {absl::UnauthenticatedError("no token"), "auth"},
   };
-  for (const auto& [status, reason] : cases) {
+  for (const auto& [status, reason, draining] : cases) {
     text_ = metrics_.Text({});
     const std::string series =
         absl::StrCat("spotlight_requests_rejected_total{model_name=\"m\",reason=\"", reason, "\"}");
@@ -202,7 +222,7 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
     CallRecord record;
     record.method = "Generate";
     record.status = status;
-    metrics_.OnCallEnd(record);
+    metrics_.OnCallEnd(record, draining);
     text_ = metrics_.Text({});
     EXPECT_EQ(std::stoi(Value(series)), before + 1) << status;
   }
@@ -213,9 +233,24 @@ TEST_F(MetricsTest, RequestsThatRanAreNotRejected) {
   record.method = "Generate";
   record.status = absl::DeadlineExceededError("passed");
   record.finish = Request(engine::FinishReason::kDeadline).finish;
-  metrics_.OnCallEnd(record);
+  metrics_.OnCallEnd(record, /*draining=*/false);
   text_ = metrics_.Text({});
   EXPECT_EQ(Value(R"(spotlight_requests_rejected_total{model_name="m",reason="deadline"})"), "0");
+}
+
+TEST_F(MetricsTest, RefusedRequestsDoNotCountAsLatencies) {
+  engine::RequestStats refused = Request(engine::FinishReason::kError);
+  refused.phase = engine::RequestPhase::kQueued;
+  metrics_.OnRequestEnd(refused);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_request_e2e_seconds_count{model_name="m"})"), "0");
+  engine::RequestStats failed = Request(engine::FinishReason::kError);
+  metrics_.OnRequestEnd(failed);
+  engine::RequestStats cancelled = Request(engine::FinishReason::kCancelled);
+  cancelled.phase = engine::RequestPhase::kQueued;
+  metrics_.OnRequestEnd(cancelled);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_request_e2e_seconds_count{model_name="m"})"), "2");
 }
 
 TEST_F(MetricsTest, RecordsAStepOf32RowsInWellUnder50Microseconds) {

@@ -176,5 +176,11 @@ TEST(RequestLogTest, LineIsOneJsonObjectWithoutText) {
       << line;
 }
 
+TEST(RequestLogTest, LongMessagesAreCut) {
+  CallRecord record;
+  record.status = absl::InvalidArgumentError(std::string(100'000, 'x'));
+  EXPECT_LT(RequestLogLine(record, 1.5).size(), 1200u);
+}
+
 }  // namespace
 }  // namespace spotlight::server

@@ -18,6 +18,13 @@ v1::GenerateRequest TextRequest() {
   return request;
 }
 
+engine::ModelInfo Model() {
+  engine::ModelInfo model;
+  model.name = "m";
+  model.max_context_tokens = 100;
+  return model;
+}
+
 TEST(ProtoConversionTest, KeepsEveryField) {
   v1::GenerateRequest request;
   request.set_request_id("a");
@@ -44,7 +51,7 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   request.mutable_retrieval()->set_budget_ratio(0.05);
   request.set_logprobs(0);
 
-  const auto converted = ToEngineRequest(&request, "m");
+  const auto converted = ToEngineRequest(&request, Model());
   ASSERT_TRUE(converted.ok()) << converted.status();
   EXPECT_EQ(converted->request_id, "a");
   EXPECT_EQ(std::get<engine::TokenPrompt>(converted->prompt).token_ids, std::vector<int32_t>{3});
@@ -71,7 +78,7 @@ TEST(ProtoConversionTest, KeepsEveryField) {
 
 TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
   v1::GenerateRequest request = TextRequest();
-  const auto converted = ToEngineRequest(&request, "m");
+  const auto converted = ToEngineRequest(&request, Model());
   ASSERT_TRUE(converted.ok());
   EXPECT_FALSE(converted->sampling.temperature.has_value());
   EXPECT_FALSE(converted->sampling.min_p.has_value());
@@ -85,14 +92,14 @@ TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
 TEST(ProtoConversionTest, EachRequestWithoutAnIdGetsItsOwn) {
   v1::GenerateRequest first = TextRequest();
   v1::GenerateRequest second = TextRequest();
-  const std::string first_id = ToEngineRequest(&first, "m")->request_id;
+  const std::string first_id = ToEngineRequest(&first, Model())->request_id;
   EXPECT_EQ(first_id.size(), 28u);
-  EXPECT_NE(first_id, ToEngineRequest(&second, "m")->request_id);
+  EXPECT_NE(first_id, ToEngineRequest(&second, Model())->request_id);
 }
 
 // The field that a bad request's error names, after its trip through gRPC's status.
 std::string BadField(v1::GenerateRequest request) {
-  const grpc::Status status = ToGrpcStatus(ToEngineRequest(&request, "m").status());
+  const grpc::Status status = ToGrpcStatus(ToEngineRequest(&request, Model()).status());
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   google::rpc::Status proto;
   google::rpc::BadRequest bad_request;
@@ -113,12 +120,39 @@ TEST(ProtoConversionTest, BadRequestsNameTheField) {
   request = TextRequest();
   request.set_request_id(std::string(257, 'x'));
   EXPECT_EQ(BadField(request), "request_id");
+  request = TextRequest();
+  request.set_model(std::string(257, 'x'));
+  EXPECT_EQ(BadField(request), "model");
+}
+
+TEST(ProtoConversionTest, PromptsBeyondAnyBoundAreRefusedBeforeTheyAreCopied) {
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->mutable_ids()->Resize(100, 1);
+  EXPECT_TRUE(ToEngineRequest(&request, Model()).ok());
+  request.mutable_token_ids()->add_ids(1);
+  EXPECT_EQ(BadField(request), "token_ids");
+  v1::TokenizeRequest tokenize;
+  for (int i = 0; i < 4096; ++i) request.mutable_chat()->add_messages()->set_content("x");
+  *tokenize.mutable_chat() = request.chat();
+  EXPECT_EQ(std::get<engine::ChatPrompt>(*ToEnginePrompt(&tokenize)).messages.size(), 4096u);
+  request.mutable_chat()->add_messages();
+  EXPECT_EQ(BadField(request), "chat.messages");
+  *tokenize.mutable_chat() = request.chat();
+  EXPECT_EQ(ToEnginePrompt(&tokenize).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ProtoConversionTest, FreeTokensOfALargeCacheDoNotOverflow) {
+  engine::EngineLoad load;
+  load.num_pages = load.num_free_pages = 40'000'000;
+  v1::GetLoadsResponse response;
+  SetLoads(load, &response);
+  EXPECT_EQ(response.free_kv_cache_tokens(), int64_t{40'000'000} * kernels::kPageTokens);
 }
 
 TEST(ProtoConversionTest, AnotherModelIsNotFound) {
   v1::GenerateRequest request = TextRequest();
   request.set_model("other");
-  const absl::Status status = ToEngineRequest(&request, "m").status();
+  const absl::Status status = ToEngineRequest(&request, Model()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(status.message(), "model: \"other\" is not served here, \"m\" is");
 }
@@ -129,6 +163,40 @@ TEST(GrpcStatusTest, OnlyAPathBeforeTheColonIsASubject) {
   for (const char* message : {"no colon", "two words: x", ": x", "Capital: x", ""}) {
     EXPECT_EQ(SplitSubject(message).subject, "") << message;
     EXPECT_EQ(SplitSubject(message).description, message);
+  }
+}
+
+// Whether the reply carries a detail of this type after its trip through gRPC's status.
+template <class Detail>
+bool HasDetail(const absl::Status& status) {
+  google::rpc::Status proto;
+  EXPECT_TRUE(proto.ParseFromString(ToGrpcStatus(status).error_details()));
+  for (const auto& any : proto.details()) {
+    if (any.Is<Detail>()) return true;
+  }
+  return false;
+}
+
+TEST(GrpcStatusTest, OnlyRefusalsThatPassSayWhenToTryAgain) {
+  for (const char* message : {"queue_requests: full", "queue_tokens: full", "encoding_queue: full"}) {
+    EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::ResourceExhaustedError(message))) << message;
+  }
+  EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::UnavailableError("draining")));
+  const auto too_long = absl::ResourceExhaustedError("text: a prompt of 9000 tokens leaves no room in the KV cache");
+  EXPECT_TRUE(HasDetail<google::rpc::QuotaFailure>(too_long));
+  EXPECT_FALSE(HasDetail<google::rpc::RetryInfo>(too_long));
+}
+
+TEST(GrpcStatusTest, LongMessagesAreCutBetweenCharacters) {
+  std::string euros;
+  while (euros.size() < 5000) euros += "\xe2\x82\xac";
+  for (const char* prefix : {"", "a", "ab"}) {
+    const grpc::Status status = ToGrpcStatus(absl::InvalidArgumentError("text: " + (prefix + euros)));
+    const std::string& message = status.error_message();
+    EXPECT_LE(message.size(), 1024u + 3);
+    EXPECT_GT(message.size(), 1024u - 3);
+    EXPECT_EQ(message.substr(message.size() - 6), "\xe2\x82\xac...") << prefix;
+    EXPECT_LT(status.error_details().size(), 2500u);
   }
 }
 
@@ -170,6 +238,41 @@ TEST(WireMessageTest, RefusesBytesThatAreNoMessage) {
   for (const std::string& bytes : {std::string("\x1a\x7f", 2), std::string("\x07"), std::string(300, '\x2b')}) {
     EXPECT_EQ(ParseBytes(bytes).code(), absl::StatusCode::kInvalidArgument);
   }
+}
+
+TEST(WireMessageTest, RefusesBytesThatWouldMultiplyInMemory) {
+  const auto repeated = [](const std::string& bytes) {
+    std::string all;
+    for (int i = 0; i < 20'000; ++i) all += bytes;
+    return all;
+  };
+  const auto field = [](char tag, const std::string& bytes) {
+    std::string size;
+    for (size_t left = bytes.size(); left > 0; left >>= 7) size += static_cast<char>((left & 127) | (left > 127) << 7);
+    return tag + size + bytes;
+  };
+  const std::string two(std::string("\x0a\x00", 2));      // an empty field 1
+  const std::string chat = field('\x2a', repeated(two));  // messages
+  const std::string stop = field('\x3a', repeated(std::string("\x1a\x00", 2)));
+  const std::string unknown = repeated(std::string("\x7a\x00", 2));  // field 15
+  const std::string group = "\x7b" + repeated(std::string("\x08\x01", 2)) + "\x7c";
+  for (const std::string& bytes : {chat, stop, unknown, group}) {
+    EXPECT_EQ(ParseBytes(bytes).message(), "request: must have at most 16384 strings, messages and unknown fields");
+  }
+}
+
+TEST(WireMessageTest, TakesTheLongestChatAndAnyNumberOfTokens) {
+  v1::GenerateRequest request;
+  for (int i = 0; i < 4096; ++i) {
+    auto* message = request.mutable_chat()->add_messages();
+    message->set_role("user");
+    message->set_content("x");
+  }
+  for (int i = 0; i < 16; ++i) request.mutable_stopping()->add_stop("x");
+  for (int i = 0; i < 300; ++i) (*request.mutable_sampling()->mutable_logit_bias())[i] = 1;
+  EXPECT_TRUE(ParseBytes(request.SerializeAsString()).ok());
+  request.mutable_token_ids()->mutable_ids()->Resize(1 << 20, 1);
+  EXPECT_TRUE(ParseBytes(request.SerializeAsString()).ok());
 }
 
 }  // namespace
