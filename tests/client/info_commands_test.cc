@@ -169,7 +169,8 @@ TEST(ReportTest, RetrievalIsToldInWords) {
   stats.set_selected_ratio(0.02);
   stats.set_kv_read_bytes(7);
   stats.set_kv_dense_equivalent_bytes(100);
-  EXPECT_EQ(client::DescribeRetrieval(stats), "12 sparse steps, attended to 2.0% of context, KV bytes read 7% of dense");
+  EXPECT_EQ(client::DescribeRetrieval(stats),
+            "12 sparse steps, attended to 2.0% of context, KV bytes read 7% of dense");
   stats.set_dense_steps(3);
   stats.set_dense_reason(v1::DENSE_REASON_SHORT_CONTEXT);
   EXPECT_EQ(client::DescribeRetrieval(stats),

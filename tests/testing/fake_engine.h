@@ -117,7 +117,7 @@ class FakeEngine final : public engine::Engine {
     MutexLock lock(&mutex_);
     load_ = load;
   }
-  engine::ModelInfo* mutable_model() { return &model_; }  // before it is served
+  engine::ModelInfo* mutable_model() { return &model_; }          // before it is served
   engine::EngineOptions* mutable_options() { return &options_; }  // likewise
   absl::Duration drain_grace() const {
     MutexLock lock(&mutex_);
