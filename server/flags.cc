@@ -1,6 +1,8 @@
 #include "server/flags.h"
 
 #include <cmath>
+#include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -37,7 +39,9 @@ ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests 
 ABSL_FLAG(int64_t, max_waiting_tokens, kQueue.max_waiting_tokens, "Their prompt tokens, together");
 
 ABSL_FLAG(std::string, hash, "auto", "Hash weights; auto: search for them; none: serve dense");
-ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
+ABSL_FLAG(
+    std::string, hash_folders, "",
+    "Comma-separated folders that --hash=auto searches after the model's own and before ~/.cache/spotlight/hashes");
 ABSL_FLAG(bool, allow_untrained_hash, false, "Load a hash file that was never trained: its answers are meaningless");
 ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a token attends to, above 0 and up to 1");
 ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
@@ -93,8 +97,10 @@ absl::Status ReadModel(engine::LoadOptions* load) {
   if (load->model_folder.empty()) return Invalid("model", "names the checkpoint folder to serve and must be given");
   load->model_name = absl::GetFlag(FLAGS_model_name);
   if (load->model_name.empty()) {
-    const std::vector<absl::string_view> parts = absl::StrSplit(load->model_folder, '/', absl::SkipEmpty());
-    load->model_name = parts.empty() ? load->model_folder : std::string(parts.back().data(), parts.back().size());
+    std::filesystem::path folder = load->model_folder;
+    if (!folder.has_filename()) folder = folder.parent_path();  // "models/llama/"
+    std::error_code missing;                                    // loading says so
+    load->model_name = std::filesystem::weakly_canonical(folder, missing).filename().string();
   }
   if (const std::string seed = absl::GetFlag(FLAGS_random_weights); !seed.empty()) {
     uint64_t value = 0;
