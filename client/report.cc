@@ -7,8 +7,8 @@
 namespace spotlight::client {
 namespace {
 
-std::string Milliseconds(double seconds) {
-  return absl::StrFormat("%.3g ms", seconds * 1e3);
+std::string Duration(double seconds) {
+  return seconds < 0.9995 ? absl::StrFormat("%.3g ms", seconds * 1e3) : absl::StrFormat("%.1f s", seconds);
 }
 
 const char* ReasonWords(v1::DenseReason reason) {
@@ -45,10 +45,10 @@ std::string SpeedLine(const v1::Usage& usage, const v1::Timings& timings) {
   if (usage.completion_tokens() > 1 && timings.decode_seconds() > 0) {
     absl::StrAppend(&line,
                     absl::StrFormat("%.1f tokens/s, ", (usage.completion_tokens() - 1) / timings.decode_seconds()),
-                    Milliseconds(timings.mean_inter_token_seconds()), " between tokens, ");
+                    Duration(timings.mean_inter_token_seconds()), " between tokens, ");
   }
-  return absl::StrCat(line, "first token after ", Milliseconds(timings.time_to_first_token_seconds()), " (queued ",
-                      Milliseconds(timings.queue_seconds()), ")\n");
+  return absl::StrCat(line, "first token after ", Duration(timings.time_to_first_token_seconds()), " (queued ",
+                      Duration(timings.queue_seconds()), ")\n");
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 # Starts the server on free ports, streams an answer through the client, shows what the server measured, stops it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold='' plain=''; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 model=$(tools/fetch_default_model.sh)
 log=$(mktemp)

@@ -36,6 +36,17 @@ PYTHONDONTWRITEBYTECODE=1 "$python" "$tools/gguf_to_hf.py" \
 echo "$weights_sha256  $work/model/model.safetensors" | sha256sum --check --quiet >&2 ||
   fail "the converted weights are not the expected ones (sha256 differs)"
 
+# The GGUF file has no sampling settings; these are the ones its authors recommend. At temperature 1 a model of this size
+# rambles.
+"$python" - "$work/model/generation_config.json" <<'PY'
+import json, sys
+with open(sys.argv[1]) as file:
+    config = json.load(file)
+config.update(do_sample=True, temperature=0.2, top_p=0.9)
+with open(sys.argv[1], "w") as file:
+    json.dump(config, file, indent=2)
+PY
+
 mv -T "$work/model" "$folder"
 say "ready"
 echo "$folder"
