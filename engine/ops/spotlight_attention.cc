@@ -151,25 +151,31 @@ absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, co
   return kernels::EncodeAndAppend(params);
 }
 
-absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
-                                           const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
-                                           const at::Tensor& out) {
-  kernels::DenseDecodeParams params;
+template <class Params>
+Params SpotlightAttention::ParamsFor(int32_t layer, const at::Tensor& q, const at::Tensor& out) const {
+  Params params;
   params.execution = ExecutionOn(device_);
   params.dtype = ToKernelDType(q.scalar_type());
-  params.num_rows = static_cast<int32_t>(q.size(0));
   params.num_q_heads = shape_.num_q_heads;
   params.num_kv_heads = shape_.num_kv_heads;
   params.head_dim = shape_.head_dim;
   params.softmax_scale = softmax_scale_;
   params.q = q.data_ptr();
   params.pages = cache_->layer(layer);
+  params.out = out.data_ptr();
+  return params;
+}
+
+absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
+                                           const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
+                                           const at::Tensor& out) {
+  auto params = ParamsFor<kernels::DenseDecodeParams>(layer, q, out);
+  params.num_rows = static_cast<int32_t>(q.size(0));
   params.page_table = page_table.data_ptr<int32_t>();
   params.rows_per_table = rows_per_table;
   params.max_pages = static_cast<int32_t>(page_table.size(1));
   params.context_len = context_len.data_ptr<int32_t>();
   params.max_context = max_context;
-  params.out = out.data_ptr();
   params.workspace = AlignedWorkspace();
   params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
   return kernels::DenseDecode(params);
@@ -181,21 +187,13 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
   const int32_t begin = step.batch->num_dense_rows;
   const int32_t count = step.batch->num_decode_rows - begin;
   kernels::SparseDecodeStages stages;
-  kernels::SparseDecodeParams params;
-  params.execution = ExecutionOn(device_);
-  params.dtype = ToKernelDType(q.scalar_type());
+  auto params = ParamsFor<kernels::SparseDecodeParams>(layer, q.narrow(0, begin, count), out.narrow(0, begin, count));
   params.num_rows = count;
-  params.num_q_heads = shape_.num_q_heads;
-  params.num_kv_heads = shape_.num_kv_heads;
-  params.head_dim = shape_.head_dim;
   params.hash_words = hash.weights.hash_words;
   params.num_planes = hash.weights.num_planes;
   params.top_plane_weight = 1 << (hash.weights.num_planes - 1);
-  params.softmax_scale = softmax_scale_;
   params.prefilter = options_.prefilter;
-  params.q = q.narrow(0, begin, count).data_ptr();
   params.planes = static_cast<const uint32_t*>(planes.narrow(0, begin, count).data_ptr());
-  params.pages = cache_->layer(layer);
   params.max_pages = static_cast<int32_t>(step.page_table.size(1));
   params.page_table = step.page_table.data_ptr<int32_t>() + int64_t{begin} * params.max_pages;
   params.context_len = step.context_len.data_ptr<int32_t>() + begin;
@@ -203,7 +201,6 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
   params.sink_tokens = options_.sink_tokens;
   params.recent_tokens = options_.recent_tokens;
   params.max_context = step.max_context;
-  params.out = out.narrow(0, begin, count).data_ptr();
   params.stage_seconds = seconds != nullptr ? &stages : nullptr;
   params.workspace = AlignedWorkspace();
   params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
@@ -238,20 +235,11 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
 
 absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
                                                 int32_t context, const at::Tensor& out) {
-  kernels::PrefillAttentionParams params;
-  params.execution = ExecutionOn(device_);
-  params.dtype = ToKernelDType(q.scalar_type());
+  auto params = ParamsFor<kernels::PrefillAttentionParams>(layer, q, out);
   params.num_tokens = static_cast<int32_t>(q.size(0));
-  params.num_q_heads = shape_.num_q_heads;
-  params.num_kv_heads = shape_.num_kv_heads;
-  params.head_dim = shape_.head_dim;
-  params.softmax_scale = softmax_scale_;
-  params.q = q.data_ptr();
-  params.pages = cache_->layer(layer);
   params.page_table = pages.data_ptr<int32_t>();
   params.max_pages = static_cast<int32_t>(pages.size(1));
   params.context_len = context;
-  params.out = out.data_ptr();
   return kernels::PrefillAttention(params);
 }
 

@@ -68,6 +68,9 @@ class SpotlightAttention {
   SpotlightAttention() = default;
   absl::Status Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step,
                       const at::Tensor& q, const at::Tensor& planes, const at::Tensor& plane_unit);
+  // What every attention kernel is told: device, shapes, the layer's pages, queries and output.
+  template <class Params>
+  Params ParamsFor(int32_t layer, const at::Tensor& q, const at::Tensor& out) const;
   absl::Status DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
                          const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
                          const at::Tensor& out);
