@@ -37,7 +37,8 @@ struct DenseDecodeParams {
   int32_t max_context = 0;
 
   void* out = nullptr;
-  void* workspace = nullptr;  // 256-byte aligned
+  bool overlap_encode = false;  // as in sparse_decode.h
+  void* workspace = nullptr;    // as in sparse_decode.h, not shared with it
   size_t workspace_bytes = 0;
 };
 

@@ -29,7 +29,7 @@
 
 namespace spotlight::kernels {
 
-// Seconds spent in each stage of one call, summed over rows as one critical path; written when stage_seconds is set.
+// Seconds spent in each stage of one call as one critical path; on CUDA as one block's clock reads them.
 struct SparseDecodeStages {
   double score = 0, select = 0, attend = 0;
 };
@@ -58,10 +58,13 @@ struct SparseDecodeParams {
   int32_t* selected = nullptr;
   int32_t max_select = 0;  // row stride of selected
   int32_t* num_selected = nullptr;
-  // Host memory. On CUDA asking for it synchronises the stream.
-  SparseDecodeStages* stage_seconds = nullptr;
+  SparseDecodeStages* stage_seconds = nullptr;  // out, optional, on the op's device
 
-  void* workspace = nullptr;  // on the device, 256-byte aligned; kernels keep no state in it between calls
+  // CUDA: the stream's previous kernel is this step's EncodeAndAppend, and all that this call reads besides its
+  // outputs was complete before that kernel began. This call then begins while that one still runs.
+  bool overlap_encode = false;
+  // On the device, 256-byte aligned, zeroed before its first use; every call leaves zero what it needs zeroed.
+  void* workspace = nullptr;
   size_t workspace_bytes = 0;
 };
 

@@ -9,6 +9,26 @@
 
 namespace spotlight::kernels::cuda {
 
+struct LaunchOptions {
+  bool cooperative = false;       // every block is resident at once: the kernel has barriers across the grid
+  bool overlap_previous = false;  // may begin before the stream's previous kernel ends: WaitForPrevious() orders them
+  int cluster_size = 1;           // blocks along x of a thread block cluster (sm_90)
+};
+
+// Programmatic dependent launch, on the device. Does nothing before sm_90, where launches never overlap.
+// What the previous kernel of the stream wrote is visible after this.
+__device__ inline void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may begin once every block has said so or ended.
+__device__ inline void AllowNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 class LaunchSequence {
  public:
   explicit LaunchSequence(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
@@ -16,9 +36,36 @@ class LaunchSequence {
   template <class... Params>
   void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
               const std::remove_reference_t<Params>&... params) {
+    LaunchWith(LaunchOptions(), kernel, grid, block, shared_bytes, params...);
+  }
+
+  template <class... Params>
+  void LaunchWith(const LaunchOptions& options, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+                  const std::remove_reference_t<Params>&... params) {
     if (error_ != cudaSuccess) return;
+    cudaLaunchAttribute attributes[3] = {};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    config.attrs = attributes;
+    if (options.cooperative) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+      attributes[config.numAttrs++].val.cooperative = 1;
+    }
+    if (options.overlap_previous) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (options.cluster_size > 1) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes[config.numAttrs].val.clusterDim.x = options.cluster_size;
+      attributes[config.numAttrs].val.clusterDim.y = 1;
+      attributes[config.numAttrs++].val.clusterDim.z = 1;
+    }
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&params))...};
-    Check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream_));
+    Check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers));
   }
 
   void Check(cudaError_t error) {
