@@ -15,7 +15,7 @@ def _cuda_objects_impl(ctx):
     for src in ctx.files.srcs:
         if src.extension != "cu":
             continue
-        obj = ctx.actions.declare_file(src.basename[:-3] + ".cu.o")
+        obj = ctx.actions.declare_file(ctx.label.name + "/" + src.basename[:-3] + ".cu.o")
         args = ctx.actions.args()
         args.add_all(["-c", src.path, "-o", obj.path, "-std=c++17", "-O3", "-lineinfo", "-I."])
         args.add_all(["-Werror", "all-warnings", "-Xcompiler", "-fPIC,-Wall,-Werror"])
@@ -47,21 +47,30 @@ _cuda_objects = rule(
     },
 )
 
-def cuda_library(name, srcs, hdrs = [], deps = [], copts = [], gencode = _GENCODE, **kwargs):
-    """Compiles `srcs` with nvcc; `hdrs` and `deps` as in cc_library. `gencode` lists the machine codes to build."""
-    _cuda_objects(
-        name = name + "_objects",
-        srcs = srcs,
-        hdrs = hdrs,
-        copts = copts,
-        gencode = gencode,
-        deps = deps + ["@wheels//:cudart"],
-    )
-    native.cc_library(
-        name = name,
-        srcs = [":" + name + "_objects"],
-        hdrs = hdrs,
-        linkstatic = True,
-        deps = deps + ["@wheels//:cudart"],
-        **kwargs
-    )
+def cuda_library(name, srcs, hdrs = [], deps = [], copts = [], gencode = _GENCODE, variants = {}, **kwargs):
+    """Compiles `srcs` with nvcc; `hdrs` and `deps` as in cc_library. `gencode` lists the machine codes to build.
+
+    `variants` maps the names of further libraries of the same sources to their machine codes: for tests, tagged manual.
+    """
+    libraries = {name: gencode}
+    libraries.update(variants)
+    for library, codes in libraries.items():
+        options = {"testonly": True, "tags": ["manual"]} if library != name else {}
+        _cuda_objects(
+            name = library + "_objects",
+            srcs = srcs,
+            hdrs = hdrs,
+            copts = copts,
+            gencode = codes,
+            deps = deps + ["@wheels//:cudart"],
+            **options
+        )
+        options.update(kwargs)
+        native.cc_library(
+            name = library,
+            srcs = [":" + library + "_objects"],
+            hdrs = hdrs,
+            linkstatic = True,
+            deps = deps + ["@wheels//:cudart"],
+            **options
+        )

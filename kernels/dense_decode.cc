@@ -13,15 +13,15 @@ absl::Status Validate(const DenseDecodeParams& params) {
   check.Device(params.execution, params.dtype);
   check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
   check.Positive("softmax_scale", params.softmax_scale);
-  check.NotNull("q", params.q);
-  check.Aligned("pages.kv", params.pages.kv, 16);
+  check.Aligned("q", params.q, kVectorBytes);
+  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
   check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
-  check.NotNull("page_table", params.page_table);
+  check.Array("page_table", params.page_table);
   check.InRange("rows_per_table", params.rows_per_table, 1, INT32_MAX);
   check.InRange("max_pages", params.max_pages, 1, INT32_MAX);
-  check.NotNull("context_len", params.context_len);
+  check.Array("context_len", params.context_len);
   check.InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
-  check.NotNull("out", params.out);
+  check.Aligned("out", params.out, kVectorBytes);
   if (!check.ok()) return check.status();
   if (params.execution.device == DeviceKind::kCpu) {
     check.Rows(params.context_len, params.page_table, params.num_rows, params.rows_per_table, params.max_pages,
@@ -38,7 +38,7 @@ absl::Status Validate(const DenseDecodeParams& params) {
 size_t DenseDecodeWorkspaceBytes(DeviceKind device, int32_t max_rows, int32_t max_context, int32_t num_q_heads,
                                  int32_t num_kv_heads, int32_t head_dim) {
   if (device == DeviceKind::kCpu) return 0;  // threads keep their own scratch
-  return cuda::AttentionWorkspaceBytes(max_rows, max_context, num_q_heads, num_kv_heads, head_dim);
+  return cuda::DenseDecodeWorkspaceBytes(max_rows, max_context, num_q_heads, num_kv_heads, head_dim);
 }
 
 absl::Status DenseDecode(const DenseDecodeParams& params) {

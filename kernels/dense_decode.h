@@ -8,6 +8,7 @@
 //
 // Deterministic: split boundaries and the order of the combine depend on the row's own length only.
 // Cost reads B * Hkv * S * 2 * D elements; memory bound.
+// Alignment: q and out 16 bytes.
 // Reference: kernels/reference/dense_decode.h.
 #pragma once
 
@@ -38,7 +39,7 @@ struct DenseDecodeParams {
 
   void* out = nullptr;
   bool overlap_encode = false;  // as in sparse_decode.h
-  void* workspace = nullptr;    // as in sparse_decode.h, not shared with it
+  void* workspace = nullptr;    // 256-byte aligned; contents unspecified before and after
   size_t workspace_bytes = 0;
 };
 

@@ -10,6 +10,13 @@
 //   planes      [Tq, Hkv, J, W]      uint32  out, first Tq = num_plane_tokens tokens: plane j holds bit j of u_b
 //   plane_unit  [Tq, Hkv]            float   out: c * rms(w), rms floored at 1e-6
 //
+// Alignment: q, k, v, their biases, q_out and the hash's weights 16 bytes; strides multiples of 16 bytes; planes what
+// every token and head's share of them keeps of 16 bytes. On CUDA the biases, inv_freq and the hash's weights may be
+// read before the stream's previous kernel ends: it must not write them.
+//
+// A token's results do not depend on the tokens around it, bit for bit, nor a key's code on whether its token has
+// planes.
+//
 // Key encoder, per KV head, on the rotated key as stored (rounded to dtype): h = silu(k W1 + b1) W2 + b2 + k S; bit_b =
 // h_b >= 0. Query encoder, per KV head, on the group's rotated queries side by side (x [G * D]): w = the same form with
 // its own weights; n_b = clamp(2 * floor(w_b / plane_unit) + 1, +-(2^J - 1)), u_b = (n_b + 2^J - 1) / 2.

@@ -40,7 +40,7 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 //   prefix  [pages, Hkv, P]        uint32  word 0 of each code, what the prefilter's first pass reads; null likewise
 //
 // Bit b of a code is bit b % 32 of word b / 32; it is set when the encoder's output b is >= 0 (NaN gives 0).
-// Alignment: kv and codes 16 bytes.
+// Alignment: 16 bytes.
 struct LayerPages {
   void* kv = nullptr;
   uint32_t* codes = nullptr;

@@ -17,21 +17,26 @@ absl::Status Validate(const SparseDecodeParams& params) {
   if (!check.ok()) return check.status();
   check.InRange("top_plane_weight", params.top_plane_weight, 1, 1 << (params.num_planes - 1));
   check.Positive("softmax_scale", params.softmax_scale);
-  check.NotNull("q", params.q);
-  check.NotNull("planes", params.planes);
-  check.Aligned("pages.kv", params.pages.kv, 16);
-  check.Aligned("pages.codes", params.pages.codes, 16);
-  if (params.prefilter) check.NotNull("pages.prefix", params.pages.prefix);
-  check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
-  check.NotNull("page_table", params.page_table);
+  check.Aligned("q", params.q, kVectorBytes);
+  check.Planes(params.planes, params.num_planes, params.hash_words);
+  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
+  check.Aligned("pages.codes", params.pages.codes, kVectorBytes);
+  if (params.prefilter) check.Aligned("pages.prefix", params.pages.prefix, kVectorBytes);
+  // The CUDA kernel names a token by page * P + slot in 32 bits.
+  const bool cuda = params.execution.device == DeviceKind::kCuda;
+  check.InRange("pages.num_pages", params.pages.num_pages, 1, cuda ? INT32_MAX / kPageTokens : INT32_MAX);
+  check.Array("page_table", params.page_table);
   check.InRange("max_pages", params.max_pages, 1, INT32_MAX);
-  check.NotNull("context_len", params.context_len);
-  check.NotNull("num_select", params.num_select);
+  check.Array("context_len", params.context_len);
+  check.Array("num_select", params.num_select);
   check.InRange("sink_tokens", params.sink_tokens, 0, INT32_MAX / 4);
   check.InRange("recent_tokens", params.recent_tokens, 0, INT32_MAX / 4);
   check.InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
-  check.NotNull("out", params.out);
-  if (params.selected != nullptr) check.InRange("max_select", params.max_select, 1, INT32_MAX);
+  check.Aligned("out", params.out, kVectorBytes);
+  if (params.selected != nullptr) check.Array("selected", params.selected);
+  check.InRange("max_select", params.max_select, params.selected != nullptr ? 1 : 0, INT32_MAX);
+  if (params.num_selected != nullptr) check.Array("num_selected", params.num_selected);
+  if (params.stage_seconds != nullptr) check.Array("stage_seconds", params.stage_seconds);
   if (!check.ok()) return check.status();
   if (params.execution.device == DeviceKind::kCpu) {
     check.Rows(params.context_len, params.page_table, params.num_rows, 1, params.max_pages, params.max_context,

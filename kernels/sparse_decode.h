@@ -17,6 +17,7 @@
 // full score. Deterministic: a row's result depends on its own inputs and length only, never on the batch or the grid.
 // Cost reads, per row and KV head: S * 4 * W bytes of codes (prefiltered: S * 4 + the survivors' codes) and
 // (K + sinks + recent) * 2 * D elements.
+// Alignment: q and out 16 bytes; planes what every row and head's share of them keeps of 16 bytes.
 // Reference: kernels/reference/sparse_decode.h.
 #pragma once
 
@@ -60,10 +61,12 @@ struct SparseDecodeParams {
   int32_t* num_selected = nullptr;
   SparseDecodeStages* stage_seconds = nullptr;  // out, optional, on the op's device
 
-  // CUDA: the stream's previous kernel is this step's EncodeAndAppend, and all that this call reads besides its
-  // outputs was complete before that kernel began. This call then begins while that one still runs.
+  // CUDA: the stream's previous kernel is this step's EncodeAndAppend, which appended one token to each row's sequence,
+  // the row's newest; all else that this call reads was complete before that kernel began. This call then begins while
+  // that one still runs, and must not run beside another such call on another stream of the device.
   bool overlap_encode = false;
-  // On the device, 256-byte aligned, zeroed before its first use; every call leaves zero what it needs zeroed.
+  // On the device, 256-byte aligned, zeroed before its first use and then for SparseDecode alone: calls of every shape
+  // leave zero what they need zeroed.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 };

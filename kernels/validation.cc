@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -9,9 +10,13 @@
 
 namespace spotlight::kernels {
 
+std::string Validation::Named(absl::string_view field) const {
+  return absl::StrCat(operation_, ": ", prefix_, field);
+}
+
 void Validation::That(bool holds, absl::string_view field, int64_t value, absl::string_view bound) {
   if (holds || !status_.ok()) return;
-  status_ = absl::InvalidArgumentError(absl::StrCat(operation_, ": ", field, " = ", value, ", must be ", bound));
+  status_ = absl::InvalidArgumentError(absl::StrCat(Named(field), " = ", value, ", must be ", bound));
 }
 
 void Validation::InRange(absl::string_view field, int64_t value, int64_t low, int64_t high) {
@@ -28,7 +33,7 @@ void Validation::OneOf(absl::string_view field, int64_t value, std::initializer_
 
 void Validation::NotNull(absl::string_view field, const void* pointer) {
   if (pointer != nullptr || !status_.ok()) return;
-  status_ = absl::InvalidArgumentError(absl::StrCat(operation_, ": ", field, " is null"));
+  status_ = absl::InvalidArgumentError(absl::StrCat(Named(field), " is null"));
 }
 
 void Validation::Aligned(absl::string_view field, const void* pointer, uintptr_t alignment) {
@@ -36,13 +41,12 @@ void Validation::Aligned(absl::string_view field, const void* pointer, uintptr_t
   const uintptr_t offset = reinterpret_cast<uintptr_t>(pointer) % alignment;
   if (offset == 0 || !status_.ok()) return;
   status_ = absl::InvalidArgumentError(
-      absl::StrCat(operation_, ": ", field, " lies ", offset, " bytes past a multiple of ", alignment, ", must be 0"));
+      absl::StrCat(Named(field), " lies ", offset, " bytes past a multiple of ", alignment, ", must be 0"));
 }
 
 void Validation::Positive(absl::string_view field, float value) {
   if ((std::isfinite(value) && value > 0) || !status_.ok()) return;
-  status_ =
-      absl::InvalidArgumentError(absl::StrCat(operation_, ": ", field, " = ", value, ", must be positive and finite"));
+  status_ = absl::InvalidArgumentError(absl::StrCat(Named(field), " = ", value, ", must be positive and finite"));
 }
 
 void Validation::Device(const Execution& execution, DType dtype) {
@@ -54,15 +58,24 @@ void Validation::Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_d
   InRange("num_kv_heads", num_kv_heads, 1, 1 << 16);
   if (!ok()) return;
   InRange("num_q_heads", num_q_heads, num_kv_heads, int64_t{kMaxGroup} * num_kv_heads);
-  That(num_q_heads % num_kv_heads == 0, "num_q_heads", num_q_heads,
-       absl::StrCat("a multiple of num_kv_heads = ", num_kv_heads));
+  if (num_q_heads % num_kv_heads != 0) {
+    That(false, "num_q_heads", num_q_heads, absl::StrCat("a multiple of num_kv_heads = ", num_kv_heads));
+  }
   OneOf("head_dim", head_dim, {64, 128});
+}
+
+void Validation::Planes(const uint32_t* planes, int32_t num_planes, int32_t hash_words) {
+  const auto bytes = static_cast<uintptr_t>(4 * num_planes * hash_words);
+  const uintptr_t largest_power_of_two = bytes & (~bytes + 1);
+  Aligned("planes", planes, std::min(kVectorBytes, largest_power_of_two));
 }
 
 void Validation::Workspace(const void* workspace, size_t bytes, size_t needed) {
   if (needed == 0) return;
   Aligned("workspace", workspace, 256);
-  That(bytes >= needed, "workspace_bytes", static_cast<int64_t>(bytes), absl::StrCat("at least ", needed));
+  if (bytes < needed) {
+    That(false, "workspace_bytes", static_cast<int64_t>(bytes), absl::StrCat("at least ", needed));
+  }
 }
 
 void Validation::Rows(const int32_t* context_len, const int32_t* page_table, int32_t num_rows, int32_t rows_per_table,

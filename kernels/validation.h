@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -12,15 +13,26 @@
 
 namespace spotlight::kernels {
 
+// Kernels read and write queries, outputs, pages and weights in units of this.
+inline constexpr uintptr_t kVectorBytes = 16;
+
 class Validation {
  public:
   // `operation` begins every message.
   explicit Validation(absl::string_view operation) : operation_(operation) {}
 
+  // What the fields named from here on are part of: precedes their names.
+  void Within(absl::string_view prefix) { prefix_ = prefix; }
+
   void InRange(absl::string_view field, int64_t value, int64_t low, int64_t high);
   void OneOf(absl::string_view field, int64_t value, std::initializer_list<int64_t> allowed);
   void NotNull(absl::string_view field, const void* pointer);
-  void Aligned(absl::string_view field, const void* pointer, uintptr_t alignment);
+  void Aligned(absl::string_view field, const void* pointer, uintptr_t alignment);  // and not null
+  // As its elements are.
+  template <class T>
+  void Array(absl::string_view field, const T* pointer) {
+    Aligned(field, pointer, alignof(T));
+  }
   void Positive(absl::string_view field, float value);  // and finite
   // Anything else; `bound` says what must hold.
   void That(bool holds, absl::string_view field, int64_t value, absl::string_view bound);
@@ -28,6 +40,8 @@ class Validation {
   // Fields that several operations share.
   void Device(const Execution& execution, DType dtype);
   void Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim);
+  // [rows, Hkv, J, W]: as far as 16 bytes, what the planes of every row and head then share.
+  void Planes(const uint32_t* planes, int32_t num_planes, int32_t hash_words);
   void Workspace(const void* workspace, size_t bytes, size_t needed);
   // Host arrays of `num_rows` rows that read page_table[(row / rows_per_table) * max_pages].
   void Rows(const int32_t* context_len, const int32_t* page_table, int32_t num_rows, int32_t rows_per_table,
@@ -37,7 +51,10 @@ class Validation {
   const absl::Status& status() const { return status_; }
 
  private:
-  absl::string_view operation_;
+  // operation: prefix field
+  std::string Named(absl::string_view field) const;
+
+  absl::string_view operation_, prefix_;
   absl::Status status_;
 };
 

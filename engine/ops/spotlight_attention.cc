@@ -25,15 +25,37 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-int64_t WorkspaceBytes(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
-                       at::Device device) {
+struct WorkspaceBytes {
+  size_t sparse, dense;
+};
+
+WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
+                            at::Device device) {
   const auto kind = device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu;
   const int32_t dense_rows =
       dtype == at::kFloat ? std::max(options.max_decode_rows, options.max_chunk_tokens) : options.max_decode_rows;
-  return std::max(kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context,
-                                                      shape.num_q_heads, shape.num_kv_heads, shape.head_dim),
-                  kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
-                                                     shape.num_kv_heads, shape.head_dim));
+  return {kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context, shape.num_q_heads,
+                                              shape.num_kv_heads, shape.head_dim),
+          kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
+                                             shape.num_kv_heads, shape.head_dim)};
+}
+
+// The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
+constexpr int64_t kWorkspaceAlignment = 256;
+
+// Kernels want it zeroed before its first use.
+at::Tensor MakeWorkspace(size_t bytes, at::Device device) {
+  return at::empty({static_cast<int64_t>(bytes) + kWorkspaceAlignment},
+                   at::TensorOptions().dtype(at::kByte).device(device))
+      .zero_();
+}
+
+template <class Params>
+void SetWorkspace(const at::Tensor& workspace, Params* params) {
+  const auto address = reinterpret_cast<uintptr_t>(workspace.data_ptr());
+  params->workspace =
+      reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
+  params->workspace_bytes = static_cast<size_t>(workspace.size(0) - kWorkspaceAlignment);
 }
 
 }  // namespace
@@ -44,7 +66,8 @@ int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const Atte
   // PrefillAttention gathers the sequence's pages, then lays them out by head.
   const auto gathered = static_cast<int64_t>(
       2 * kernels::KvBytesPerToken(shape.num_kv_heads, shape.head_dim, ToKernelDType(dtype)) * options.max_context);
-  return WorkspaceBytes(shape, options, dtype, device) + gathered;
+  const WorkspaceBytes workspaces = WorkspacesOf(shape, options, dtype, device);
+  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + gathered;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
@@ -58,14 +81,15 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
   attention.softmax_scale_ = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   attention.cache_ = cache;
   attention.device_ = device;
-  const int64_t bytes = WorkspaceBytes(shape, options, dtype, device);
+  const WorkspaceBytes bytes = WorkspacesOf(shape, options, dtype, device);
   try {
     attention.inv_freq_ = at::tensor(inv_freq, at::kFloat).to(device);
-    // The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
-    attention.workspace_ = at::empty({bytes + 256}, at::TensorOptions().dtype(at::kByte).device(device));
+    attention.sparse_workspace_ = MakeWorkspace(bytes.sparse, device);
+    attention.dense_workspace_ = MakeWorkspace(bytes.dense, device);
+    attention.stages_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).device(device));
   } catch (const c10::Error& error) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("attention workspace of ", bytes >> 20, " MiB does not fit: ", error.what_without_backtrace()));
+    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", (bytes.sparse + bytes.dense) >> 20,
+                                                     " MiB does not fit: ", error.what_without_backtrace()));
   }
   return attention;
 }
@@ -176,8 +200,7 @@ absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, c
   params.max_pages = static_cast<int32_t>(page_table.size(1));
   params.context_len = context_len.data_ptr<int32_t>();
   params.max_context = max_context;
-  params.workspace = AlignedWorkspace();
-  params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
+  SetWorkspace(dense_workspace_, &params);
   return kernels::DenseDecode(params);
 }
 
@@ -186,7 +209,6 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
                                             RetrievalSeconds* seconds) {
   const int32_t begin = step.batch->num_dense_rows;
   const int32_t count = step.batch->num_decode_rows - begin;
-  kernels::SparseDecodeStages stages;
   auto params = ParamsFor<kernels::SparseDecodeParams>(layer, q.narrow(0, begin, count), out.narrow(0, begin, count));
   params.num_rows = count;
   params.hash_words = hash.weights.hash_words;
@@ -201,14 +223,18 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
   params.sink_tokens = options_.sink_tokens;
   params.recent_tokens = options_.recent_tokens;
   params.max_context = step.max_context;
-  params.stage_seconds = seconds != nullptr ? &stages : nullptr;
-  params.workspace = AlignedWorkspace();
-  params.workspace_bytes = static_cast<size_t>(workspace_.size(0)) - 256;
+  static_assert(sizeof(kernels::SparseDecodeStages) == 3 * sizeof(double));
+  if (seconds != nullptr) params.stage_seconds = static_cast<kernels::SparseDecodeStages*>(stages_.data_ptr());
+  // Each sequence of a step's decode rows has appended one token, and nothing but the encoder ran since.
+  params.overlap_encode = device_.is_cuda() && begin == 0;
+  SetWorkspace(sparse_workspace_, &params);
   auto status = kernels::SparseDecode(params);
-  if (seconds != nullptr) {
-    seconds->score += stages.score;
-    seconds->select += stages.select;
-    seconds->attend += stages.attend;
+  if (seconds != nullptr && status.ok()) {
+    const at::Tensor stages = stages_.cpu();  // waits for the device: this step is a measured one
+    const double* values = stages.const_data_ptr<double>();
+    seconds->score += values[0];
+    seconds->select += values[1];
+    seconds->attend += values[2];
   }
   return status;
 }
@@ -241,11 +267,6 @@ absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor&
   params.max_pages = static_cast<int32_t>(pages.size(1));
   params.context_len = context;
   return kernels::PrefillAttention(params);
-}
-
-void* SpotlightAttention::AlignedWorkspace() const {
-  const auto address = reinterpret_cast<uintptr_t>(workspace_.data_ptr());
-  return reinterpret_cast<void*>((address + 255) / 256 * 256);
 }
 
 }  // namespace spotlight::engine

@@ -83,7 +83,6 @@ class SpotlightAttention {
   absl::Status PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages, int32_t context,
                               const at::Tensor& out);
   void Synchronize() const;
-  void* AlignedWorkspace() const;
 
   AttentionShape shape_;
   AttentionOptions options_;
@@ -92,7 +91,8 @@ class SpotlightAttention {
   KvCache* cache_ = nullptr;
   at::Device device_ = at::kCPU;
   at::Tensor inv_freq_;
-  at::Tensor workspace_;
+  at::Tensor sparse_workspace_, dense_workspace_;
+  at::Tensor stages_;  // kernels::SparseDecodeStages of the last measured call
 };
 
 }  // namespace spotlight::engine

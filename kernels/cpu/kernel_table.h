@@ -25,6 +25,16 @@ struct ScorePlanes {
   uint32_t inverted[kMaxPlanes * kMaxHashWords] = {};  // [num_planes, words]
 };
 
+// Some KV heads' codes in pages; token t lies in page page_table[t / P], slot t % P.
+inline constexpr int kScoreHeads = 4;
+struct PagedCodes {
+  const uint32_t* codes = nullptr;  // [pages, Hkv, P, words]
+  const int32_t* page_table = nullptr;
+  int32_t num_kv_heads = 0;
+  int32_t first_head = 0, num_heads = 0;  // 1 .. kScoreHeads of them, neighbours in memory
+  int32_t num_pages = 0;                  // that may be asked for ahead of their scoring
+};
+
 // Running softmax of a query group, in base 2: per head the largest logit, the sum of weights and the weighted values.
 //   max [G], sum [G], values [G, D] from float StateHeaderFloats(G) on
 inline constexpr int StateHeaderFloats(int group) {
@@ -75,6 +85,9 @@ struct AffineBlock {
 struct KernelTable {
   // scores[i] = raw score of codes[i * words ...], i < count.
   void (*score)(const ScorePlanes& planes, const uint32_t* codes, int64_t count, int16_t* scores);
+  // scores[h][i] = raw score of token begin + i < end and the h-th of the heads, whose planes are planes[h].
+  void (*score_pages)(const ScorePlanes* planes, const PagedCodes& pages, int32_t begin, int32_t end,
+                      int16_t* const* scores);
   int64_t (*count_at_least)(const int16_t* scores, int64_t count, int16_t threshold);
   // Writes i + base, ascending, for every score over `threshold` and for the first `num_ties` equal to it; returns how
   // many.
@@ -84,6 +97,9 @@ struct KernelTable {
   void (*attend[kNumDTypes])(const AttendBlock& block);
   // Adds `partial` to `state`.
   void (*merge)(const float* partial, int group, int head_dim, float* state);
+  // mass[t] = sum over heads of 2^(logit - largest) / sum, of the block's finished state, which stays as it is; mass
+  // [kBlockTokens], those past num_tokens unspecified. Asks for the keys of next_keys only.
+  void (*group_mass[kNumDTypes])(const AttendBlock& block, float* mass);
   // out [G, D] = values / sum.
   void (*finish[kNumDTypes])(const float* state, int group, int head_dim, void* out);
   // out[i] = x[i] * scale.

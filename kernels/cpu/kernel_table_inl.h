@@ -9,10 +9,12 @@ namespace {
 constexpr KernelTable MakeKernelTable() {
   return {
       Score,
+      ScorePages,
       CountAtLeast,
       Select,
       {Attend<float>, Attend<BF16>, Attend<F16>},
       Merge,
+      {GroupMass<float>, GroupMass<BF16>, GroupMass<F16>},
       {Finish<float>, Finish<BF16>, Finish<F16>},
       {LoadScaled<float>, LoadScaled<BF16>, LoadScaled<F16>},
       {Rotate<float>, Rotate<BF16>, Rotate<F16>},

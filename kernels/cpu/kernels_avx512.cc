@@ -2,8 +2,10 @@
 // clang-format off
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/score_avx512_inl.h"
+#include "kernels/cpu/score_pages_inl.h"
 #include "kernels/cpu/select_inl.h"
 #include "kernels/cpu/attend_inl.h"
+#include "kernels/cpu/mass_inl.h"
 #include "kernels/cpu/encoder_inl.h"
 #include "kernels/cpu/pointwise_inl.h"
 #include "kernels/cpu/kernel_table_inl.h"

@@ -1,5 +1,4 @@
-// Counting and selecting scores, and the choice of the scoring loop. Included once per instruction set, after its simd
-// header and its ScoreCodes.
+// Counting and selecting scores. Included once per instruction set, after its simd header.
 #pragma once
 
 #include <cstdint>
@@ -8,33 +7,6 @@
 
 namespace spotlight::kernels::cpu {
 namespace {
-
-template <int kWords>
-void ScoreWords(const ScorePlanes& planes, const uint32_t* codes, int64_t count, int16_t* scores) {
-  switch (planes.num_planes) {
-    case 1:
-      return ScoreCodes<kWords, 1>(planes, codes, count, scores);
-    case 2:
-      return ScoreCodes<kWords, 2>(planes, codes, count, scores);
-    case 3:
-      return ScoreCodes<kWords, 3>(planes, codes, count, scores);
-    default:
-      return ScoreCodes<kWords, 4>(planes, codes, count, scores);
-  }
-}
-
-void Score(const ScorePlanes& planes, const uint32_t* codes, int64_t count, int16_t* scores) {
-  switch (planes.words) {
-    case 1:
-      return ScoreWords<1>(planes, codes, count, scores);
-    case 2:
-      return ScoreWords<2>(planes, codes, count, scores);
-    case 4:
-      return ScoreWords<4>(planes, codes, count, scores);
-    default:
-      return ScoreWords<8>(planes, codes, count, scores);
-  }
-}
 
 int64_t CountAtLeast(const int16_t* scores, int64_t count, int16_t threshold) {
   int64_t total = 0;

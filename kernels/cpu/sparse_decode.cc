@@ -12,8 +12,8 @@
 namespace spotlight::kernels::cpu {
 namespace {
 
-// Candidates that one work item scores: 32 KB of codes at W = 4.
-constexpr int32_t kScoreTokens = 2048;
+// Candidates that one work item scores, of kScoreHeads heads: 32 KB of codes at W = 4.
+constexpr int32_t kScoreTokens = 512;
 // Selecting from fewer scores than this in all is quicker on one thread than waking the others.
 constexpr int64_t kSerialSelectScores = 1 << 16;
 
@@ -25,9 +25,11 @@ struct Contest {
   int32_t* selected = nullptr;  // [num_select]
 };
 
+// Tokens [begin, end) of some neighbouring heads of a row, which compete alike.
 struct ScoreItem {
-  int64_t contest = 0;
-  int32_t begin = 0, end = 0;  // tokens
+  int64_t contest = 0;  // of the first head
+  int32_t num_heads = 0;
+  int32_t begin = 0, end = 0;
 };
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -55,18 +57,24 @@ class Retrieval {
     return planes;
   }
 
-  // First pass: scores of tokens [begin, end), a page's run of slots at a time.
-  void Score(const Contest& contest, int32_t begin, int32_t end) const {
-    const int words = params_.prefilter ? 1 : params_.hash_words;
-    const uint32_t* codes = params_.prefilter ? params_.pages.prefix : params_.pages.codes;
-    const ScorePlanes planes = PlanesOf(contest, words);
-    const auto codes_at = [&](int32_t token) { return codes + EntryOf(contest, token) * words; };
-    for (int32_t token = begin; token < end;) {
-      const int32_t run = std::min(end - token, kPageTokens - token % kPageTokens);
-      if (token + run < end) PrefetchCodes(codes_at(token + run), words);
-      kernels_.score(planes, codes_at(token), run, contest.scores + token - contest.competition.begin);
-      token += run;
+  // First pass. `contests` begins with the item's first.
+  void Score(const ScoreItem& item, const Contest* contests) const {
+    const Contest& first = contests[0];
+    PagedCodes pages;
+    pages.codes = params_.prefilter ? params_.pages.prefix : params_.pages.codes;
+    pages.page_table = params_.page_table + first.row * params_.max_pages;
+    pages.num_kv_heads = params_.num_kv_heads;
+    pages.first_head = static_cast<int32_t>(first.kv_head);
+    pages.num_heads = item.num_heads;
+    // Into what the same thread most likely scores next.
+    pages.num_pages = (first.competition.begin + first.competition.count + kPageTokens - 1) / kPageTokens;
+    ScorePlanes planes[kScoreHeads];
+    int16_t* scores[kScoreHeads];
+    for (int32_t h = 0; h < item.num_heads; ++h) {
+      planes[h] = PlanesOf(contests[h], params_.prefilter ? 1 : params_.hash_words);
+      scores[h] = contests[h].scores + item.begin - first.competition.begin;
     }
+    kernels_.score_pages(planes, pages, item.begin, item.end, scores);
   }
 
   void Select(const Contest& contest) const {
@@ -96,11 +104,6 @@ class Retrieval {
   int64_t EntryOf(const Contest& contest, int32_t token) const {
     const int64_t page = params_.page_table[contest.row * params_.max_pages + token / kPageTokens];
     return (page * params_.num_kv_heads + contest.kv_head) * kPageTokens + token % kPageTokens;
-  }
-
-  // A page's codes of one head lie alone, too short a run for the hardware's prefetcher to follow.
-  static void PrefetchCodes(const uint32_t* codes, int words) {
-    for (int i = 0; i < kPageTokens * words; i += 16) __builtin_prefetch(codes + i);
   }
 
   // The num_select best by (score descending, index ascending), ascending, as base + index. The threshold is found by
@@ -180,22 +183,25 @@ void SparseDecode(const SparseDecodeParams& params, Level level) {
   int64_t num_scores = 0;
   PlanContests(params, &contests, &num_scores);
   items.clear();
-  for (size_t i = 0; i < contests.size(); ++i) {
+  for (size_t i = 0; i < contests.size();) {
     const Competition& competition = contests[i].competition;
+    const int32_t num_heads =
+        std::min<int32_t>(kScoreHeads, params.num_kv_heads - static_cast<int32_t>(contests[i].kv_head));
     const int32_t end = competition.begin + competition.count;
     // Cut at multiples of kScoreTokens, which are page boundaries.
     for (int32_t token = competition.begin; token < end;) {
       const int32_t next = std::min(end, (token / kScoreTokens + 1) * kScoreTokens);
-      items.push_back({static_cast<int64_t>(i), token, next});
+      items.push_back({static_cast<int64_t>(i), num_heads, token, next});
       token = next;
     }
+    i += num_heads;
   }
   // thread_local names inside the bodies would be the worker's own: pass this thread's through pointers.
   const Contest* const contest_data = contests.data();
   const ScoreItem* const item_data = items.data();
   ParallelItems(params.execution, static_cast<int64_t>(items.size()), [&](int64_t begin, int64_t end) {
     for (const ScoreItem* item = item_data + begin; item != item_data + end; ++item) {
-      retrieval.Score(contest_data[item->contest], item->begin, item->end);
+      retrieval.Score(*item, contest_data + item->contest);
     }
   });
   const double score_seconds = SecondsSince(start);

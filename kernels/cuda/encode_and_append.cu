@@ -1,168 +1,40 @@
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/encode.h"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/numeric.cuh"
 
 namespace spotlight::kernels::cuda {
 namespace {
 
-constexpr int kEncodeThreads = 256;
-
-__device__ int64_t EntryOf(int64_t slot, int32_t num_kv_heads, int32_t kv_head) {
-  return (slot / kPageTokens * num_kv_heads + kv_head) * kPageTokens + slot % kPageTokens;
-}
-
-__device__ float WithBias(const void* x, const void* bias, DType dtype, int64_t index, int64_t bias_index) {
-  return LoadElement(x, dtype, index) + (bias == nullptr ? 0.0f : LoadElement(bias, dtype, bias_index));
-}
-
-// Grid (T, Hq + 2 * Hkv), block (D / 2): a thread owns dimensions i and i + D / 2 of one head of one token.
-__global__ void RotateAndAppend(const EncodeAndAppendParams params) {
-  const int64_t token = blockIdx.x;
-  const int32_t dim = params.head_dim, half = dim / 2, i = threadIdx.x;
-  int32_t head = blockIdx.y;
-  if (head < params.num_q_heads || head < params.num_q_heads + params.num_kv_heads) {
-    const bool is_query = head < params.num_q_heads;
-    if (!is_query) head -= params.num_q_heads;
-    const void* x = is_query ? params.q : params.k;
-    const void* bias = is_query ? params.q_bias : params.k_bias;
-    const int64_t begin = token * (is_query ? params.q_stride : params.k_stride) + int64_t{head} * dim;
-    const float a = WithBias(x, bias, params.dtype, begin + i, head * dim + i);
-    const float b = WithBias(x, bias, params.dtype, begin + i + half, head * dim + i + half);
-    float sine, cosine;
-    sincosf(static_cast<float>(params.positions[token]) * params.inv_freq[i], &sine, &cosine);
-    sine *= params.rope_scale;
-    cosine *= params.rope_scale;
-    void* out = params.q_out;
-    int64_t place = (token * params.num_q_heads + head) * dim;
-    if (!is_query) {
-      if (params.slots[token] < 0) return;
-      out = params.pages.kv;
-      place = EntryOf(params.slots[token], params.num_kv_heads, head) * 2 * dim;
-    }
-    StoreElement(a * cosine - b * sine, out, params.dtype, place + i);
-    StoreElement(b * cosine + a * sine, out, params.dtype, place + i + half);
-    return;
-  }
-  head -= params.num_q_heads + params.num_kv_heads;
-  if (params.slots[token] < 0) return;
-  const int64_t place = (EntryOf(params.slots[token], params.num_kv_heads, head) * 2 + 1) * dim;
-  const int64_t begin = token * params.v_stride + int64_t{head} * dim;
-  for (int d = i; d < dim; d += half) {
-    StoreElement(WithBias(params.v, params.v_bias, params.dtype, begin + d, head * dim + d), params.pages.kv,
-                 params.dtype, place + d);
-  }
-}
-
-// y [num_outputs] in shared memory (+)= x [num_inputs] times matrix `kv_head` of weights; a thread owns columns.
-__device__ void Multiply(const void* weights, DType dtype, int32_t kv_head, const float* x, int num_inputs,
-                         int num_outputs, float* y) {
-  const int64_t begin = int64_t{kv_head} * num_inputs * num_outputs;
-  for (int column = threadIdx.x; column < num_outputs; column += kEncodeThreads) {
-    float sum = y[column];
-    for (int i = 0; i < num_inputs; ++i) {
-      sum = fmaf(x[i], LoadElement(weights, dtype, begin + int64_t{i} * num_outputs + column), sum);
-    }
-    y[column] = sum;
-  }
-}
-
-__device__ void FillBias(const void* bias, DType dtype, int32_t kv_head, int size, float* y) {
-  for (int i = threadIdx.x; i < size; i += kEncodeThreads) y[i] = LoadElement(bias, dtype, int64_t{kv_head} * size + i);
-}
-
-// x, hidden and y in shared memory; y [bits] out. The block must have written x and synchronised.
-__device__ void Encode(const EncoderWeights& encoder, DType dtype, int32_t kv_head, const float* x, int num_inputs,
-                       int bits, float* hidden, float* y) {
-  FillBias(encoder.b2, dtype, kv_head, bits, y);
-  if (encoder.hidden > 0) {
-    FillBias(encoder.b1, dtype, kv_head, encoder.hidden, hidden);
-    Multiply(encoder.w1, dtype, kv_head, x, num_inputs, encoder.hidden, hidden);
-    for (int i = threadIdx.x; i < encoder.hidden; i += kEncodeThreads) hidden[i] /= 1.0f + expf(-hidden[i]);
-    __syncthreads();
-    Multiply(encoder.w2, dtype, kv_head, hidden, encoder.hidden, bits, y);
-  }
-  Multiply(encoder.skip, dtype, kv_head, x, num_inputs, bits, y);
-  __syncthreads();
-}
-
-__device__ void WriteCode(const EncodeAndAppendParams& params, int words, int64_t entry, const float* h) {
-  for (int b = threadIdx.x; b < 32 * words; b += kEncodeThreads) {
-    const uint32_t word = __ballot_sync(~0u, h[b] >= 0.0f);
-    if (b % 32 != 0) continue;
-    params.pages.codes[entry * words + b / 32] = word;
-    if (b == 0) params.pages.prefix[entry] = word;
-  }
-}
-
-__device__ void WritePlanes(const EncodeAndAppendParams& params, const HashWeights& hash, int64_t entry,
-                            const float* w) {
-  __shared__ float shared_unit;
-  const int bits = 32 * hash.hash_words;
-  if (threadIdx.x < 32) {
-    double sum = 0;
-    for (int b = threadIdx.x; b < bits; b += 32) sum += double{w[b]} * double{w[b]};
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    const double rms = sqrt(sum / bits);
-    if (threadIdx.x == 0) {
-      shared_unit = static_cast<float>(hash.plane_step * (rms < 1e-6 ? 1e-6 : rms));
-      params.plane_unit[entry] = shared_unit;
-    }
-  }
-  __syncthreads();
-  const float last = (1 << hash.num_planes) - 1, middle = 1 << (hash.num_planes - 1);
-  uint32_t* planes = params.planes + entry * hash.num_planes * hash.hash_words;
-  for (int b = threadIdx.x; b < bits; b += kEncodeThreads) {
-    // fmaxf drops a NaN: its level is 0.
-    const auto level = static_cast<uint32_t>(fminf(fmaxf(floorf(w[b] / shared_unit) + middle, 0.0f), last));
-    for (int j = 0; j < hash.num_planes; ++j) {
-      const uint32_t word = __ballot_sync(~0u, level >> j & 1u);
-      if (b % 32 == 0) planes[j * hash.hash_words + b / 32] = word;
-    }
-  }
-}
-
-// Grid (T, Hkv, sides), block (kEncodeThreads): side 0 encodes the appended key, side 1 the query group.
-__global__ void EncodeStep(const EncodeAndAppendParams params, const HashWeights hash) {
-  extern __shared__ float shared[];
-  const int64_t token = blockIdx.x;
-  const int32_t kv_head = blockIdx.y, dim = params.head_dim, bits = 32 * hash.hash_words;
-  const bool is_query = blockIdx.z == 1;
-  if (is_query ? token >= params.num_plane_tokens : params.slots[token] < 0) return;
-
-  const int32_t group = params.num_q_heads / params.num_kv_heads;
-  const int32_t num_inputs = is_query ? group * dim : dim;
-  float* const y = shared;
-  float* const x = y + bits;
-  float* const hidden = x + num_inputs;
-  const int64_t entry =
-      is_query ? token * params.num_kv_heads + kv_head : EntryOf(params.slots[token], params.num_kv_heads, kv_head);
-  // The stored values: rounded to the cache's dtype.
-  const void* source = is_query ? params.q_out : params.pages.kv;
-  const int64_t begin = is_query ? entry * group * dim : entry * 2 * dim;
-  for (int i = threadIdx.x; i < num_inputs; i += kEncodeThreads) x[i] = LoadElement(source, params.dtype, begin + i);
-  __syncthreads();
-  Encode(is_query ? hash.query : hash.key, hash.weight_dtype, kv_head, x, num_inputs, bits, hidden, y);
-  if (is_query) {
-    WritePlanes(params, hash, entry, y);
-  } else {
-    WriteCode(params, hash.hash_words, entry, y);
-  }
+// The tokens from `first` on. Planes belong to earlier ones.
+EncodeAndAppendParams TokensFrom(EncodeAndAppendParams params, int64_t first) {
+  const auto size = static_cast<int64_t>(SizeOf(params.dtype));
+  params.q = static_cast<const char*>(params.q) + first * params.q_stride * size;
+  params.k = static_cast<const char*>(params.k) + first * params.k_stride * size;
+  params.v = static_cast<const char*>(params.v) + first * params.v_stride * size;
+  params.q_out = static_cast<char*>(params.q_out) + first * params.num_q_heads * params.head_dim * size;
+  params.positions += first;
+  params.slots += first;
+  params.num_tokens -= static_cast<int32_t>(first);
+  params.num_plane_tokens = 0;
+  return params;
 }
 
 }  // namespace
 
 int EncodeAndAppend(const EncodeAndAppendParams& params) {
   LaunchSequence sequence(params.execution.stream);
-  const dim3 heads(params.num_tokens, params.num_q_heads + 2 * params.num_kv_heads);
-  sequence.Launch(RotateAndAppend, heads, dim3(params.head_dim / 2), 0, params);
-  if (params.hash == nullptr) return sequence.error();
-
-  const HashWeights& hash = *params.hash;
-  const int32_t num_inputs = params.num_q_heads / params.num_kv_heads * params.head_dim;
-  const int32_t hidden = max(hash.key.hidden, hash.query.hidden);
-  const size_t shared_bytes = sizeof(float) * (32 * hash.hash_words + num_inputs + hidden);
-  const dim3 grid(params.num_tokens, params.num_kv_heads, params.num_plane_tokens > 0 ? 2 : 1);
-  sequence.Launch(EncodeStep, grid, dim3(kEncodeThreads), shared_bytes, params, hash);
+  if (params.hash == nullptr || !EncodeKeysSupported(params)) {
+    RotateAndAppend(params, /*beside_keys=*/false, &sequence);
+    if (params.hash != nullptr) EncodePlain(params, /*with_keys=*/true, &sequence);
+    return sequence.error();
+  }
+  const bool in_clusters = EncodeDecodeSupported(params);
+  if (in_clusters) EncodeDecode(params, &sequence);
+  const EncodeAndAppendParams rest = TokensFrom(params, in_clusters ? params.num_plane_tokens : 0);
+  if (rest.num_tokens > 0) {
+    EncodeKeys(rest, &sequence);
+    RotateAndAppend(rest, /*beside_keys=*/true, &sequence);
+  }
+  if (!in_clusters && params.num_plane_tokens > 0) EncodePlain(params, /*with_keys=*/false, &sequence);
   return sequence.error();
 }
 

@@ -10,9 +10,11 @@
 namespace spotlight::kernels::cuda {
 
 struct LaunchOptions {
-  bool cooperative = false;       // every block is resident at once: the kernel has barriers across the grid
-  bool overlap_previous = false;  // may begin before the stream's previous kernel ends: WaitForPrevious() orders them
-  int cluster_size = 1;           // blocks along x of a thread block cluster (sm_90)
+  bool cooperative = false;  // every block is resident at once: the kernel has barriers across the grid
+  // May begin before the stream's previous kernel ends: WaitForPrevious() orders them. Ignored where the code that runs
+  // is compute_80's, which cannot wait.
+  bool overlap_previous = false;
+  int cluster_size = 1;  // blocks along x of a thread block cluster (sm_90)
 };
 
 // Programmatic dependent launch, on the device. Does nothing before sm_90, where launches never overlap.
@@ -54,7 +56,7 @@ class LaunchSequence {
       attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
       attributes[config.numAttrs++].val.cooperative = 1;
     }
-    if (options.overlap_previous) {
+    if (options.overlap_previous && CanWait(reinterpret_cast<const void*>(kernel))) {
       attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
     }
@@ -66,6 +68,13 @@ class LaunchSequence {
     }
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&params))...};
     Check(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers));
+  }
+
+  // Whether the device runs code of sm_90 for this kernel, not compute_80's, which any later device runs as well.
+  bool CanWait(const void* kernel) {
+    cudaFuncAttributes attributes = {};
+    Check(cudaFuncGetAttributes(&attributes, kernel));
+    return attributes.ptxVersion >= 90;
   }
 
   void Check(cudaError_t error) {

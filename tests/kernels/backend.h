@@ -9,6 +9,7 @@
 #include "kernels/dense_decode.h"
 #include "kernels/encode_and_append.h"
 #include "kernels/pointwise.h"
+#include "kernels/retrieval_quality.h"
 #include "kernels/sparse_decode.h"
 #include "tests/kernels/arena.h"
 
@@ -23,6 +24,7 @@ class Backend {
   virtual absl::Status Run(EncodeAndAppendParams params, Arena* arena) = 0;
   virtual absl::Status Run(SparseDecodeParams params, Arena* arena) = 0;
   virtual absl::Status Run(DenseDecodeParams params, Arena* arena) = 0;
+  virtual absl::Status Run(RetrievalQualityParams params, Arena* arena) = 0;
   virtual absl::Status Run(AddRmsNormParams params, Arena* arena) = 0;
   virtual absl::Status Run(SiluMulParams params, Arena* arena) = 0;
 };

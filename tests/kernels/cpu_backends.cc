@@ -2,6 +2,7 @@
 #include "kernels/cpu/encode_and_append.h"
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/pointwise.h"
+#include "kernels/cpu/retrieval_quality.h"
 #include "kernels/cpu/sparse_decode.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/threads.h"
@@ -29,6 +30,11 @@ class LevelBackend : public Backend {
   absl::Status Run(DenseDecodeParams params, Arena*) override {
     params.execution = execution();
     cpu::DenseDecode(params, level_);
+    return absl::OkStatus();
+  }
+  absl::Status Run(RetrievalQualityParams params, Arena*) override {
+    params.execution = execution();
+    cpu::RetrievalQuality(params, level_);
     return absl::OkStatus();
   }
   absl::Status Run(AddRmsNormParams params, Arena*) override {
@@ -61,6 +67,7 @@ class PublicBackend : public Backend {
   absl::Status Run(EncodeAndAppendParams params, Arena*) override { return EncodeAndAppend(params); }
   absl::Status Run(SparseDecodeParams params, Arena*) override { return SparseDecode(params); }
   absl::Status Run(DenseDecodeParams params, Arena*) override { return DenseDecode(params); }
+  absl::Status Run(RetrievalQualityParams params, Arena*) override { return RetrievalQuality(params); }
   absl::Status Run(AddRmsNormParams params, Arena*) override { return AddRmsNorm(params); }
   absl::Status Run(SiluMulParams params, Arena*) override { return SiluMul(params); }
 };

@@ -2,25 +2,45 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
+#include <random>
 
 #include "kernels/budget.h"
 #include "kernels/numeric.h"
+#include "kernels/planes.h"
 
 namespace spotlight::kernels::testing {
 namespace {
 
-size_t ArenaBytes(const DecodeShape& shape) {
-  size_t slots = 0, longest = 0;
+// What the rows need, one page more each, and one that nobody owns.
+int32_t NumPages(const DecodeShape& shape) {
+  int32_t pages = 1;
   for (const int32_t context_len : shape.context_len) {
-    slots += (context_len / kPageTokens + 2) * kPageTokens;
-    longest = std::max<size_t>(longest, context_len);
+    pages += context_len / kPageTokens + 1;
+    if (shape.shared_pages) break;
   }
+  return pages;
+}
+
+size_t ArenaBytes(const DecodeShape& shape) {
+  const size_t slots = (NumPages(shape) + 1) * kPageTokens;
+  const size_t longest = *std::max_element(shape.context_len.begin(), shape.context_len.end());
   const size_t rows = shape.context_len.size(), heads = shape.num_kv_heads;
+  const size_t max_select = shape.max_select > 0 ? shape.max_select : longest;
   return slots * (KvBytesPerToken(shape.num_kv_heads, shape.head_dim, shape.dtype) +
                   CodeBytesPerToken(shape.num_kv_heads, shape.hash_words)) +
-         rows * heads * (longest * 8 + shape.group * shape.head_dim * 8 + 1024) + (1 << 16);
+         rows * (std::max<size_t>(longest, shape.max_context) / 8 + 64) +
+         rows * heads * (max_select * 4 + shape.group * shape.head_dim * 8 + 1024) + (1 << 16) + shape.extra_bytes;
+}
+
+DecodeShape WithSymmetricPlanes(DecodeShape shape) {
+  if (shape.symmetric) {
+    shape.num_planes = SymmetricNumPlanes(shape.group);
+    shape.top_plane_weight = SymmetricTopPlaneWeight(shape.group);
+  }
+  return shape;
 }
 
 }  // namespace
@@ -33,22 +53,19 @@ double Tolerance(DType dtype) {
   return dtype == DType::kF32 ? 1e-5 : 5e-3;
 }
 
-DecodeCase::DecodeCase(const DecodeShape& shape) : shape_(shape), arena_(ArenaBytes(shape)) {
-  std::mt19937_64 random(shape.seed);
+DecodeCase::DecodeCase(const DecodeShape& shape) : shape_(WithSymmetricPlanes(shape)), arena_(ArenaBytes(shape)) {
+  QuickRandom random(shape.seed);
   std::normal_distribution<float> normal;
   const int32_t rows = num_rows(), heads = shape_.num_kv_heads;
-  max_context_ = std::max(1, *std::max_element(shape_.context_len.begin(), shape_.context_len.end()));
+  const int32_t longest = *std::max_element(shape_.context_len.begin(), shape_.context_len.end());
+  max_context_ = std::max({1, longest, shape_.max_context});
   max_pages_ = (max_context_ + kPageTokens - 1) / kPageTokens + 1;
-  max_select_ = max_context_;
+  max_select_ = shape_.max_select > 0 ? shape_.max_select : std::max(1, longest);
   context_len_ = arena_.Allocate<int32_t>(rows);
   num_select_ = arena_.Allocate<int32_t>(rows);
-  std::copy(shape_.context_len.begin(), shape_.context_len.end(), context_len_);
-  for (int32_t row = 0; row < rows; ++row) num_select_[row] = kernels::NumSelected(Budget(), context_len_[row]);
-
+  SetLengths(shape_.context_len);
+  FillPlanes(&random);
   FillPages(&random);
-  const int32_t num_planes_words = rows * heads * shape_.num_planes * shape_.hash_words;
-  planes_ = arena_.Allocate<uint32_t>(num_planes_words);
-  for (int32_t i = 0; i < num_planes_words; ++i) planes_[i] = static_cast<uint32_t>(random());
   q_ = arena_.Allocate<char>(OutputElements() * SizeOf(shape_.dtype));
   for (int64_t i = 0; i < OutputElements(); ++i) StoreElement(2 * normal(random), q_, shape_.dtype, i);
   out_ = arena_.Allocate<char>(OutputElements() * SizeOf(shape_.dtype));
@@ -57,20 +74,31 @@ DecodeCase::DecodeCase(const DecodeShape& shape) : shape_(shape), arena_(ArenaBy
   ClearOutput();
 }
 
-void DecodeCase::FillPages(std::mt19937_64* random) {
-  std::normal_distribution<float> normal;
-  const int32_t heads = shape_.num_kv_heads, dim = shape_.head_dim, words = shape_.hash_words;
-  for (const int32_t context_len : shape_.context_len) pages_.num_pages += context_len / kPageTokens + 1;
-  pages_.num_pages += 1;  // one that nobody owns
-  const int64_t entries = int64_t{pages_.num_pages} * heads * kPageTokens;
-  char* kv = arena_.Allocate<char>(entries * 2 * dim * SizeOf(shape_.dtype));
-  pages_.kv = kv;
-  pages_.codes = arena_.Allocate<uint32_t>(entries * words);
-  pages_.prefix = arena_.Allocate<uint32_t>(entries);
-  for (int64_t i = 0; i < entries * 2 * dim; ++i) {
-    StoreElement(std::numeric_limits<float>::quiet_NaN(), kv, shape_.dtype, i);
+void DecodeCase::FillPlanes(QuickRandom* random) {
+  const int64_t row_heads = int64_t{num_rows()} * shape_.num_kv_heads;
+  planes_ = arena_.Allocate<uint32_t>(row_heads * PlaneWords());
+  if (!shape_.symmetric) {
+    for (int64_t i = 0; i < row_heads * PlaneWords(); ++i) planes_[i] = static_cast<uint32_t>((*random)());
+    return;
   }
-  std::fill_n(pages_.codes, entries * words, ~0u);
+  const int32_t query_words = shape_.group * shape_.hash_words;
+  query_codes_.resize(row_heads * query_words);
+  for (uint32_t& word : query_codes_) word = static_cast<uint32_t>((*random)());
+  for (int64_t i = 0; i < row_heads; ++i) {
+    BuildSymmetricPlanes(&query_codes_[i * query_words], shape_.group, shape_.hash_words, planes_ + i * PlaneWords());
+  }
+}
+
+void DecodeCase::FillPages(QuickRandom* random) {
+  const int32_t heads = shape_.num_kv_heads;
+  pages_.num_pages = NumPages(shape_);
+  const int64_t entries = int64_t{pages_.num_pages} * heads * kPageTokens;
+  const int64_t kv_bytes = entries * 2 * shape_.head_dim * SizeOf(shape_.dtype);
+  pages_.kv = arena_.Allocate<char>(kv_bytes);
+  pages_.codes = arena_.Allocate<uint32_t>(entries * shape_.hash_words);
+  pages_.prefix = arena_.Allocate<uint32_t>(entries);
+  std::memset(pages_.kv, 0xff, kv_bytes);  // NaN in every type
+  std::fill_n(pages_.codes, entries * shape_.hash_words, ~0u);
   std::fill_n(pages_.prefix, entries, ~0u);
 
   std::vector<int32_t> free_pages(pages_.num_pages);
@@ -79,25 +107,69 @@ void DecodeCase::FillPages(std::mt19937_64* random) {
   page_table_ = arena_.Allocate<int32_t>(int64_t{num_rows()} * max_pages_);
   std::fill_n(page_table_, num_rows() * max_pages_, 1 << 30);
   for (int32_t row = 0; row < num_rows(); ++row) {
+    if (shape_.shared_pages && row > 0) {
+      const int32_t pages = (shape_.context_len[row] + kPageTokens - 1) / kPageTokens;
+      std::copy_n(page_table_, pages, page_table_ + int64_t{row} * max_pages_);
+      continue;
+    }
     for (int32_t token = 0; token < shape_.context_len[row]; ++token) {
       if (token % kPageTokens == 0) {
-        page_table_[row * max_pages_ + token / kPageTokens] = free_pages.back();
+        page_table_[int64_t{row} * max_pages_ + token / kPageTokens] = free_pages.back();
         free_pages.pop_back();
       }
-      const int64_t page = page_table_[row * max_pages_ + token / kPageTokens];
-      for (int32_t head = 0; head < heads; ++head) {
-        const int64_t entry = (page * heads + head) * kPageTokens + token % kPageTokens;
-        for (int32_t i = 0; i < 2 * dim; ++i) StoreElement(normal(*random), kv, shape_.dtype, entry * 2 * dim + i);
-        for (int32_t w = 0; w < words; ++w) {
-          uint32_t code = static_cast<uint32_t>((*random)());
-          if (shape_.codes == Codes::kEqual) code = 0x5a5a5a5au;
-          if (shape_.codes == Codes::kFewBits) code = w == 0 ? code & 3u : 0u;
-          pages_.codes[entry * words + w] = code;
-        }
-        pages_.prefix[entry] = pages_.codes[entry * words];
-      }
+      FillToken(row, token, random);
     }
   }
+}
+
+void DecodeCase::FillToken(int32_t row, int32_t token, QuickRandom* random) {
+  for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
+    const int64_t entry = Entry(row, head, token);
+    const int64_t begin = entry * 2 * shape_.head_dim;
+    for (int32_t i = 0; i < 2 * shape_.head_dim; i += 4) {
+      const uint64_t bits = (*random)();
+      for (int32_t j = 0; j < 4; ++j) {  // uniform, of variance 1
+        const float x = static_cast<float>(bits >> 16 * j & 0xffff) - 32767.5f;
+        StoreElement(x * (3.4641016f / 65536), pages_.kv, shape_.dtype, begin + i + j);
+      }
+    }
+    FillCode(row, head, token, pages_.codes + entry * shape_.hash_words, random);
+    pages_.prefix[entry] = pages_.codes[entry * shape_.hash_words];
+  }
+}
+
+void DecodeCase::FillCode(int32_t row, int32_t kv_head, int32_t token, uint32_t* code, QuickRandom* random) const {
+  const bool matches = MatchesBest(row, token);
+  const uint32_t* planes = planes_ + (int64_t{row} * shape_.num_kv_heads + kv_head) * PlaneWords();
+  for (int32_t w = 0; w < shape_.hash_words; ++w) {
+    const auto bits = static_cast<uint32_t>((*random)());
+    code[w] = bits;
+    if (shape_.codes == Codes::kEqual) code[w] = 0x5a5a5a5au;
+    if (shape_.codes == Codes::kFewBits) code[w] = w == 0 ? bits & 3u : 0u;
+    // All but a few bits of the top plane, so that those that match best differ a little among themselves.
+    if (matches) code[w] = planes[(shape_.num_planes - 1) * shape_.hash_words + w] ^ (w == 0 ? bits & 0x11u : 0u);
+  }
+}
+
+bool DecodeCase::MatchesBest(int32_t row, int32_t token) const {
+  const int32_t context_len = shape_.context_len[row];
+  const int32_t budget = kernels::NumSelected(Budget(), context_len);
+  const int32_t wanted = budget + budget / 4, end = context_len - kRecentTokens;
+  switch (shape_.codes) {
+    case Codes::kOneRegion:
+      return token >= context_len / 2 - wanted / 2 && token < context_len / 2 - wanted / 2 + wanted;
+    case Codes::kLastCandidates:
+      return token >= end - 80 && token < end;
+    case Codes::kEvery33rdPage:
+      return token / kPageTokens % 33 == 32;
+    default:
+      return false;
+  }
+}
+
+int64_t DecodeCase::Entry(int32_t row, int32_t kv_head, int32_t token) const {
+  const int64_t page = page_table_[int64_t{row} * max_pages_ + token / kPageTokens];
+  return (page * shape_.num_kv_heads + kv_head) * kPageTokens + token % kPageTokens;
 }
 
 SparseDecodeParams DecodeCase::Sparse() {
@@ -144,8 +216,56 @@ DenseDecodeParams DecodeCase::Dense() {
   return params;
 }
 
+RetrievalQualityParams DecodeCase::Quality() {
+  const SparseDecodeParams sparse = Sparse();
+  RetrievalQualityParams params;
+  params.dtype = sparse.dtype;
+  params.num_rows = sparse.num_rows;
+  params.num_q_heads = sparse.num_q_heads;
+  params.num_kv_heads = sparse.num_kv_heads;
+  params.head_dim = sparse.head_dim;
+  params.softmax_scale = sparse.softmax_scale;
+  params.q = sparse.q;
+  params.pages = sparse.pages;
+  params.page_table = sparse.page_table;
+  params.max_pages = sparse.max_pages;
+  params.context_len = sparse.context_len;
+  params.num_select = sparse.num_select;
+  params.max_context = sparse.max_context;
+  params.selected = sparse.selected;
+  params.max_select = sparse.max_select;
+  params.num_selected = sparse.num_selected;
+  params.sparse_out = sparse.out;
+  return params;
+}
+
 void DecodeCase::SelectEverywhere(int32_t num_select) {
   std::fill_n(num_select_, num_rows(), num_select);
+}
+
+void DecodeCase::SetLengths(const std::vector<int32_t>& context_len) {
+  for (int32_t row = 0; row < num_rows(); ++row) {
+    context_len_[row] = context_len[row];
+    num_select_[row] = kernels::NumSelected(Budget(), context_len[row]);
+  }
+}
+
+int32_t DecodeCase::GroupMatches(int32_t row, int32_t kv_head, int32_t token, int words) const {
+  const uint32_t* code = pages_.codes + Entry(row, kv_head, token) * shape_.hash_words;
+  const int64_t first = (int64_t{row} * shape_.num_kv_heads + kv_head) * shape_.group;
+  int32_t matches = 0;
+  for (int32_t g = 0; g < shape_.group; ++g) {
+    const uint32_t* query = &query_codes_[(first + g) * shape_.hash_words];
+    for (int w = 0; w < words; ++w) matches += __builtin_popcount(~(code[w] ^ query[w]));
+  }
+  return matches;
+}
+
+bool DecodeCase::OnlyOutputsChanged(const ArenaCopy& before) const {
+  const size_t row_heads = size_t(num_rows()) * shape_.num_kv_heads;
+  return before.EqualsOutside(arena_, {{out_, OutputElements() * SizeOf(shape_.dtype)},
+                                       {selected_, row_heads * max_select_ * sizeof(int32_t)},
+                                       {num_selected_, row_heads * sizeof(int32_t)}});
 }
 
 std::vector<float> DecodeCase::Output() const {
@@ -160,7 +280,7 @@ std::vector<char> DecodeCase::OutputBytes(int32_t row) const {
 }
 
 void DecodeCase::ClearOutput() {
-  for (int64_t i = 0; i < OutputElements(); ++i) StoreElement(-77, out_, shape_.dtype, i);
+  std::memset(out_, 0xff, OutputElements() * SizeOf(shape_.dtype));
   const int64_t row_heads = int64_t{num_rows()} * shape_.num_kv_heads;
   std::fill_n(selected_, row_heads * max_select_, -77);
   std::fill_n(num_selected_, row_heads, -77);

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "kernels/numeric.h"
 #include "kernels/reference/dense_decode.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/decode_case.h"
@@ -90,6 +93,78 @@ TEST(DenseDecodeTest, StaysFiniteForLargeLogits) {
     test.ClearOutput();
     ASSERT_TRUE(backend->Run(params, test.arena()).ok());
     EXPECT_LE(RelativeNorm(test.Output(), expected), 1e-3) << backend->name();
+  }
+}
+
+// Multiplies every key of the first row's tokens by scale(token).
+template <class Scale>
+void ScaleKeys(const DenseDecodeParams& params, DType dtype, int32_t context_len, const Scale& scale) {
+  for (int32_t token = 0; token < context_len; ++token) {
+    for (int32_t head = 0; head < params.num_kv_heads; ++head) {
+      const int64_t page = params.page_table[token / kPageTokens];
+      const int64_t entry = (page * params.num_kv_heads + head) * kPageTokens + token % kPageTokens;
+      for (int32_t i = 0; i < params.head_dim; ++i) {
+        const int64_t element = entry * 2 * params.head_dim + i;
+        StoreElement(LoadElement(params.pages.kv, dtype, element) * scale(token), params.pages.kv, dtype, element);
+      }
+    }
+  }
+}
+
+// Online softmax where the largest logit keeps moving, comes first, comes last, or never stands out: weights must
+// neither overflow nor vanish in the storage type.
+TEST(DenseDecodeTest, FollowsTheLargestLogit) {
+  constexpr int32_t kTokens = 3000;
+  const auto rising = [](int32_t token) { return 8.0f * token / kTokens; };
+  const auto falling = [](int32_t token) { return 8.0f * (kTokens - token) / kTokens; };
+  const auto waves = [](int32_t token) { return 4.0f + 4.0f * std::sin(token * 0.01f); };
+  const auto level = [](int32_t) { return 0.0f; };
+  const std::vector<float (*)(int32_t)> scales = {rising, falling, waves, level};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (size_t i = 0; i < scales.size(); ++i) {
+      DecodeShape shape;
+      shape.dtype = dtype;
+      shape.group = 7;
+      shape.head_dim = 128;
+      shape.context_len = {kTokens};
+      DecodeCase test(shape);
+      ScaleKeys(test.Dense(), dtype, kTokens, scales[i]);
+      reference::DenseDecode(test.Dense());
+      const std::vector<float> expected = test.Output();
+      for (const auto& backend : Backends()) {
+        test.ClearOutput();
+        ASSERT_TRUE(backend->Run(test.Dense(), test.arena()).ok());
+        EXPECT_LE(RelativeNorm(test.Output(), expected), Tolerance(dtype)) << backend->name() << " scale " << i;
+      }
+    }
+  }
+}
+
+// Rows of very different lengths, more than one pass takes: each gets the bits it gets alone.
+TEST(DenseDecodeTest, GivesARowTheSameBitsInAnyBatch) {
+  DecodeShape shape;
+  shape.dtype = DType::kBF16;
+  shape.group = 7;
+  shape.head_dim = 128;
+  for (int32_t row = 0; row < 70; ++row) shape.context_len.push_back(row % 9 == 0 ? 2500 + 37 * row : 1 + 19 * row);
+  DecodeCase test(shape);
+  for (const auto& backend : Backends()) {
+    test.ClearOutput();
+    ASSERT_TRUE(backend->Run(test.Dense(), test.arena()).ok());
+    std::vector<std::vector<char>> together;
+    for (int32_t row = 0; row < test.num_rows(); ++row) together.push_back(test.OutputBytes(row));
+    for (const int32_t row : {0, 1, 9, 33, 63, 64, 69}) {
+      DenseDecodeParams alone = test.Dense();
+      const int64_t offset = row * int64_t{alone.num_q_heads} * alone.head_dim * SizeOf(shape.dtype);
+      alone.num_rows = 1;
+      alone.q = static_cast<const char*>(alone.q) + offset;
+      alone.out = static_cast<char*>(alone.out) + offset;
+      alone.page_table += int64_t{row} * alone.max_pages;
+      alone.context_len += row;
+      test.ClearOutput();
+      ASSERT_TRUE(backend->Run(alone, test.arena()).ok());
+      EXPECT_EQ(test.OutputBytes(row), together[row]) << backend->name() << " row " << row;
+    }
   }
 }
 

@@ -57,7 +57,7 @@ class EncodeCase {
     auto* slots = arena_.Allocate<int64_t>(tokens);
     params_.pages.num_pages = static_cast<int32_t>(tokens / 32 + 3);
     for (int64_t t = 0; t < tokens; ++t) {
-      positions[t] = static_cast<int32_t>(t * 131 + 7);
+      positions[t] = static_cast<int32_t>(t * 131 + 7 + t % 3 * 500000);
       slots[t] = t == 1 ? -1 : t * 2 + 5;  // crosses pages, leaves holes
     }
     params_.positions = positions;
@@ -196,6 +196,12 @@ INSTANTIATE_TEST_SUITE_P(Shapes, EncodeAndAppendShapeTest,
                                             ::testing::Values(DType::kF32, DType::kBF16),
                                             ::testing::Values(std::pair(3, 64), std::pair(7, 128), std::pair(1, 64)),
                                             ::testing::Values(4), ::testing::Values(1, 6)));
+// Tensor cores: every code size, batches of several passes, prompt tokens behind the decode rows.
+INSTANTIATE_TEST_SUITE_P(Bf16Words, EncodeAndAppendShapeTest,
+                         ::testing::Combine(::testing::Values(DType::kBF16, DType::kF16),
+                                            ::testing::Values(DType::kBF16),
+                                            ::testing::Values(std::pair(4, 64), std::pair(2, 128)),
+                                            ::testing::Values(1, 2, 4, 8), ::testing::Values(1, 19, 83)));
 INSTANTIATE_TEST_SUITE_P(Words, EncodeAndAppendShapeTest,
                          ::testing::Combine(::testing::Values(DType::kF32), ::testing::Values(DType::kF32),
                                             ::testing::Values(std::pair(4, 64)), ::testing::Values(1, 2, 8),
@@ -212,6 +218,34 @@ TEST(EncodeAndAppendTest, SupportsLinearEncodersAndOddHiddenSizes) {
   }
 }
 
+TEST(EncodeAndAppendTest, SupportsHiddenSizesOnTensorCores) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const auto& [key_hidden, query_hidden] :
+         {std::pair(0, 0), std::pair(16, 48), std::pair(0, 144), std::pair(256, 512), std::pair(272, 16)}) {
+      SCOPED_TRACE(query_hidden);
+      EncodeShape shape;
+      shape.dtype = dtype;
+      shape.weight_dtype = DType::kBF16;
+      shape.num_tokens = 21;
+      shape.num_plane_tokens = 4;
+      shape.key_hidden = key_hidden;
+      shape.query_hidden = query_hidden;
+      EncodeCase test(shape);
+      ExpectMatchesReference(&test, shape.dtype);
+    }
+  }
+}
+
+// Several passes of every cluster.
+TEST(EncodeAndAppendTest, EncodesALargeDecodeBatch) {
+  EncodeShape shape;
+  shape.dtype = shape.weight_dtype = DType::kBF16;
+  shape.num_kv_heads = 3;
+  shape.num_tokens = shape.num_plane_tokens = 150;
+  EncodeCase test(shape);
+  ExpectMatchesReference(&test, shape.dtype);
+}
+
 TEST(EncodeAndAppendTest, WritesNoCodesWithoutAHash) {
   EncodeShape shape;
   shape.with_hash = false;
@@ -222,20 +256,32 @@ TEST(EncodeAndAppendTest, WritesNoCodesWithoutAHash) {
 }
 
 TEST(EncodeAndAppendTest, PacksNaNAsZeroBits) {
-  EncodeShape shape;
-  shape.num_tokens = shape.num_plane_tokens = 2;
-  EncodeCase test(shape);
-  // Head 0's key of token 0, and its query group.
-  auto* q = const_cast<float*>(static_cast<const float*>(test.params().q));
-  auto* k = const_cast<float*>(static_cast<const float*>(test.params().k));
-  q[3] = k[3] = std::numeric_limits<float>::quiet_NaN();
-  for (const auto& backend : Backends()) {
-    test.Clear();
-    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
-    const int64_t slot = test.params().slots[0];
-    const uint32_t* code = test.params().pages.codes + slot * shape.hash_words;  // page 0, head 0
-    for (int w = 0; w < shape.hash_words; ++w) EXPECT_EQ(code[w], 0u) << backend->name();
-    for (int i = 0; i < shape.num_planes * shape.hash_words; ++i) EXPECT_EQ(test.params().planes[i], 0u);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    EncodeShape shape;
+    shape.dtype = dtype;
+    shape.weight_dtype = dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
+    shape.num_tokens = 4;
+    shape.num_plane_tokens = 2;
+    EncodeCase test(shape);
+    EncodeAndAppendParams& params = test.params();
+    // Head 0's keys of tokens 0 and 2, and token 0's query group.
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    StoreElement(nan, const_cast<void*>(params.q), dtype, 3);
+    for (const int64_t token : {0, 2})
+      StoreElement(nan, const_cast<void*>(params.k), dtype, token * params.k_stride + 3);
+    for (const auto& backend : Backends()) {
+      test.Clear();
+      ASSERT_TRUE(backend->Run(params, test.arena()).ok());
+      for (const int64_t token : {0, 2}) {
+        const uint32_t* code = params.pages.codes + params.slots[token] * shape.hash_words;  // page 0, head 0
+        for (int w = 0; w < shape.hash_words; ++w) EXPECT_EQ(code[w], 0u) << backend->name();
+      }
+      const int plane_words = shape.num_planes * shape.hash_words;
+      for (int i = 0; i < plane_words; ++i) EXPECT_EQ(params.planes[i], 0u) << backend->name();
+      // The NaN stays where it was.
+      EXPECT_FALSE(std::isnan(params.plane_unit[1])) << backend->name();
+      EXPECT_NE(params.pages.codes[params.slots[3] * shape.hash_words], 0u) << backend->name();
+    }
   }
 }
 
@@ -258,12 +304,14 @@ TEST(EncodeAndAppendTest, FloorsTheUnitOfAZeroQuery) {
   }
 }
 
-TEST(EncodeAndAppendTest, GivesATokenTheSameBitsAloneAndInABatch) {
+class EncodeAndAppendBatchTest : public ::testing::TestWithParam<std::tuple<DType, int, int>> {};
+
+// Alone a token is a decode row where its batch had it so, else a prompt's.
+TEST_P(EncodeAndAppendBatchTest, GivesATokenTheSameBitsAloneAndInABatch) {
   EncodeShape shape;
-  shape.dtype = DType::kBF16;
   shape.weight_dtype = DType::kBF16;
-  shape.num_tokens = 39;
-  shape.num_plane_tokens = 39;
+  std::tie(shape.dtype, shape.head_dim, shape.num_plane_tokens) = GetParam();
+  shape.num_tokens = 75;
   EncodeCase test(shape);
   for (const auto& backend : Backends()) {
     test.Clear();
@@ -273,7 +321,8 @@ TEST(EncodeAndAppendTest, GivesATokenTheSameBitsAloneAndInABatch) {
     for (int32_t token = 0; token < shape.num_tokens; ++token) {
       EncodeAndAppendParams one = test.params();
       const int64_t q_row = int64_t{one.num_q_heads} * one.head_dim;
-      one.num_tokens = one.num_plane_tokens = 1;
+      one.num_tokens = 1;
+      one.num_plane_tokens = token < shape.num_plane_tokens ? 1 : 0;
       one.q = static_cast<const char*>(one.q) + token * one.q_stride * 2;
       one.k = static_cast<const char*>(one.k) + token * one.k_stride * 2;
       one.v = static_cast<const char*>(one.v) + token * one.v_stride * 2;
@@ -290,8 +339,22 @@ TEST(EncodeAndAppendTest, GivesATokenTheSameBitsAloneAndInABatch) {
     EXPECT_EQ(alone.codes, batch.codes) << backend->name();
     EXPECT_EQ(alone.planes, batch.planes) << backend->name();
     EXPECT_EQ(alone.unit, batch.unit) << backend->name();
+
+    // A key's bits do not depend on whether it came with a decode row or in a prompt.
+    EncodeAndAppendParams prompt = test.params();
+    prompt.num_plane_tokens = 0;
+    test.Clear();
+    ASSERT_TRUE(backend->Run(prompt, test.arena()).ok());
+    const EncodeCase::Outputs chunk = test.Read();
+    EXPECT_EQ(chunk.q, batch.q) << backend->name();
+    EXPECT_EQ(chunk.kv, batch.kv) << backend->name();
+    EXPECT_EQ(chunk.codes, batch.codes) << backend->name();
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Batches, EncodeAndAppendBatchTest,
+                         ::testing::Combine(::testing::Values(DType::kBF16, DType::kF16), ::testing::Values(64, 128),
+                                            ::testing::Values(75, 30)));
 
 }  // namespace
 }  // namespace spotlight::kernels::testing

@@ -25,7 +25,7 @@ class Arrays {
     for (int64_t i = 0; i < count; ++i) StoreElement(scale * normal_(random_), data, dtype_, i);
     return data;
   }
-  void Save() { saved_.assign(arena_.base(), arena_.base() + arena_.used()); }
+  void Save() { saved_.assign(arena_.base(), arena_.base() + arena_.extent()); }
   void Restore() { std::memcpy(arena_.base(), saved_.data(), saved_.size()); }
   std::vector<float> Read(const void* data, int64_t count) const {
     std::vector<float> values(count);

@@ -1,0 +1,60 @@
+// Copies of contiguous runs of bytes from global to shared memory, announced by an mbarrier (sm_90). Before sm_90 only
+// the declarations exist: callers have another way.
+#pragma once
+
+#include <cstdint>
+
+namespace spotlight::kernels::cuda {
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ inline void CopyAsync16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(SharedAddress(shared)), "l"(global)
+               : "memory");
+}
+__device__ inline void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until at most kPending of this thread's groups are under way.
+template <int kPending>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void InitBarrier(uint64_t* barrier) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(SharedAddress(barrier)) : "memory");
+}
+__device__ inline void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+// What ordinary stores left in shared memory may be overwritten by bulk copies after this.
+__device__ inline void FenceForBulkCopies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+// Of one thread: the phase ends when `bytes` have arrived.
+__device__ inline void ExpectBytes(uint64_t* barrier, int32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes)
+               : "memory");
+}
+__device__ inline void BulkCopy(void* shared, const void* global, int32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   SharedAddress(shared)),
+               "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
+               : "memory");
+}
+__device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n .reg .pred done;\n mbarrier.try_wait.parity.shared.b64 done, [%1], %2;\n selp.b32 %0, 1, 0, done;\n}"
+        : "=r"(done)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
+  }
+}
+#endif
+
+}  // namespace spotlight::kernels::cuda

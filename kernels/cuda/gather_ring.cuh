@@ -1,0 +1,154 @@
+// A warp's tiles of scattered tokens on their way to shared memory: a bulk copy for each token's K and V (sm_90), or
+// the lanes' asynchronous copies.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attend_tile.cuh"
+#include "kernels/cuda/bulk_copy.cuh"
+
+namespace spotlight::kernels::cuda {
+
+inline constexpr int kGatherSlots = 3;
+
+// A slot holds 16 tokens as 4 groups of 4, a group 32 bytes further than the last one ends; row m of the tile is token
+// Token(m): what 8 lanes read together lies in different banks.
+template <class T, int kDim>
+class GatherRing {
+  static constexpr int kTokenBytes = 2 * kDim * static_cast<int>(sizeof(T));
+  static constexpr int kGroupTokens = 4, kGroupStride = kGroupTokens * kTokenBytes + 32;
+
+ public:
+  static constexpr int kTileBytes = 4 * kGroupStride;
+
+  // memory: bytes >= kTileBytes of this warp, 16-byte aligned. barriers [kGatherSlots]: initialised; *phases: zero at
+  // first, then kept from ring to ring. All tiles of the ring before have been popped.
+  __device__ GatherRing(char* memory, int32_t bytes, uint64_t* barriers, uint32_t* phases)
+      : memory_(memory), num_slots_(min(kGatherSlots, bytes / kTileBytes)), barriers_(barriers), phases_(phases) {
+#if __CUDA_ARCH__ >= 900
+    FenceForBulkCopies();
+#endif
+  }
+
+  __device__ int size() const {
+    return size_;
+  }
+  __device__ bool full() const {
+    return size_ == num_slots_;
+  }
+
+  // Begins to fetch a tile of `count` tokens; address(i): where token i's K begins, asked by lane i. Not when full.
+  template <class Address>
+  __device__ void Push(const Address& address, int count) {
+    const int lane = threadIdx.x % 32;
+    char* slot = memory_ + next_ * kTileBytes;
+    const T* from = address(lane < count ? lane : 0);
+    __syncwarp();  // all lanes have read what the slot held
+#if __CUDA_ARCH__ >= 900
+    uint64_t* const barrier = barriers_ + next_;
+    if (lane == 0) ExpectBytes(barrier, count * kTokenBytes);
+    __syncwarp();
+    if (lane < count) BulkCopy(PlaceOf(slot, lane), from, kTokenBytes, barrier);
+#else
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const auto token = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(from), i);
+      if (lane * 16 < kTokenBytes) {
+        CopyAsync16(PlaceOf(slot, i) + lane * 16, reinterpret_cast<const char*>(token) + lane * 16);
+      }
+    }
+    CommitCopies();
+#endif
+    next_ = next_ + 1 == num_slots_ ? 0 : next_ + 1;
+    counts_ = counts_ << 8 | count;
+    ++size_;
+  }
+
+  // Adds the oldest tile's tokens whose bits `among` has to what `warp` has attended to. Not when empty.
+  template <int kHeadTiles>
+  __device__ void Pop(uint32_t among, AttendWarp<T, kDim, kHeadTiles>* warp) {
+    using Warp = AttendWarp<T, kDim, kHeadTiles>;
+    --size_;
+#if __CUDA_ARCH__ >= 900
+    WaitForPhase(barriers_ + oldest_, *phases_ >> oldest_ & 1);
+    *phases_ ^= 1u << oldest_;
+#else
+    if (size_ == 2) {
+      WaitForCopies<2>();
+    } else if (size_ == 1) {
+      WaitForCopies<1>();
+    } else {
+      WaitForCopies<0>();
+    }
+    __syncwarp();
+#endif
+    const int count = static_cast<int>(counts_ >> 8 * size_ & 0xff);
+    char* slot = memory_ + oldest_ * kTileBytes;
+    const auto read = [](const T* chunk, uint4* value) { *value = *reinterpret_cast<const uint4*>(chunk); };
+    // Row 0 is token 0, which is always there; what an absent token's place holds need not be finite.
+    const auto row = [&](int m) { return reinterpret_cast<const T*>(PlaceOf(slot, Token(m) < count ? Token(m) : 0)); };
+    typename Warp::Tile tile;
+    Warp::VisitKeys(row, &tile, read);
+    const int own = Token(static_cast<int>(threadIdx.x % kTileTokens));
+    const uint32_t present = __ballot_sync(~0u, own < count && (among >> own & 1) != 0);
+    const typename Warp::Weights weights = warp->Score(tile, present);
+    Warp::VisitValues(row, &tile, read);
+    warp->AddValues(tile, weights);
+    oldest_ = oldest_ + 1 == num_slots_ ? 0 : oldest_ + 1;
+  }
+
+ private:
+  __device__ static int Token(int m) {
+    const int c = m % 8 / 2, odd = m % 2;
+    return (c + 2 * odd) % 4 * kGroupTokens + odd + m / 8 * 2;
+  }
+  __device__ static char* PlaceOf(char* slot, int token) {
+    return slot + token * kTokenBytes + token / kGroupTokens * 32;
+  }
+
+  char* const memory_;
+  const int num_slots_;
+  uint64_t* const barriers_;
+  uint32_t* const phases_;
+  int next_ = 0, oldest_ = 0, size_ = 0;
+  uint32_t counts_ = 0;  // of the tiles under way, the newest lowest
+};
+
+// fp32 is not tuned: a slot only remembers where the tokens are.
+template <int kDim>
+class GatherRing<float, kDim> {
+ public:
+  static constexpr int kTileBytes = 32 * sizeof(void*);
+
+  __device__ GatherRing(char* memory, int32_t, uint64_t*, uint32_t*)
+      : token_(reinterpret_cast<const float**>(memory) + threadIdx.x % 32) {}
+
+  __device__ int size() const { return size_; }
+  __device__ bool full() const { return size_ == 1; }
+
+  template <class Address>
+  __device__ void Push(const Address& address, int count) {
+    const int lane = threadIdx.x % 32;
+    *token_ = address(lane < count ? lane : 0);
+    count_ = count;
+    size_ = 1;
+  }
+
+  template <int kHeadTiles>
+  __device__ void Pop(uint32_t among, AttendWarp<float, kDim, kHeadTiles>* warp) {
+    using Warp = AttendWarp<float, kDim, kHeadTiles>;
+    size_ = 0;
+    for (int i = 0; i < count_; ++i) {
+      const auto token = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(*token_), i);
+      typename Warp::Tile tile;
+      tile.token = reinterpret_cast<const float*>(token);
+      if ((among >> i & 1) != 0) warp->Accumulate(tile, 1);
+    }
+  }
+
+ private:
+  const float** const token_;
+  int size_ = 0, count_ = 0;
+};
+
+}  // namespace spotlight::kernels::cuda

@@ -1,0 +1,33 @@
+// Barriers among the blocks that share one (row, KV head): counters in global memory, zero between launches.
+#pragma once
+
+#include <cstdint>
+
+namespace spotlight::kernels::cuda {
+
+// What the block wrote before is visible to whoever waits for the count. Every thread must call.
+__device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
+  __syncthreads();
+  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+}
+
+// The same for one warp's writes.
+__device__ inline void ArriveWarp(uint32_t* counter, uint32_t count) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+  }
+}
+
+// Returns, to every thread of the block, when `count` has arrived. All blocks of the grid must be resident.
+__device__ inline void WaitBlock(const uint32_t* counter, uint32_t count) {
+  if (threadIdx.x == 0) {
+    uint32_t arrived;
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter) : "memory");
+    } while (arrived < count);
+  }
+  __syncthreads();
+}
+
+}  // namespace spotlight::kernels::cuda
