@@ -64,7 +64,7 @@ def main():
     axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
     axes.grid(True, which="minor", axis="y", color="#f0f0f0", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", fontsize=9, framealpha=1)
+    axes.legend(loc="lower right", fontsize=9, framealpha=1)
     figure.tight_layout()
     figure.savefig(args.png)
 
