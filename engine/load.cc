@@ -134,8 +134,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const LoadOptions& opti
   return Tokenizer::Load(path);
 }
 
-bool UsePrefilter(PrefilterChoice choice, const HashFile& hash) {
-  return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && hash.prefix_bits >= 32);
+bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device device) {
+  // On a GPU the second selection costs more than the shorter scan spares, at every length measured.
+  const bool pays = hash.prefix_bits >= 32 && device.is_cpu();
+  return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && pays);
 }
 
 absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* observer) {
@@ -182,7 +184,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   AttentionOptions attention_options;
   attention_options.sink_tokens = options.retrieval.budget.sink_tokens;
   attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
-  attention_options.prefilter = UsePrefilter(options.prefilter, *hash);
+  attention_options.prefilter = UsePrefilter(options.prefilter, *hash, *device);
   attention_options.max_decode_rows = options.scheduler.max_running;
   attention_options.max_chunk_tokens = options.scheduler.max_step_tokens;
   attention_options.max_context = config->max_context_tokens;

@@ -15,7 +15,7 @@ namespace spotlight::engine {
 
 enum class DTypeChoice : uint8_t { kAuto, kBf16, kFp32 };  // kAuto: bf16 where the device computes it fast, else fp32
 
-enum class PrefilterChoice : uint8_t { kAuto, kOn, kOff };  // kAuto: on where the codes were trained nested
+enum class PrefilterChoice : uint8_t { kAuto, kOn, kOff };  // kAuto: on a CPU, for nested codes
 
 struct LoadOptions {
   std::string model_folder;                      // config.json, tokenizer.json, *.safetensors

@@ -47,7 +47,7 @@ ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a 
 ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
           "Contexts below this many tokens are dense, unless a request asks for sparse");
 ABSL_FLAG(std::string, prefilter, "auto",
-          "Score in two passes, the first over 32 bits; auto: where the hash was trained for it");
+          "Score in two passes, the first over 32 bits; auto: on a CPU, where the hash was trained for it");
 
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
