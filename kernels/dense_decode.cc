@@ -10,17 +10,8 @@ namespace {
 
 absl::Status Validate(const DenseDecodeParams& params) {
   Validation check("DenseDecode");
-  check.Device(params.execution, params.dtype);
-  check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
-  check.Positive("softmax_scale", params.softmax_scale);
-  check.Aligned("q", params.q, kVectorBytes);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
-  check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
-  check.Array("page_table", params.page_table);
+  check.CachedRows(params);
   check.InRange("rows_per_table", params.rows_per_table, 1, INT32_MAX);
-  check.InRange("max_pages", params.max_pages, 1, INT32_MAX);
-  check.Array("context_len", params.context_len);
-  check.InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
   check.Aligned("out", params.out, kVectorBytes);
   if (!check.ok()) return check.status();
   if (params.execution.device == DeviceKind::kCpu) {

@@ -39,19 +39,8 @@ void CheckSelections(const RetrievalQualityParams& params, Validation* check) {
 
 absl::Status Validate(const RetrievalQualityParams& params) {
   Validation check("RetrievalQuality");
-  check.Device(params.execution, params.dtype);
-  check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
-  check.Positive("softmax_scale", params.softmax_scale);
-  check.Aligned("q", params.q, kVectorBytes);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
-  check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
-  check.Array("page_table", params.page_table);
-  check.InRange("max_pages", params.max_pages, 1, INT32_MAX);
-  check.Array("context_len", params.context_len);
-  check.Array("num_select", params.num_select);
-  check.InRange("sink_tokens", params.sink_tokens, 0, INT32_MAX / 4);
-  check.InRange("recent_tokens", params.recent_tokens, 0, INT32_MAX / 4);
-  check.InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
+  check.CachedRows(params);
+  check.Selection(params);
   check.Array("selected", params.selected);
   check.InRange("max_select", params.max_select, 1, INT32_MAX);
   check.Array("num_selected", params.num_selected);

@@ -10,28 +10,17 @@ namespace {
 
 absl::Status Validate(const SparseDecodeParams& params) {
   Validation check("SparseDecode");
-  check.Device(params.execution, params.dtype);
-  check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
+  // The CUDA kernel names a token by page * P + slot in 32 bits.
+  const bool cuda = params.execution.device == DeviceKind::kCuda;
+  check.CachedRows(params, cuda ? INT32_MAX / kPageTokens : INT32_MAX);
+  check.Selection(params);
   check.OneOf("hash_words", params.hash_words, {1, 2, 4, 8});
   check.InRange("num_planes", params.num_planes, 1, kMaxPlanes);
   if (!check.ok()) return check.status();
   check.InRange("top_plane_weight", params.top_plane_weight, 1, 1 << (params.num_planes - 1));
-  check.Positive("softmax_scale", params.softmax_scale);
-  check.Aligned("q", params.q, kVectorBytes);
   check.Planes(params.planes, params.num_planes, params.hash_words);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
   check.Aligned("pages.codes", params.pages.codes, kVectorBytes);
   if (params.prefilter) check.Aligned("pages.prefix", params.pages.prefix, kVectorBytes);
-  // The CUDA kernel names a token by page * P + slot in 32 bits.
-  const bool cuda = params.execution.device == DeviceKind::kCuda;
-  check.InRange("pages.num_pages", params.pages.num_pages, 1, cuda ? INT32_MAX / kPageTokens : INT32_MAX);
-  check.Array("page_table", params.page_table);
-  check.InRange("max_pages", params.max_pages, 1, INT32_MAX);
-  check.Array("context_len", params.context_len);
-  check.Array("num_select", params.num_select);
-  check.InRange("sink_tokens", params.sink_tokens, 0, INT32_MAX / 4);
-  check.InRange("recent_tokens", params.recent_tokens, 0, INT32_MAX / 4);
-  check.InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
   check.Aligned("out", params.out, kVectorBytes);
   if (params.selected != nullptr) check.Array("selected", params.selected);
   check.InRange("max_select", params.max_select, params.selected != nullptr ? 1 : 0, INT32_MAX);

@@ -42,6 +42,27 @@ class Validation {
   void Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim);
   // [rows, Hkv, J, W]: as far as 16 bytes, what the planes of every row and head then share.
   void Planes(const uint32_t* planes, int32_t num_planes, int32_t hash_words);
+  // What every operation of queries on cached rows is told.
+  template <class Params>
+  void CachedRows(const Params& params, int32_t most_pages = INT32_MAX) {
+    Device(params.execution, params.dtype);
+    Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
+    Positive("softmax_scale", params.softmax_scale);
+    Aligned("q", params.q, kVectorBytes);
+    Aligned("pages.kv", params.pages.kv, kVectorBytes);
+    InRange("pages.num_pages", params.pages.num_pages, 1, most_pages);
+    Array("page_table", params.page_table);
+    InRange("max_pages", params.max_pages, 1, INT32_MAX);
+    Array("context_len", params.context_len);
+    InRange("max_context", params.max_context, 1, int64_t{params.max_pages} * kPageTokens);
+  }
+  // How those rows select.
+  template <class Params>
+  void Selection(const Params& params) {
+    Array("num_select", params.num_select);
+    InRange("sink_tokens", params.sink_tokens, 0, INT32_MAX / 4);
+    InRange("recent_tokens", params.recent_tokens, 0, INT32_MAX / 4);
+  }
   void Workspace(const void* workspace, size_t bytes, size_t needed);
   // Host arrays of `num_rows` rows that read page_table[(row / rows_per_table) * max_pages].
   void Rows(const int32_t* context_len, const int32_t* page_table, int32_t num_rows, int32_t rows_per_table,
