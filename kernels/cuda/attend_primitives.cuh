@@ -20,15 +20,6 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 
-// 16 bytes that this launch reads once. Volatile: stays behind WaitForPrevious().
-__device__ inline uint4 LoadOnce(const void* address) {
-  uint4 value;
-  asm volatile("ld.global.L1::no_allocate.L2::256B.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(address));
-  return value;
-}
-
 __device__ inline uint32_t Transpose8x8(uint32_t fragment) {
   uint32_t transposed;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(fragment));

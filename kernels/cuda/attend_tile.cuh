@@ -1,17 +1,19 @@
-// Decode attention's inner loop: one warp, the query heads of one KV head, tiles of 16 cached tokens. K and V go from
-// global memory straight to the registers that the tensor cores read: no shared memory, no transposing loads.
+// Decode attention's inner loop: one warp, the query heads of one KV head, tiles of 16 cached tokens. K and V come in
+// the order in which they lie in memory, a 16-byte chunk at a time, and are what the tensor cores read: no transposing
+// loads.
 //
 //   AttendWarp<T, kDim, kHeadTiles> warp;              // kHeadTiles = ceil(group / 8)
-//   typename AttendWarp<...>::Tile tile;               // 16 tokens' K and V: kDim / 2 registers a lane in flight
+//   typename AttendWarp<...>::Tile tile;               // 16 tokens' K and V: kDim / 2 registers a lane
 //   warp.LoadQuery(q, group, softmax_scale * log2(e)); // q: the group's rows [group, kDim], 16-byte aligned
 //   warp.Reset();
-//   warp.Load(address, count, &tile);                  // issues the loads; address(i): where token i's K begins
-//   warp.Accumulate(tile, count);                      // waits for them
-//   MergeWarps(...)                                    // attend_merge.cuh
+//   Warp::VisitKeys(row, &tile, read);                 // row(m): where the tile's row m begins
+//   weights = warp.Score(tile, present);
+//   Warp::VisitValues(row, &tile, read);
+//   warp.AddValues(tile, weights);
+//   MergeWarps(...)                                    // attend_merge.cuh; or Store(...)
 //
-// A token is kDim elements of K, then kDim of V, 16-byte aligned. The first `count` >= 1 tokens of a tile are present.
-// An absent one is never read: token 0 stands in for it and weighs exactly nothing. All 32 lanes call everything
-// together, also address(i), with i in [0, count) different on each lane: it may shuffle.
+// A token is kDim elements of K, then kDim of V, 16-byte aligned. A row that is not present weighs exactly nothing, but
+// what is read for it must be finite: some present token's. All 32 lanes call everything together.
 //
 // Both products may take dimensions in any order, as long as both factors agree:
 //   S^T [16 tokens, 8 heads] = K q^T: lane (r, c) = (lane / 4, lane % 4) holds 16-byte chunks c, c + 4, ... of tokens r
@@ -74,13 +76,6 @@ class AttendWarp {
     }
   }
 
-  template <class Address>
-  __device__ static void Load(const Address& address, int count, Tile* tile) {
-    const auto present = [&](int row) { return address(row < count ? row : 0); };
-    const auto load = [](const T* chunk, uint4* value) { *value = LoadOnce(chunk); };
-    VisitKeys(present, tile, load);
-    VisitValues(present, tile, load);
-  }
   // Calls visit(chunk, register) for every chunk of K, or of V, that the lane holds; row(m): where the tile's row m
   // begins.
   template <class Row, class Visit>
@@ -102,11 +97,7 @@ class AttendWarp {
     }
   }
 
-  __device__ void Accumulate(const Tile& tile, int count) {
-    AddValues(tile, Score(tile, (1u << count) - 1));
-  }
-
-  // The two halves of Accumulate: the first reads keys only, the second values only. Bit i of `present` stands for the
+  // Score reads a tile's keys only, AddValues its values only. Bit i of `present` stands for the
   // tile's row i: tokens may sit in any order, and absent ones need finite values only.
   __device__ Weights Score(const Tile& tile, uint32_t present) {
     Weights weights;

@@ -4,17 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/sparse_plan.h"
 #include "kernels/sparse_decode.h"
 
 namespace spotlight::kernels::cuda {
 
-inline constexpr int kSparseWarps = 8;
 inline constexpr int kSparseThreads = 32 * kSparseWarps;
 // Tokens that wait for a warp to attend to them, or to score them in full.
 inline constexpr int kQueueEntries = 512;
-
-// Counters of one (row, KV head): units that have come so far. All are zero between launches.
-enum RowCounter { kScored, kTied, kRescored, kRetied, kAttended, kCombined, kNumRowCounters = 8 };
 
 struct SparseArgs {
   int32_t num_rows, num_q_heads, num_kv_heads, hash_words, num_planes, top_plane_weight;

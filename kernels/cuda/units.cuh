@@ -8,23 +8,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/block_search.cuh"
+#include "kernels/cuda/sparse_plan.h"
 #include "kernels/layout.h"
 
 namespace spotlight::kernels::cuda {
-
-// Fewest pages of a unit, where a row has more than one.
-inline constexpr int kMinUnitPages = 16;
-// Rows of one launch.
-inline constexpr int kMaxLaunchRows = 64;
-
-__host__ __device__ constexpr int32_t NumPages(int32_t context_len) {
-  return (context_len + kPageTokens - 1) / kPageTokens;
-}
-
-__host__ __device__ constexpr int32_t NumUnits(int32_t context_len, int32_t max_units) {
-  const int32_t units = NumPages(context_len) / kMinUnitPages;
-  return units < 1 ? 1 : (units > max_units ? max_units : units);
-}
 
 // The units of a launch in order of row, head, unit.
 class UnitMap {
