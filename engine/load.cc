@@ -16,44 +16,15 @@
 #include "absl/strings/str_cat.h"
 #include "engine/cache_size.h"
 #include "engine/device.h"
-#include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
-#include "engine/model/fingerprint.h"
 #include "engine/model/hash_file.h"
 #include "engine/model/layer_hash.h"
 #include "engine/model/tensor_list.h"
-#include "engine/model/tensor_source.h"
+#include "engine/model/weights.h"
 #include "engine/torch_model_runner.h"
 
 namespace spotlight::engine {
 namespace {
-
-// The mapped checkpoint and the source that reads it, kept as long as the weights that stay mapped.
-struct Weights {
-  std::unique_ptr<Checkpoint> checkpoint;  // null: random weights
-  std::unique_ptr<TensorSource> source;
-  std::string fingerprint;
-};
-
-absl::StatusOr<std::shared_ptr<Weights>> OpenWeights(const LoadOptions& options, const ModelConfig& config) {
-  auto weights = std::make_shared<Weights>();
-  // A model of one or two layers has no fingerprint, and no layer that a hash would serve.
-  absl::StatusOr<std::string> fingerprint = std::string();
-  const bool has_fingerprint = config.num_layers > kFingerprintLayer;
-  if (options.random_weights_seed.has_value()) {
-    weights->source = RandomTensors(*options.random_weights_seed);
-    if (has_fingerprint) fingerprint = RandomWeightsFingerprint(config, *options.random_weights_seed);
-  } else {
-    auto checkpoint = Checkpoint::Open(options.model_folder);
-    if (!checkpoint.ok()) return checkpoint.status();
-    weights->checkpoint = *std::move(checkpoint);
-    weights->source = CheckpointTensors(weights->checkpoint.get());
-    if (has_fingerprint) fingerprint = CheckpointFingerprint(*weights->checkpoint, config);
-  }
-  if (!fingerprint.ok()) return fingerprint.status();
-  weights->fingerprint = *std::move(fingerprint);
-  return weights;
-}
 
 // Where trained files that belong to no model's folder are kept.
 std::string UserHashFolder() {
@@ -162,7 +133,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!tokenizer.ok()) return tokenizer.status();
   auto chat_template = ChatTemplate::Load(options.model_folder);
   if (!chat_template.ok()) return chat_template.status();
-  auto weights = OpenWeights(options, *config);
+  auto weights = OpenModelWeights(options.model_folder, *config, options.random_weights_seed);
   if (!weights.ok()) return weights.status();
   auto hash = OpenHash(options, *config, (*weights)->fingerprint, &loaded.notes);
   if (!hash.ok()) return hash.status();

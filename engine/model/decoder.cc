@@ -116,8 +116,20 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
 }
 
 absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::Tensor& sample_index,
-                                            const std::map<int32_t, LayerHash>& hashes, SpotlightAttention* attention,
+                                            const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                             RetrievalSeconds* seconds) const {
+  auto states = HiddenStates(step, sample_index, hashes, attention, seconds);
+  if (!states.ok()) return states.status();
+  return Logits(*states);
+}
+
+at::Tensor Decoder::Logits(const at::Tensor& hidden_states) const {
+  return head_(hidden_states).to(at::kFloat);
+}
+
+absl::StatusOr<at::Tensor> Decoder::HiddenStates(const StepTensors& step, const at::Tensor& sample_index,
+                                                 const std::map<int32_t, LayerHash>& hashes, Attention* attention,
+                                                 RetrievalSeconds* seconds) const {
   const at::Tensor x = embedding_(step.token_ids);  // the residual stream
   at::Tensor update;                                // what the layer before adds to it
   for (size_t index = 0; index < layers_.size(); ++index) {
@@ -134,10 +146,8 @@ absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::T
     if (!activated.ok()) return activated.status();
     update = layer.down(*activated);
   }
-  auto normed = AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index), final_norm_,
-                           rms_norm_eps_);
-  if (!normed.ok()) return normed.status();
-  return head_(*normed).to(at::kFloat);
+  return AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index), final_norm_,
+                    rms_norm_eps_);
 }
 
 }  // namespace spotlight::engine

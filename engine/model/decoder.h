@@ -13,7 +13,7 @@
 #include "engine/model/embedding.h"
 #include "engine/model/linear.h"
 #include "engine/model/tensor_source.h"
-#include "engine/ops/spotlight_attention.h"
+#include "engine/ops/attention.h"
 
 namespace spotlight::engine {
 
@@ -35,8 +35,15 @@ class Decoder {
   // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the
   // device. `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.
   absl::StatusOr<at::Tensor> Forward(const StepTensors& step, const at::Tensor& sample_index,
-                                     const std::map<int32_t, LayerHash>& hashes, SpotlightAttention* attention,
+                                     const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                      RetrievalSeconds* seconds) const;
+
+  // Forward's two halves, for callers that want the logits of many tokens a few at a time: the normed states of the
+  // sampled tokens [R, hidden], and what the output head makes of them [R, vocab] float.
+  absl::StatusOr<at::Tensor> HiddenStates(const StepTensors& step, const at::Tensor& sample_index,
+                                          const std::map<int32_t, LayerHash>& hashes, Attention* attention,
+                                          RetrievalSeconds* seconds) const;
+  at::Tensor Logits(const at::Tensor& hidden_states) const;
 
  private:
   Decoder() = default;

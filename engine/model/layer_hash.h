@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/hash_file.h"
-#include "engine/ops/spotlight_attention.h"
+#include "engine/ops/attention.h"
 
 namespace spotlight::engine {
 

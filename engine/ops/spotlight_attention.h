@@ -8,21 +8,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/batch.h"
 #include "engine/kv_cache.h"
-#include "engine/model_runner.h"
-#include "kernels/encode_and_append.h"
+#include "engine/ops/attention.h"
+#include "kernels/layout.h"
 
 namespace spotlight::engine {
 
 struct AttentionShape {
   int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
-};
-
-// A layer's hash on the device.
-struct LayerHash {
-  kernels::HashWeights weights;
-  std::vector<at::Tensor> storage;  // what `weights` points into
 };
 
 struct AttentionOptions {
@@ -33,21 +26,8 @@ struct AttentionOptions {
   int32_t max_context = 1;       // tokens of a sequence
 };
 
-// A step's integers on the device (see Batch for their meaning), and the host's own copy.
-struct StepTensors {
-  const Batch* batch = nullptr;
-  at::Tensor token_ids;      // [T] int32
-  at::Tensor positions;      // [T] int32
-  at::Tensor slots;          // [T] int64
-  at::Tensor page_table;     // [B, max_pages] int32
-  at::Tensor context_len;    // [B] int32
-  at::Tensor num_select;     // [B] int32
-  at::Tensor token_context;  // [T] int32, positions + 1
-  int32_t max_context = 0;   // longest of context_len
-};
-
 // Engine thread only. All work goes to the current stream of `device`.
-class SpotlightAttention {
+class SpotlightAttention : public Attention {
  public:
   // What steps allocate on a GPU beside the cache: the workspace, and a gathered copy of the longest context in
   // prefill. 0 on the CPU, where scratch is small.
@@ -59,10 +39,8 @@ class SpotlightAttention {
                                                    const std::vector<float>& inv_freq, float rope_scale, KvCache* cache,
                                                    at::ScalarType dtype, at::Device device);
 
-  // qkv [T, (Hq + 2 Hkv) * D], biases added, before RoPE -> [T, Hq * D]. `hash` may be null: a dense layer. `seconds`
-  // is not null in a step that measures retrieval.
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
-                                     const StepTensors& step, RetrievalSeconds* seconds);
+                                     const StepTensors& step, RetrievalSeconds* seconds) override;
 
  private:
   SpotlightAttention() = default;

@@ -1,0 +1,50 @@
+// Trains a checkpoint's hash from texts and writes the hash file. No torch here: the server calls it too.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "engine/load.h"
+#include "training/recipe.h"
+
+namespace spotlight::training {
+
+struct TrainOptions {
+  std::string model_folder;
+  absl::optional<uint64_t> random_weights_seed;  // set: weights drawn from this seed (for measuring cost)
+  std::vector<std::string> text_paths;           // files, or folders whose files are read in the order of their names
+  std::string out;                               // the hash file; written whole or not at all
+  Recipe recipe;
+  std::string device = "auto";                             // cpu, cuda:N, "cuda" for every GPU of the machine, auto
+  engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;  // of the model's pass
+  int32_t num_threads = 0;                                 // of the CPU; 0: one per core
+  int64_t max_memory_bytes = 0;                            // on the training device; 0: what is free
+  // Progress is kept in out + ".training" every so many seconds and resumed from; 0: never kept.
+  int32_t checkpoint_seconds = 60;
+};
+
+struct TrainProgress {
+  int32_t step = 0, num_steps = 0;
+  double loss = 0;                        // moving mean
+  absl::optional<double> heldout_recall;  // when it was measured at this step
+  double seconds_left = 0;
+};
+
+struct TrainReport {
+  int64_t num_sequences = 0, num_tokens = 0;  // trained on
+  double heldout_recall = 0, heldout_mass = 0, heldout_iou = 0;
+  double seconds = 0;
+  bool resumed = false;
+};
+
+// Lines worth reading before the work starts (memory, sequences, device) go to `note`, steps to `progress`; both may be
+// null. INVALID_ARGUMENT, NOT_FOUND: options, model or texts, the thing named; RESOURCE_EXHAUSTED: memory or disk.
+// FAILED_PRECONDITION: progress of another model, recipe or corpus lies where this run's would.
+absl::StatusOr<TrainReport> TrainHash(const TrainOptions& options, const std::function<void(const std::string&)>& note,
+                                      const std::function<void(const TrainProgress&)>& progress);
+
+}  // namespace spotlight::training
