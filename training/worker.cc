@@ -72,7 +72,7 @@ absl::Status Worker::PlanAndCapture() {
   MemoryNeeds needs;
   needs.device = device.str();
   needs.weight_bytes = engine::NumParameters(config) * static_cast<int64_t>(at::elementSize(model_->dtype()));
-  needs.step_bytes = HashTrainer::StepBytes(recipe, ShapeOf(config, recipe));
+  needs.step_bytes = HashTrainer::StepBytes(recipe, ShapeOf(config, recipe), device.type());
   needs.pass_bytes = PassBytes(config, recipe.tokens_per_sequence, model_->dtype());
   needs.sequence_bytes = ActivationBytes(config, recipe.first_layer, recipe.tokens_per_sequence, model_->dtype());
   needs.num_sequences = static_cast<int32_t>(sequences_.size());
