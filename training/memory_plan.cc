@@ -26,8 +26,9 @@ int64_t FixedSequences(const MemoryNeeds& needs) {
 }  // namespace
 
 std::string FormatBytes(int64_t bytes) {
-  const double megabytes = static_cast<double>(bytes) / 1e6;
-  return megabytes < 1000 ? absl::StrFormat("%.0f MB", megabytes) : absl::StrFormat("%.2f GB", megabytes / 1e3);
+  const auto value = static_cast<double>(bytes);
+  if (value < 1e6) return absl::StrFormat("%.0f KB", value / 1e3);
+  return value < 1e9 ? absl::StrFormat("%.1f MB", value / 1e6) : absl::StrFormat("%.2f GB", value / 1e9);
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const MemoryNeeds& needs, int64_t free_device_bytes, int64_t free_host_bytes) {

@@ -35,7 +35,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const MemoryNeeds& needs, int64_t free_dev
 // One line: "memory on cuda:0: ...".
 std::string DescribeMemory(const MemoryNeeds& needs, const MemoryPlan& plan, int64_t free_device_bytes);
 
-// "1.25 GB", "87 MB".
+// "1.25 GB", "87.2 MB", "3 KB".
 std::string FormatBytes(int64_t bytes);
 
 }  // namespace spotlight::training
