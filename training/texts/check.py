@@ -72,9 +72,10 @@ def shared_runs(train, evaluation):
 def faults(folder):
     listed = manifest(folder)
     present = {
-        f"{half}/{path.name}": path.read_bytes()
+        path.relative_to(folder).as_posix(): path.read_bytes()
         for half in ("train", "eval")
-        for path in sorted((folder / half).iterdir())
+        for path in sorted((folder / half).rglob("*"))
+        if path.is_file()
     }
     for path in sorted(listed.keys() | present.keys()):
         if path not in present:

@@ -10,10 +10,10 @@ expect_fault() {
   local expected=$1 copy output
   shift
   copy=$(mktemp -d "$TEST_TMPDIR/texts.XXXXXX")
-  mkdir "$copy/train" "$copy/eval"
-  cat training/texts/train/zstd.c.txt >"$copy/train/zstd.c.txt"
-  cat training/texts/eval/zod.ts.txt >"$copy/eval/zod.ts.txt"
-  grep -E 'train/zstd|eval/zod' training/texts/MANIFEST.sha256 >"$copy/MANIFEST.sha256"
+  mkdir -p "$copy/train/code" "$copy/eval/code"
+  cat training/texts/train/code/zstd.c.txt >"$copy/train/code/zstd.c.txt"
+  cat training/texts/eval/code/zod.ts.txt >"$copy/eval/code/zod.ts.txt"
+  grep -E 'train/code/zstd|eval/code/zod' training/texts/MANIFEST.sha256 >"$copy/MANIFEST.sha256"
   python3 "$check" "$copy"
   (cd "$copy" && "$@")
   if output=$(python3 "$check" "$copy"); then
@@ -26,12 +26,12 @@ expect_fault() {
   fi
 }
 
-append_byte() { printf "$1" >>eval/zod.ts.txt; }
-leak_train_into_eval() { tail -c 400 train/zstd.c.txt >>eval/zod.ts.txt; }
+append_byte() { printf "$1" >>eval/code/zod.ts.txt; }
+leak_train_into_eval() { tail -c 400 train/code/zstd.c.txt >>eval/code/zod.ts.txt; }
 
-expect_fault "eval/zod.ts.txt: its SHA-256" append_byte ' \n'
-expect_fault "eval/zod.ts.txt: not UTF-8" append_byte '\377\n'
-expect_fault "train/zstd.c.txt: in MANIFEST.sha256 but not" rm train/zstd.c.txt
-expect_fault "eval/more.txt: in the folder but not" cp eval/zod.ts.txt eval/more.txt
-expect_fault "characters with train/zstd.c.txt" leak_train_into_eval
+expect_fault "eval/code/zod.ts.txt: its SHA-256" append_byte ' \n'
+expect_fault "eval/code/zod.ts.txt: not UTF-8" append_byte '\377\n'
+expect_fault "train/code/zstd.c.txt: in MANIFEST.sha256 but not" rm train/code/zstd.c.txt
+expect_fault "eval/code/more.txt: in the folder but not" cp eval/code/zod.ts.txt eval/code/more.txt
+expect_fault "characters with train/code/zstd.c.txt" leak_train_into_eval
 echo "PASSED"
