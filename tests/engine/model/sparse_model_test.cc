@@ -23,11 +23,18 @@ std::vector<int32_t> Prompt() {
   return ids;
 }
 
-std::unique_ptr<ModelHarness> Create(const std::string& folder, at::ScalarType dtype) {
+#ifdef TEST_ON_CUDA
+constexpr at::DeviceType kTestDevice = at::kCUDA;
+#else
+constexpr at::DeviceType kTestDevice = at::kCPU;
+#endif
+
+std::unique_ptr<ModelHarness> Create(const std::string& folder, at::ScalarType dtype, at::Device device = kTestDevice) {
   auto plain = ModelHarness::Create(folder, HarnessOptions());
   EXPECT_TRUE(plain.ok()) << plain.status();
   HarnessOptions options;
   options.dtype = dtype;
+  options.device = device;
   options.hash_path = ::testing::TempDir() + "/hash.safetensors";
   const auto written = engine::WriteUntrainedHashFile(options.hash_path, (*plain)->config(), (*plain)->fingerprint(),
                                                       /*first_layer=*/2, /*hash_words=*/4, /*seed=*/9);
@@ -74,6 +81,21 @@ TEST_P(SparseModelTest, SelectingFewChangesTheLogitsAndRepeatsBitForBit) {
   EXPECT_EQ(*first, *second);
   EXPECT_GT(RelativeError(*first, *dense), 1e-4);
 }
+
+#ifdef TEST_ON_CUDA
+// Codes, planes, selection and sums, over steps that each build on what the one before appended.
+TEST_P(SparseModelTest, DecodesTheCpusLogits) {
+  const auto cpu = Create(GetParam(), at::kFloat, at::kCPU), cuda = Create(GetParam(), at::kFloat);
+  ASSERT_TRUE(cpu != nullptr && cuda != nullptr);
+  ASSERT_TRUE(cpu->Prefill(Prompt()).ok());
+  ASSERT_TRUE(cuda->Prefill(Prompt()).ok());
+  for (int32_t step = 0; step < 70; ++step) {  // past a page's end
+    const auto expected = cpu->Decode(7 + step, 64), actual = cuda->Decode(7 + step, 64);
+    ASSERT_TRUE(expected.ok() && actual.ok()) << expected.status() << actual.status();
+    EXPECT_LT(RelativeError(*actual, *expected), 1e-4) << "step " << step;
+  }
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Models, SparseModelTest,
                          ::testing::Values("tests/testdata/tiny-llama", "tests/testdata/tiny-qwen2"));
