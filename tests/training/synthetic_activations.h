@@ -33,8 +33,8 @@ inline Activations RandomActivations(const HashShape& shape, int64_t tokens, uin
   activations.k = at::randn({shape.num_layers, shape.num_kv_heads, tokens, dim}, generator, at::kFloat);
   for (int64_t channel = 0; channel < dim; ++channel) {
     const bool told = channel % (dim / 2) < 4;
-    activations.q.select(3, channel).mul_(told ? 3.0 : 0.1);
-    activations.k.select(3, channel).mul_(told ? 1.0 : 2.0).add_(channel % 3 - 1.0);
+    activations.q.select(3, channel).mul_(told ? 3.0 : 0.05);
+    activations.k.select(3, channel).mul_(told ? 1.0 : 4.0).add_(channel % 3 - 1.0);
   }
   return activations;
 }
