@@ -11,7 +11,7 @@
 namespace spotlight::training {
 namespace {
 
-constexpr int64_t kQueriesPerSample = 512;
+constexpr int64_t kQueriesPerSample = 128;
 constexpr double kMinVariance = 1e-12;
 
 // First and second moments of channels [h, D], in double: a channel's mean may be a hundred times its deviation.
