@@ -41,7 +41,7 @@ at::Tensor Find(const std::string& name) {
 
 class HashObjectiveGoldenTest : public ::testing::TestWithParam<GoldenCase> {};
 
-TEST_P(HashObjectiveGoldenTest, EqualsAutogradInDouble) {
+TEST_P(HashObjectiveGoldenTest, EqualsAutogradInDoubleForUnitsTogetherAndAlone) {
   const GoldenCase& golden = GetParam();
   const at::Tensor q = Find("q").to(at::kDouble), k = Find("k").to(at::kDouble);  // [U, G, N, D], [U, T, D]
   Recipe recipe;
@@ -88,6 +88,16 @@ TEST_P(HashObjectiveGoldenTest, EqualsAutogradInDouble) {
     return ((a - b).norm() / b.norm()).item<double>();
   };
   EXPECT_LT(distance(loss, given("loss")), 1e-12) << loss << given("loss");
+  for (int64_t unit = 0; unit < layout.num_units(); ++unit) {
+    const auto own = [&](const at::Tensor& x) { return x.defined() ? x.narrow(0, unit, 1) : x; };
+    const UnitBatch alone = {own(flat), units.rotations, units.centring.Of(unit, 1), own(units.q), own(units.k)};
+    const RankingTarget own_target = {own(target.weights), own(target.better), own(target.worse),
+                                      own(target.pair_share)};
+    at::Tensor own_gradient = at::zeros_like(own(flat));
+    const at::Tensor own_loss = LossAndGradient(recipe, layout, alone, sites, own_target, &own_gradient);
+    EXPECT_LT(distance(own_loss, own(loss)), 1e-13) << "unit " << unit << " by itself";
+    EXPECT_LT(distance(own_gradient, own(gradient)), 1e-12) << "unit " << unit << " by itself";
+  }
   for (const auto& [name, view] : ViewsOf(layout, gradient)) {
     const at::Tensor expected = given("gradient." + name);
     ASSERT_GT(expected.norm().item<double>(), 0) << name;

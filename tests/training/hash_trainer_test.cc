@@ -3,6 +3,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/Exception.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -64,6 +67,7 @@ struct TrainingCase {
   Loss loss;
   QueryForm query;
   bool per_query_head;
+  int32_t steps;
   double min_gain;  // of held-out recall over the random rotations
 };
 
@@ -79,6 +83,7 @@ TEST_P(HashTrainerLearningTest, RaisesHeldOutRecallWellAboveRandomRotations) {
   recipe.loss = GetParam().loss;
   recipe.query = GetParam().query;
   recipe.per_query_head = GetParam().per_query_head;
+  recipe.steps = GetParam().steps;
   const auto trainer = NewTrainer(recipe);
   const HeldOutFigures before = HeldOut(*trainer);
   Train(trainer.get(), 0, recipe.steps);
@@ -93,10 +98,11 @@ TEST_P(HashTrainerLearningTest, RaisesHeldOutRecallWellAboveRandomRotations) {
 
 INSTANTIATE_TEST_SUITE_P(
     Recipes, HashTrainerLearningTest,
-    ::testing::Values(TrainingCase{"z", EncoderKind::kZ, Loss::kCrossEntropy, QueryForm::kReal, false, 0.15},
-                      TrainingCase{"z_soft_topk", EncoderKind::kZ, Loss::kSoftTopK, QueryForm::kReal, false, 0.15},
-                      TrainingCase{"linear", EncoderKind::kLinear, Loss::kCrossEntropy, QueryForm::kBits, false, 0.01},
-                      TrainingCase{"paper", EncoderKind::kPaper, Loss::kBradleyTerry, QueryForm::kBits, true, 0.05}),
+    ::testing::Values(
+        TrainingCase{"z", EncoderKind::kZ, Loss::kCrossEntropy, QueryForm::kReal, false, 150, 0.15},
+        TrainingCase{"z_soft_topk", EncoderKind::kZ, Loss::kSoftTopK, QueryForm::kReal, false, 150, 0.15},
+        TrainingCase{"linear", EncoderKind::kLinear, Loss::kCrossEntropy, QueryForm::kBits, false, 400, 0.03},
+        TrainingCase{"paper", EncoderKind::kPaper, Loss::kBradleyTerry, QueryForm::kBits, true, 150, 0.05}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(HashTrainerTest, ResumesBitForBit) {
@@ -171,6 +177,57 @@ TEST(HashTrainerTest, HandsEveryGradientToTheRanksMean) {
   }
   EXPECT_GE(floats, parameters);
   EXPECT_GT(squares, 0);
+}
+
+TEST(HashTrainerTest, TheNumberOfThreadsChangesNothing) {
+  const auto train = [](int threads) {
+    at::set_num_threads(threads);
+    const auto trainer = NewTrainer(SmallRecipe());
+    Train(trainer.get(), 0, 3);
+    const HeldOutFigures figures = HeldOut(*trainer);
+    at::set_num_threads(1);
+    return std::make_pair(trainer->Export(), figures.recall + figures.candidate_mass + figures.iou);
+  };
+  const auto alone = train(1), together = train(2);
+  ExpectEqual(alone.first, together.first);
+  EXPECT_EQ(alone.second, together.second);
+}
+
+// Peak of what this thread has allocated since.
+class PeakBytes : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    now_ += bytes;
+    peak_ = std::max(peak_, now_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  int64_t now_ = 0, peak_ = 0;
+};
+
+TEST(HashTrainerTest, NeedsNoMoreMemoryThanItSaysAndNotMuchLess) {
+  for (const EncoderKind encoder : {EncoderKind::kZ, EncoderKind::kLinear, EncoderKind::kPaper}) {
+    Recipe recipe = SmallRecipe();
+    recipe.encoder = encoder;
+    recipe.tokens_per_sequence = 8192;
+    if (encoder == EncoderKind::kPaper) {
+      recipe.query = QueryForm::kBits;
+      recipe.loss = Loss::kBradleyTerry;
+      recipe.per_query_head = true;
+    }
+    const Activations sequence = testing::RandomActivations(testing::SmallShape(), 8192, 1);
+    const auto peak = std::make_shared<PeakBytes>();
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);
+    auto trainer = HashTrainer::Create(recipe, testing::SmallShape(16384), {sequence}, at::kCPU);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    for (int32_t step = 0; step < 4; ++step) (*trainer)->Step(sequence, step);
+    (*trainer)->Evaluate(sequence, 0);
+    const int64_t promised = HashTrainer::StepBytes(recipe, testing::SmallShape(16384), c10::kCPU);
+    EXPECT_LE(peak->peak(), promised) << static_cast<int>(encoder);
+    EXPECT_GE(peak->peak(), promised / 3) << static_cast<int>(encoder);
+  }
 }
 
 TEST(HashTrainerTest, SetsTheScoresSpreadOnce) {
