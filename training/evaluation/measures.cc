@@ -36,14 +36,13 @@ at::Tensor RelativeError(const at::Tensor& difference, const at::Tensor& dense, 
 
 ExactAttention ExactAttentionOf(const QuerySet& queries) {
   ExactAttention exact;
-  exact.oracle_a = TopCandidates(queries.probs, queries.candidates, queries.num_select);
+  exact.oracle_a = TopCandidates(queries.logits, queries.candidates, queries.num_select);
   exact.oracle_b = TopCandidates(queries.probs.sum(1, /*keepdim=*/true), queries.candidates, queries.num_select);
   exact.candidate_mass = (queries.probs * queries.candidates).sum(-1);
   exact.always_mass = (queries.probs * queries.always).sum(-1);
   const int64_t kv_heads = queries.probs.size(0), group = queries.probs.size(1), num_queries = queries.probs.size(2);
-  exact.output =
-      at::matmul(queries.probs.view({kv_heads, group * num_queries, -1}), queries.v.to(at::kFloat))
-          .view({kv_heads, group, num_queries, -1});
+  exact.output = at::matmul(queries.probs.view({kv_heads, group * num_queries, -1}), queries.v.to(at::kFloat))
+                     .view({kv_heads, group, num_queries, -1});
   return exact;
 }
 

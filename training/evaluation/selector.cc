@@ -1,10 +1,11 @@
 #include "training/evaluation/selector.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/topk.h>
-#include <ATen/ops/where.h>
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 namespace spotlight::training {
 
