@@ -46,7 +46,7 @@ class MeasuringAttention {
 
   absl::Status MeasureChunk(const AttentionInput& input, int64_t layer, int64_t begin, int64_t count) {
     kernels::Budget budget;
-    QuerySet queries = MakeQuerySet(input, absl::MakeConstSpan(positions_).subspan(begin, count), budget);
+    QuerySet queries = QueriesAt(input, absl::MakeConstSpan(positions_).subspan(begin, count), budget);
     for (size_t b = 0; b < options_.budgets.size(); ++b) {
       budget.ratio = options_.budgets[b];
       SetBudget(budget, &queries);

@@ -52,7 +52,7 @@ at::Tensor MeasureSelection(const QuerySet& queries, const ExactAttention& exact
   const at::Tensor in_a = Count(mask & exact.oracle_a), in_b = Count(mask & exact.oracle_b);
   const at::Tensor size_a = Count(exact.oracle_a), size_b = Count(exact.oracle_b);
   const at::Tensor selected_mass = (queries.probs * mask).sum(-1);  // [Hkv, G, N]
-  const at::Tensor difference = AttendToSelected(queries, selection) - exact.output;
+  const at::Tensor difference = ExactlyAttendSelected(queries, selection) - exact.output;
   const auto by_group = [](const at::Tensor& by_head) { return by_head.mean(1); };
   // In the order of Measure.
   const std::vector<at::Tensor> values = {

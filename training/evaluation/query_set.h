@@ -1,4 +1,4 @@
-// Queries of one layer together with their exact attention: what selectors are given and judged by.
+// Queries drawn from a captured layer, beside tail_queries.h, which makes the sets.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,17 +16,17 @@ namespace spotlight::training {
 // `count` distinct positions of the second half [T / 2, T), ascending, drawn from the seed; all where there are fewer.
 std::vector<int64_t> DrawQueryPositions(int64_t num_tokens, int32_t count, uint64_t seed);
 
-// The queries at `positions` (ascending, within [0, T)) among input's keys; fp32 arithmetic. A query to which
-// kernels/budget.h gives K = 0 attends to everything: no candidates, `always` holds all that it sees.
-QuerySet MakeQuerySet(const AttentionInput& input, absl::Span<const int64_t> positions, const kernels::Budget& budget);
+// The queries at `positions` (ascending, within [0, T)) of a whole sequence's attention input.
+QuerySet QueriesAt(const AttentionInput& input, absl::Span<const int64_t> positions, const kernels::Budget& budget);
 
-// Gives the same queries another budget: num_select, candidates and always.
+// Gives the same queries another ratio of the budget they were made with: num_select. Which queries are dense and which
+// tokens compete does not depend on the ratio.
 void SetBudget(const kernels::Budget& budget, QuerySet* queries);
 
 // Queries, at least 1, whose set and the work of selectors and measures on it take about `bytes`.
 int64_t NumQueriesWithin(int64_t bytes, int64_t num_q_heads, int64_t num_tokens);
 
-// The heads' outputs [Hkv, G, N, D] float of attention to what was selected and to `always`.
-at::Tensor AttendToSelected(const QuerySet& queries, const Selection& selection);
+// AttendSelected not rounded to the model's number type: [Hkv, G, N, D] float.
+at::Tensor ExactlyAttendSelected(QuerySet queries, const Selection& selection);
 
 }  // namespace spotlight::training
