@@ -19,11 +19,14 @@ struct EncodedExample {
   TaskExample example;
   std::vector<int32_t> context, question, answer;
 
-  int64_t num_tokens() const { return static_cast<int64_t>(context.size() + question.size() + answer.size()); }
+  // Given to a generated answer: the model may say it at greater length.
+  int64_t max_answer_tokens() const { return 2 * static_cast<int64_t>(answer.size()) + 16; }
+  // Of prompt and answer, what the model's context must hold.
+  int64_t num_tokens() const { return static_cast<int64_t>(context.size() + question.size()) + max_answer_tokens(); }
 };
 
-// The largest example, by bisection of `task`'s size, that with question and answer is at most `max_tokens` long.
-// INVALID_ARGUMENT: the smallest is longer. Encoding errors as they come.
+// The largest example, by bisection of `task`'s size, that with question and generated answer is at most `max_tokens`
+// long. INVALID_ARGUMENT: the smallest is longer. Encoding errors as they come.
 absl::StatusOr<EncodedExample> EncodeToLength(const Task& task, uint64_t seed, int64_t max_tokens,
                                               const EncodeFunction& encode);
 
