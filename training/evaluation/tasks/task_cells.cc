@@ -9,8 +9,13 @@
 namespace spotlight::training {
 namespace {
 
-// Far apart, so that neighbouring seeds share no example.
-constexpr uint64_t kSeedStride = 1000003;
+// Another for every task, suite and example: tasks do not ask for each other's keys.
+uint64_t ExampleSeed(const std::string& task, uint64_t seed, int32_t example) {
+  constexpr uint64_t kOffset = 14695981039346656037u, kPrime = 1099511628211u;  // FNV-1a
+  uint64_t hash = kOffset;
+  for (const char c : task) hash = (hash ^ static_cast<unsigned char>(c)) * kPrime;
+  return ((hash ^ seed) * kPrime ^ static_cast<uint64_t>(example)) * kPrime;
+}
 
 absl::StatusOr<TaskCell> MakeCell(const Task& task, int64_t length, int32_t examples, uint64_t seed,
                                   const EncodeFunction& encode) {
@@ -21,7 +26,7 @@ absl::StatusOr<TaskCell> MakeCell(const Task& task, int64_t length, int32_t exam
   cell.task = task.name;
   cell.length = length;
   for (int32_t i = 0; i < examples; ++i) {
-    auto example = EncodeToLength(task, seed * kSeedStride + static_cast<uint64_t>(i), length, encode);
+    auto example = EncodeToLength(task, ExampleSeed(task.name, seed, i), length, encode);
     if (!example.ok()) return example.status();
     cell.examples.push_back(*std::move(example));
   }

@@ -23,9 +23,9 @@ struct TaskCell {
 // Pieces are encoded as `tokenizer` does, special tokens only where a sequence begins. `tokenizer` outlives the result.
 EncodeFunction EncodeWith(const engine::Tokenizer& tokenizer);
 
-// A cell for each task and length, lengths innermost, with examples of seeds that depend on (seed, example) alone, so
-// that lengths differ in nothing else. `tasks` empty: all. INVALID_ARGUMENT: an unknown task (the message lists them),
-// a length that a task cannot have, no examples.
+// A cell for each task and length, lengths innermost, with examples of seeds that depend on (task, seed, example)
+// alone, so that lengths differ in nothing else. `tasks` empty: all. INVALID_ARGUMENT: an unknown task (the message
+// lists them), a length that a task cannot have, no examples.
 absl::StatusOr<std::vector<TaskCell>> MakeTaskCells(absl::Span<const std::string> tasks,
                                                     absl::Span<const int64_t> lengths, int32_t examples, uint64_t seed,
                                                     const EncodeFunction& encode);
