@@ -9,7 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "server/flag_parser.h"
+#include "command_line/flag_parser.h"
 
 // Defaults come from the structs that the flags fill.
 namespace {
@@ -53,6 +53,9 @@ ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finis
 
 namespace spotlight::server {
 namespace {
+
+using command_line::FlagAction;
+using command_line::FlagGroup;
 
 const std::vector<FlagGroup>& Groups() {
   static const auto* const groups = new std::vector<FlagGroup>{
@@ -192,12 +195,12 @@ std::string HelpText() {
       "spotlight-server serves a checkpoint over gRPC; each generated token attends to the cached tokens that "
       "matter.\n\n"
       "Usage: spotlight-server --model DIR [flags]\n\n",
-      FormatFlags(Groups()), "\n  --help  this text        --version  the version\n");
+      command_line::FormatFlags(Groups()), "\n  --help  this text        --version  the version\n");
 }
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   CommandLine line;
-  const auto action = ParseFlags(Groups(), argc, argv);
+  const auto action = command_line::ParseFlags(Groups(), argc, argv);
   if (!action.ok()) return action.status();
   if (*action != FlagAction::kRun) {
     line.action = *action == FlagAction::kHelp ? Action::kPrintHelp : Action::kPrintVersion;

@@ -26,17 +26,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "training/activations.h"
+#include "training/hash_shape.h"
 #include "training/recipe.h"
 
 namespace spotlight::training {
-
-// What the trainer must know about the model.
-struct HashShape {
-  int32_t num_layers = 0;  // L, hashed ones
-  int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
-  std::vector<float> inv_freq;  // [D / 2]
-  int32_t target_context = 0;   // positions to serve
-};
 
 struct StepFigures {
   double loss = 0;  // mean over units
@@ -71,8 +64,9 @@ class HashTrainer {
   // from (seed 0, sequence_index).
   HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries = 32) const;
 
-  // Bytes beside the activations that Step needs at most, for stating them before the start.
-  static int64_t StepBytes(const Recipe& recipe, const HashShape& shape);
+  // Bytes beside the activations that training needs at most (parameters, optimiser state and Step's own), for stating
+  // them before the start. A GPU is given larger pieces of the work at a time than a CPU.
+  static int64_t StepBytes(const Recipe& recipe, const HashShape& shape, c10::DeviceType device = c10::kCUDA);
 
   // Parameters, optimiser state, statistics and the scale's state by name, on the CPU; Restore takes what State gave
   // (INVALID_ARGUMENT names a tensor that is missing or of another shape).

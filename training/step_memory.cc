@@ -1,0 +1,46 @@
+#include "training/step_memory.h"
+
+#include <algorithm>
+
+namespace spotlight::training {
+namespace {
+
+// A GPU wants few large launches; a CPU tensors that stay in its caches and below malloc's mmap threshold.
+int64_t WorkspaceBytes(c10::DeviceType device) {
+  return device == c10::kCPU ? int64_t{64} << 20 : int64_t{4} << 30;
+}
+
+// Floats of the encoders of one unit that keep what their backward pass needs.
+int64_t EncoderFloats(const Recipe& recipe, const HashLayout& layout, int64_t head_dim, int64_t tokens) {
+  int64_t hidden = 0;
+  if (recipe.encoder == EncoderKind::kZ) hidden = recipe.key_hidden;
+  if (recipe.encoder == EncoderKind::kPaper) hidden = head_dim;
+  // Centred keys; the hidden layer before and after its activation; the output, the bits and their gradient.
+  return tokens * (head_dim + 2 * hidden + 3 * int64_t{recipe.hash_bits}) + 2 * layout.row;
+}
+
+}  // namespace
+
+int64_t GradientBytesPerHead(const Recipe& recipe, const HashLayout& layout, int64_t head_dim, int64_t tokens) {
+  const int64_t units = layout.units_per_kv_head, queries = recipe.queries_per_step;
+  const int64_t scores = units * queries * tokens, group = layout.group;
+  const int64_t keys = (units == 1 ? 2 : 1 + units) * tokens * head_dim;
+  // Logits and softmax of every head; later the target, the scores, their shares and gradient.
+  const int64_t floats =
+      std::max(2 * group * scores, 4 * scores + units * EncoderFloats(recipe, layout, head_dim, tokens));
+  const int64_t sorting = recipe.loss == Loss::kCrossEntropy ? 0 : 32 * scores;
+  return 4 * (floats + keys) + sorting;
+}
+
+int64_t FigureBytesPerHead(const Recipe& recipe, const HashLayout& layout, int64_t head_dim, int64_t tokens,
+                           int64_t queries) {
+  const int64_t units = layout.units_per_kv_head;
+  const int64_t scores = units * layout.group * queries * tokens;
+  return 4 * (2 * units * tokens * head_dim + units * EncoderFloats(recipe, layout, head_dim, tokens)) + 40 * scores;
+}
+
+int64_t HeadsAtOnce(int64_t bytes_per_head, int64_t num_heads, c10::DeviceType device) {
+  return std::clamp<int64_t>(WorkspaceBytes(device) / bytes_per_head, 1, num_heads);
+}
+
+}  // namespace spotlight::training
