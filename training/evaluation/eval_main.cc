@@ -6,12 +6,15 @@
 #include <fstream>
 #include <string>
 
+#include "command_line/bound_spinning.h"
 #include "training/evaluation/evaluation.h"
 #include "training/evaluation/evaluation_flags.h"
 #include "training/evaluation/quality_bars.h"
 
 namespace spotlight::training {
 namespace {
+
+constexpr char kVersion[] = "0.1.0";
 
 // A line that is written over on a terminal; on anything else a line for each piece of work that is done.
 class ProgressLine {
@@ -51,9 +54,15 @@ bool WriteFile(const std::string& path, const std::string& text) {
 int Run(int argc, const char* const* argv) {
   const auto line = ParseEvaluationFlags(argc, argv);
   if (!line.ok()) return Fail(line.status(), 2);
-  if (line->action == EvaluationAction::kPrintHelp) {
-    std::fputs(EvaluationHelp().c_str(), stdout);
-    return 0;
+  switch (line->action) {
+    case EvaluationAction::kPrintHelp:
+      std::fputs(EvaluationHelp().c_str(), stdout);
+      return 0;
+    case EvaluationAction::kPrintVersion:
+      std::printf("spotlight-eval %s\n", kVersion);
+      return 0;
+    case EvaluationAction::kEvaluate:
+      break;
   }
   const EvaluationOptions& options = line->options;
   // Minutes of work are not lost to a misspelt folder.
@@ -75,5 +84,6 @@ int Run(int argc, const char* const* argv) {
 }  // namespace spotlight::training
 
 int main(int argc, char** argv) {
+  spotlight::command_line::BoundSpinning(argv);
   return spotlight::training::Run(argc, argv);
 }

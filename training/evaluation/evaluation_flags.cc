@@ -128,6 +128,7 @@ absl::StatusOr<EvaluationCommandLine> ParseEvaluationFlags(int argc, const char*
   if (!action.ok()) return action.status();
   EvaluationCommandLine line;
   if (*action == FlagAction::kHelp) line.action = EvaluationAction::kPrintHelp;
+  if (*action == FlagAction::kVersion) line.action = EvaluationAction::kPrintVersion;
   if (*action != FlagAction::kRun) return line;
 
   EvaluationOptions& options = line.options;

@@ -28,7 +28,7 @@ struct EvaluationOptions {
   int32_t num_threads = 0;
 };
 
-enum class EvaluationAction { kEvaluate, kPrintHelp };
+enum class EvaluationAction { kEvaluate, kPrintHelp, kPrintVersion };
 
 struct EvaluationCommandLine {
   EvaluationAction action = EvaluationAction::kEvaluate;
