@@ -23,7 +23,7 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 // Tables that are looked up before it is seen whether the sample is large enough.
-constexpr int64_t kTablesAtOnce = 10;
+constexpr int64_t kTablesAtOnce = 3;
 // The bucket of a query that looks up no further tables.
 constexpr int64_t kNoBucket = -1;
 
