@@ -118,6 +118,8 @@ class Evaluation {
       for (const TextSequence& sequence : by_context[c]) {
         auto measured = Measure(sequence, /*index=*/results.size());
         if (!measured.ok()) return measured.status();
+        report->sequences.push_back(
+            {sequence.text, sequence.kind, options_.contexts[c], sequence.index, measured->positions});
         results.push_back({options_.contexts[c], sequence.text, sequence.kind, *std::move(measured)});
       }
     }

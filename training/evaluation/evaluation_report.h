@@ -1,9 +1,9 @@
 // All that one run of spotlight-eval found, as JSON and as tables. No torch.
 //
-// JSON: {format, model, hash, selectors, device, dtype, versions, seed, queries, texts, rows, kinds, heads, losses,
-// perplexity, ...}; rows: [{selector, budget, context, sequences, iou_a, rec_b, iou_b, mass_c, mass, err, group_mass_c,
-// group_err, selected, mass_p1, mass_c_of_oracle_b, err_of_oracle_b}], kinds the same by kind of text, heads the same
-// by layer and KV head. training/evaluation/README.md says what each means.
+// JSON: {format, model, hash, selectors, device, dtype, versions, seed, queries, texts, sequences, rows, kinds, heads,
+// losses, perplexity, ...}; rows: [{selector, budget, context, sequences, iou_a, rec_b, iou_b, mass_c, mass, err,
+// group_mass_c, group_err, selected, mass_p1, mass_c_of_oracle_b, err_of_oracle_b}], kinds the same by kind of text,
+// heads the same by layer and KV head. training/evaluation/README.md says what each means.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,13 @@ struct SelectorDescription {
   engine::HashFileMetadata hash;
 };
 
+// What was measured where, for whoever measures it again.
+struct SequenceDescription {
+  std::string text, kind;
+  int64_t context = 0, index = 0;  // index: of the text's sequences
+  std::vector<int64_t> positions;  // of the queries
+};
+
 struct EvaluationReport {
   std::string model_folder, architecture, model_fingerprint;
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
@@ -33,6 +40,7 @@ struct EvaluationReport {
   std::string hash_path;  // --hash, found; empty: none
   std::vector<SelectorDescription> selectors;
   std::vector<EvaluationText> texts;
+  std::vector<SequenceDescription> sequences;
 
   std::vector<QualityRow> rows;  // of all kinds
   std::vector<HeadRow> heads;

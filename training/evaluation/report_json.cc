@@ -77,6 +77,14 @@ ordered_json ToJson(const SelectorDescription& selector) {
   return json;
 }
 
+ordered_json ToJson(const SequenceDescription& sequence) {
+  return {{"text", sequence.text},
+          {"kind", sequence.kind},
+          {"context", sequence.context},
+          {"index", sequence.index},
+          {"positions", sequence.positions}};
+}
+
 template <typename Row>
 ordered_json ToArray(const std::vector<Row>& rows) {
   ordered_json array = ordered_json::array();
@@ -107,6 +115,7 @@ std::string ToJson(const EvaluationReport& report) {
   for (const EvaluationText& text : report.texts) {
     json["texts"].push_back({{"path", text.path}, {"name", text.name}, {"kind", text.kind}});
   }
+  json["sequences"] = ToArray(report.sequences);
   json["selectors"] = ToArray(report.selectors);
   json["rows"] = ordered_json::array();
   json["kinds"] = ordered_json::array();

@@ -121,7 +121,7 @@ double SharedBits(const QuerySet& queries, const at::Tensor& rotations, int64_t 
                   int64_t token) {
   std::vector<double> centre(kHeadDim);
   for (int64_t d = 0; d < kHeadDim; ++d) {
-    for (int64_t t = 0; t < kTokens / 2; ++t) centre[d] += At(queries.k, {head, t, d}) / (kTokens / 2);
+    for (int64_t t = 0; t < kTokens; ++t) centre[d] += At(queries.k, {head, t, d}) / kTokens;
   }
   double shared = 0;
   for (int64_t b = 0; b < rotations.size(1); ++b) {
