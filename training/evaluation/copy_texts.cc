@@ -48,6 +48,7 @@ absl::StatusOr<ScoredSequence> NeedlePassage(const std::string& text, absl::Span
                                              int64_t passage_tokens) {
   auto sequence = RunningText(text, source, tokens);
   if (!sequence.ok()) return sequence;
+  if (passage_tokens == 0) passage_tokens = std::min(kNeedlePassageTokens, tokens / 4);
   const int64_t begin = tokens / 8, again = tokens - passage_tokens;
   if (passage_tokens < kMinTokens || begin + passage_tokens > tokens / 2 || again < sequence->dense_tokens) {
     return absl::InvalidArgumentError(

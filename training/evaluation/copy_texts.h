@@ -29,8 +29,9 @@ absl::StatusOr<ScoredSequence> RunningText(const std::string& text, absl::Span<c
 absl::StatusOr<ScoredSequence> RepeatedText(const std::string& text, absl::Span<const int32_t> source, int64_t tokens);
 
 // Running text whose last `passage_tokens` are those that began at token T / 8: a passage comes again. The second half
-// retrieves; the passage's last 7/8 are scored, its first eighth tells where to look.
+// retrieves; the passage's last 7/8 are scored, its first eighth tells where to look. 0: kNeedlePassageTokens, or T / 4
+// where that is less.
 absl::StatusOr<ScoredSequence> NeedlePassage(const std::string& text, absl::Span<const int32_t> source, int64_t tokens,
-                                             int64_t passage_tokens = kNeedlePassageTokens);
+                                             int64_t passage_tokens = 0);
 
 }  // namespace spotlight::training

@@ -44,6 +44,13 @@ TEST(CopyTextsTest, NeedlePassageBeginsAtAnEighthAndComesAgainAtTheEnd) {
   EXPECT_EQ(sequence->first_query, 8192 - 512 + 64);
 }
 
+TEST(CopyTextsTest, AShortSequencesPassageIsAQuarterOfIt) {
+  auto sequence = NeedlePassage("books", Counting(1024), 1024);
+  ASSERT_TRUE(sequence.ok()) << sequence.status();
+  EXPECT_EQ(sequence->token_ids[1024 - 256], 128);
+  EXPECT_EQ(sequence->first_query, 1024 - 256 + 32);
+}
+
 TEST(CopyTextsTest, RefusesTooFewTokensNamingTheText) {
   EXPECT_EQ(RunningText("books", Counting(999), 1000).status().message(),
             "books: has 999 tokens, a sequence of 1000 was asked for");
@@ -51,7 +58,7 @@ TEST(CopyTextsTest, RefusesTooFewTokensNamingTheText) {
 }
 
 TEST(CopyTextsTest, RefusesAPassageThatDoesNotFitTheFirstHalf) {
-  EXPECT_EQ(NeedlePassage("books", Counting(1024), 1024).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(NeedlePassage("books", Counting(1024), 1024, 512).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(NeedlePassage("books", Counting(1024), 1024, 128).ok());
 }
 

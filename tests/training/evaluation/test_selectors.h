@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "tests/training/evaluation/some_tokens.h"
 #include "training/evaluation/selector.h"
 #include "training/sequence_model.h"
 
@@ -24,12 +25,6 @@ inline std::unique_ptr<SequenceModel> LoadTiny(const std::string& name) {
   auto model = SequenceModel::Load(options);
   EXPECT_TRUE(model.ok()) << model.status();
   return model.ok() ? *std::move(model) : nullptr;
-}
-
-inline std::vector<int32_t> SomeTokens(int64_t count) {
-  std::vector<int32_t> ids(count);
-  for (int64_t i = 0; i < count; ++i) ids[i] = static_cast<int32_t>((i * i * 7 + i * 13 + 5) % 500);
-  return ids;
 }
 
 class EverySelector : public Selector {
