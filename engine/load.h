@@ -33,6 +33,7 @@ struct LoadOptions {
   QueueOptions queue;
   SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
   RetrievalOptions retrieval;
+  QualityOptions quality;
 };
 
 struct LoadedEngine {

@@ -16,6 +16,7 @@ namespace {
 const spotlight::engine::QueueOptions kQueue;
 const spotlight::engine::SchedulerOptions kScheduler;
 const spotlight::engine::RetrievalOptions kRetrieval;
+const spotlight::engine::QualityOptions kQuality;
 }  // namespace
 
 ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
@@ -25,7 +26,7 @@ ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where th
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
-ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any that is free");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any free one");
 ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz and /readyz");
 ABSL_FLAG(bool, allow_insecure, false, "Let --listen be another address than loopback without TLS");
 ABSL_FLAG(bool, reflection, true, "Serve gRPC reflection, which tools such as grpcurl read");
@@ -48,6 +49,15 @@ ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
           "Contexts below this many tokens are dense, unless a request asks for sparse");
 ABSL_FLAG(std::string, prefilter, "auto",
           "Score in two passes, the first over 32 bits; auto: on a CPU, where the hash was trained for it");
+
+ABSL_FLAG(int32_t, quality_sample_every, kQuality.sample_every,
+          "One sparse step in this many measures one request in one layer against exact attention; 0: none");
+ABSL_FLAG(double, quality_floor, kQuality.floor,
+          "Guardrail: a sample with less attention mass than this, 0 to 1, is low; 0: off");
+ABSL_FLAG(int32_t, quality_low_samples, kQuality.low_samples,
+          "Low samples of a request, one after another, until it falls back");
+ABSL_FLAG(std::string, quality_fallback, "dense",
+          "To what, to the request's end; budget: 4 times its budget, at most 0.25, and dense where that is low, too");
 
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
@@ -81,6 +91,11 @@ const std::vector<FlagGroup>& Groups() {
         {"budget", "RATIO"},
         {"sparse_min_context", "N"},
         {"prefilter", "auto|on|off"}}},
+      {"Retrieval quality",
+       {{"quality_sample_every", "N"},
+        {"quality_floor", "MASS"},
+        {"quality_low_samples", "N"},
+        {"quality_fallback", "dense|budget"}}},
       {"Lifecycle", {{"drain_seconds", "S"}}},
   };
   return *groups;
@@ -167,6 +182,25 @@ absl::Status ReadRetrieval(engine::LoadOptions* load) {
   return CheckAtLeast("sparse-min-context", load->retrieval.sparse_min_context, 0);
 }
 
+absl::Status ReadQuality(engine::QualityOptions* quality) {
+  quality->sample_every = absl::GetFlag(FLAGS_quality_sample_every);
+  quality->floor = absl::GetFlag(FLAGS_quality_floor);
+  quality->low_samples = absl::GetFlag(FLAGS_quality_low_samples);
+  if (!(quality->floor >= 0 && quality->floor <= 1)) {
+    return Invalid("quality-floor", absl::StrCat("must be in [0, 1], got ", quality->floor));
+  }
+  if (quality->floor > 0 && quality->sample_every == 0) {
+    return Invalid("quality-floor", "needs samples: --quality-sample-every is 0");
+  }
+  const std::string fallback = absl::GetFlag(FLAGS_quality_fallback);
+  if (fallback != "dense" && fallback != "budget") {
+    return Invalid("quality-fallback", absl::StrCat("must be dense or budget, got \"", fallback, "\""));
+  }
+  quality->fallback = fallback == "dense" ? engine::QualityFallback::kDense : engine::QualityFallback::kBudget;
+  const absl::Status status = CheckAtLeast("quality-sample-every", quality->sample_every, 0);
+  return status.ok() ? CheckAtLeast("quality-low-samples", quality->low_samples, 1) : status;
+}
+
 absl::Status ReadNetwork(ProgramOptions* options) {
   const auto listen = ParseListenAddress(absl::GetFlag(FLAGS_listen));
   if (!listen.ok()) return Invalid("listen", listen.status().message());
@@ -208,7 +242,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   }
   ProgramOptions& options = line.options;
   for (const absl::Status& status :
-       {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load), ReadNetwork(&options)}) {
+       {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load),
+        ReadQuality(&options.load.quality), ReadNetwork(&options)}) {
     if (!status.ok()) return status;
   }
   options.server.model_name = options.load.model_name;

@@ -10,11 +10,10 @@
 #include "training/evaluation/evaluation.h"
 #include "training/evaluation/evaluation_flags.h"
 #include "training/evaluation/quality_bars.h"
+#include "version.h"
 
 namespace spotlight::training {
 namespace {
-
-constexpr char kVersion[] = "0.1.0";
 
 // A line that is written over on a terminal; on anything else a line for each piece of work that is done.
 class ProgressLine {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -15,7 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/hash_file.h"
-#include "training/evaluation/copy_texts.h"
+#include "training/evaluation/end_to_end.h"
 #include "training/evaluation/measured_sequence.h"
 #include "training/evaluation/selectors/selector_list.h"
 #include "training/sequence_model.h"
@@ -77,6 +76,14 @@ std::vector<int32_t> LayersOf(const SelectorList& list, const engine::ModelConfi
   return layers;
 }
 
+// --hash, where it was asked for and can be served.
+std::string ServedHash(const std::string& path, const SelectorList& list) {
+  for (const auto& hash : list.hashes) {
+    if (hash != nullptr && hash->path == path && !hash->symmetric && !hash->by_query_head) return path;
+  }
+  return "";
+}
+
 void Describe(const EvaluationOptions& options, const SequenceModel& model, const SelectorList& list,
               EvaluationReport* report) {
   const engine::ModelConfig& config = model.config();
@@ -133,33 +140,8 @@ class Evaluation {
     return absl::OkStatus();
   }
 
-  // Of the longest context, on the first sequence of each text.
-  absl::Status MeasurePerplexities(const std::vector<TextSequence>& sequences, EvaluationReport* report) {
-    std::vector<ScoredSequence> scored;
-    std::map<std::string, bool> seen;
-    for (const TextSequence& sequence : sequences) {
-      if (std::exchange(seen[sequence.text], true)) continue;
-      const auto tokens = static_cast<int64_t>(sequence.token_ids.size());
-      for (const auto& make : {RunningText, RepeatedText}) {
-        auto made = make(sequence.kind, sequence.token_ids, tokens);
-        if (!made.ok()) return made.status();
-        scored.push_back(*std::move(made));
-      }
-      auto needle = NeedlePassage(sequence.kind, sequence.token_ids, tokens);
-      if (!needle.ok()) return needle.status();
-      scored.push_back(*std::move(needle));
-    }
-    PerplexityOptions options;
-    options.budgets = options_.budgets;
-    options.run.first_layer = layers_.front();
-    const auto oracle = std::find_if(selectors_.begin(), selectors_.end(),
-                                     [](const Selector* selector) { return selector->name() == kOracleB; });
-    const auto progress = [&](const EvaluationProgress& step) { note_(step.what, step.done, step.total); };
-    auto rows = MeasurePerplexity(model_, scored, selectors_, *oracle, options, progress);
-    if (!rows.ok()) return rows.status();
-    report->perplexity = *std::move(rows);
-    return absl::OkStatus();
-  }
+  const std::vector<Selector*>& selectors() const { return selectors_; }
+  int32_t first_layer() const { return layers_.front(); }
 
  private:
   absl::StatusOr<MeasuredSequence> Measure(const TextSequence& sequence, size_t index) {
@@ -220,11 +202,16 @@ absl::StatusOr<EvaluationReport> Evaluate(const EvaluationOptions& options, cons
   Describe(options, **model, *list, &report);
   Evaluation evaluation(options, **model, *list, note);
   if (absl::Status status = evaluation.MeasureQuality(by_context, &report); !status.ok()) return status;
-  if (options.perplexity) {
-    const size_t longest =
-        std::max_element(options.contexts.begin(), options.contexts.end()) - options.contexts.begin();
-    if (absl::Status status = evaluation.MeasurePerplexities(by_context[longest], &report); !status.ok()) return status;
-  }
+  EndToEndInput end_to_end;
+  end_to_end.options = &options;
+  end_to_end.model = model->get();
+  end_to_end.selectors = evaluation.selectors();
+  end_to_end.first_layer = evaluation.first_layer();
+  end_to_end.served_hash = ServedHash(*hash, *list);
+  const auto longest = std::max_element(options.contexts.begin(), options.contexts.end());
+  end_to_end.sequences = by_context[longest - options.contexts.begin()];
+  const auto progress = [&](const EvaluationProgress& step) { note(step.what, step.done, step.total); };
+  if (absl::Status status = MeasureEndToEnd(end_to_end, progress, &report); !status.ok()) return status;
   return report;
 }
 

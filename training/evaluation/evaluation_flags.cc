@@ -30,6 +30,9 @@ ABSL_FLAG(int32_t, prefilter_factor, 4, "Candidates of hash-prefilter's second p
 ABSL_FLAG(uint64_t, seed, 0, "Of the queries drawn and of random selectors");
 ABSL_FLAG(bool, perplexity, false,
           "Measure perplexity too: of running text, repeated text and a passage that comes again");
+ABSL_FLAG(bool, needle, false, "Measure a fact's retrieval by length of the text and depth of the fact");
+ABSL_FLAG(bool, tasks, false, "Measure generated tasks: needles, variables, frequent words");
+ABSL_FLAG(bool, fidelity, false, "Measure how long greedy answers stay the dense model's, served with --hash");
 ABSL_FLAG(bool, check_bars, false, "Judge the hash by the project's bars; exit 1 when one is missed");
 ABSL_FLAG(std::string, json, "", "Write all figures to this file");
 ABSL_FLAG(std::string, device, "auto", "Where to run; auto: cuda:0 where there is one");
@@ -59,7 +62,8 @@ const std::vector<FlagGroup>& Groups() {
         {"queries", "N"},
         {"prefilter_factor", "N"},
         {"seed", "N"}}},
-      {"End to end", {{"perplexity", ""}}},
+      {"End to end, at the longest context and with every selector",
+       {{"perplexity", ""}, {"needle", ""}, {"tasks", ""}, {"fidelity", ""}}},
       {"Output", {{"json", "PATH"}, {"check_bars", ""}}},
       {"Machine", {{"device", "auto|cpu|cuda:N"}, {"dtype", "auto|bf16|fp32"}, {"threads", "N"}}},
   };
@@ -142,6 +146,9 @@ absl::StatusOr<EvaluationCommandLine> ParseEvaluationFlags(int argc, const char*
   if (options.selectors.empty()) return Bad("selectors", "", "one name or more");
   options.seed = absl::GetFlag(FLAGS_seed);
   options.perplexity = absl::GetFlag(FLAGS_perplexity);
+  options.needle = absl::GetFlag(FLAGS_needle);
+  options.tasks = absl::GetFlag(FLAGS_tasks);
+  options.fidelity = absl::GetFlag(FLAGS_fidelity);
   options.check_bars = absl::GetFlag(FLAGS_check_bars);
   options.json = absl::GetFlag(FLAGS_json);
   options.device = absl::GetFlag(FLAGS_device);

@@ -20,7 +20,7 @@ struct EvaluationOptions {
   std::vector<std::string> selectors;
   int32_t num_queries = 0, num_sequences = 0, prefilter_factor = 0;
   uint64_t seed = 0;
-  bool perplexity = false;
+  bool perplexity = false, needle = false, tasks = false, fidelity = false;
   bool check_bars = false;
   std::string json;  // where to; empty: nowhere
   std::string device;

@@ -13,8 +13,10 @@
 #include "absl/status/status.h"
 #include "engine/model/hash_file_metadata.h"
 #include "training/evaluation/evaluation_texts.h"
+#include "training/evaluation/fidelity.h"
 #include "training/evaluation/perplexity.h"
 #include "training/evaluation/quality_rows.h"
+#include "training/evaluation/task_scores.h"
 
 namespace spotlight::training {
 
@@ -46,6 +48,9 @@ struct EvaluationReport {
   std::vector<HeadRow> heads;
   std::vector<HashLoss> losses;
   std::vector<PerplexityRow> perplexity;
+  std::vector<TaskLikelihoodRow> needle, tasks;
+  std::vector<TaskAnswerRow> needle_answers, task_answers;
+  std::vector<FidelityRow> fidelity;
 };
 
 std::string ToJson(const EvaluationReport& report);

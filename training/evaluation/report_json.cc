@@ -61,6 +61,49 @@ ordered_json ToJson(const PerplexityRow& row) {
           {"log_prob_gap", Rounded(row.log_prob_gap)}};
 }
 
+void AddCell(const std::string& task, int64_t length, const absl::optional<double>& depth, ordered_json* row) {
+  (*row)["task"] = task;
+  (*row)["length"] = length;
+  if (depth.has_value()) (*row)["depth"] = *depth;
+}
+
+ordered_json ToJson(const TaskLikelihoodRow& row) {
+  ordered_json json;
+  AddCell(row.task, row.length, row.depth, &json);
+  json.update({{"selector", row.selector},
+               {"budget", row.budget},
+               {"examples", row.num_examples},
+               {"dense", Rounded(row.dense)},
+               {"oracle_b", Rounded(row.oracle_b)},
+               {"value", Rounded(row.value)},
+               {"dense_right", Rounded(row.dense_right)},
+               {"oracle_b_right", Rounded(row.oracle_b_right)},
+               {"value_right", Rounded(row.value_right)}});
+  return json;
+}
+
+ordered_json ToJson(const TaskAnswerRow& row) {
+  ordered_json json;
+  AddCell(row.task, row.length, row.depth, &json);
+  json.update({{"budget", row.budget},
+               {"examples", row.num_examples},
+               {"dense", Rounded(row.dense)},
+               {"value", Rounded(row.value)}});
+  return json;
+}
+
+ordered_json ToJson(const FidelityRow& row) {
+  return {{"text", row.text},
+          {"budget", row.budget},
+          {"prompt_tokens", row.prompt_tokens},
+          {"tokens", row.num_tokens},
+          {"first_divergence", row.first_divergence},
+          {"equal_share", Rounded(row.equal_share)},
+          {"agreement", Rounded(row.agreement)},
+          {"judged", row.num_judged},
+          {"selected_ratio", Rounded(row.selected_ratio)}};
+}
+
 ordered_json ToJson(const SelectorDescription& selector) {
   ordered_json json = {{"name", selector.name}};
   if (selector.hash_path.empty()) return json;
@@ -123,6 +166,11 @@ std::string ToJson(const EvaluationReport& report) {
   json["heads"] = ToArray(report.heads);
   json["losses"] = ToArray(report.losses);
   json["perplexity"] = ToArray(report.perplexity);
+  json["needle"] = ToArray(report.needle);
+  json["needle_answers"] = ToArray(report.needle_answers);
+  json["tasks"] = ToArray(report.tasks);
+  json["task_answers"] = ToArray(report.task_answers);
+  json["fidelity"] = ToArray(report.fidelity);
   // Names of texts and folders may be in any encoding.
   return json.dump(1, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace);
 }

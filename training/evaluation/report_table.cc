@@ -67,11 +67,53 @@ std::string PerplexityTable(const EvaluationReport& report, int width) {
   return out;
 }
 
+std::string LikelihoodTable(const char* title, const std::vector<TaskLikelihoodRow>& rows, int width) {
+  if (rows.empty()) return "";
+  std::string out = absl::StrFormat("\n%-16s %7s %5s %-*s %7s %8s %8s %8s %6s %6s\n", title, "length", "depth", width,
+                                    "selector", "budget", "dense", "oracle-b", "log-prob", "right", "dense");
+  for (const TaskLikelihoodRow& row : rows) {
+    const std::string depth = row.depth.has_value() ? absl::StrFormat("%g", *row.depth) : "-";
+    absl::StrAppendFormat(&out, "%-16s %7d %5s %-*s %7s %8.3f %8.3f %8.3f %6.2f %6.2f\n", row.task, row.length, depth,
+                          width, row.selector, Percent(row.budget), row.dense, row.oracle_b, row.value, row.value_right,
+                          row.dense_right);
+  }
+  return out;
+}
+
+std::string AnswerTable(const char* title, const std::vector<TaskAnswerRow>& rows) {
+  if (rows.empty()) return "";
+  std::string out =
+      absl::StrFormat("\n%-16s %7s %5s %7s %6s %6s\n", title, "length", "depth", "budget", "dense", "hash");
+  for (const TaskAnswerRow& row : rows) {
+    const std::string depth = row.depth.has_value() ? absl::StrFormat("%g", *row.depth) : "-";
+    absl::StrAppendFormat(&out, "%-16s %7d %5s %7s %6.2f %6.2f\n", row.task, row.length, depth, Percent(row.budget),
+                          row.dense, row.value);
+  }
+  return out;
+}
+
+std::string FidelityTable(const std::vector<FidelityRow>& rows) {
+  if (rows.empty()) return "";
+  size_t width = 8;
+  for (const FidelityRow& row : rows) width = std::max(width, row.text.size());
+  std::string out = absl::StrFormat("\n%-*s %7s %7s %7s %6s %7s\n", static_cast<int>(width), "fidelity", "prompt",
+                                    "budget", "diverge", "equal", "agree");
+  for (const FidelityRow& row : rows) {
+    absl::StrAppendFormat(&out, "%-*s %7d %7s %7d %6.3f %7.3f\n", static_cast<int>(width), row.text, row.prompt_tokens,
+                          Percent(row.budget), row.first_divergence, row.equal_share, row.agreement);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string ToTable(const EvaluationReport& report) {
   const int width = WidthOfNames(report);
-  return absl::StrCat(QualityTable(report, width), LossLines(report), PerplexityTable(report, width));
+  return absl::StrCat(QualityTable(report, width), LossLines(report), PerplexityTable(report, width),
+                      LikelihoodTable("needle", report.needle, width),
+                      AnswerTable("needle, answers", report.needle_answers),
+                      LikelihoodTable("task", report.tasks, width), AnswerTable("task, answers", report.task_answers),
+                      FidelityTable(report.fidelity));
 }
 
 }  // namespace spotlight::training
