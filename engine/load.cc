@@ -6,7 +6,6 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <system_error>
@@ -18,6 +17,7 @@
 #include "engine/device.h"
 #include "engine/model/config.h"
 #include "engine/model/hash_file.h"
+#include "engine/model/hash_folders.h"
 #include "engine/model/layer_hash.h"
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
@@ -26,22 +26,12 @@
 namespace spotlight::engine {
 namespace {
 
-// Where trained files that belong to no model's folder are kept.
-std::string UserHashFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache");
-  return absl::StrCat(root, "/spotlight/hashes");
-}
-
 // An empty HashFile (no layers) when the model is to be served dense.
 absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config, const std::string& fingerprint,
                                   std::vector<std::string>* notes) {
   std::string path = options.hash;
   if (path == "auto") {
-    std::vector<std::string> folders = options.hash_folders;
-    folders.push_back(UserHashFolder());
-    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, folders, fingerprint);
+    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, HashFolders(options.hash_folders), fingerprint);
   }
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {

@@ -39,10 +39,12 @@ ABSL_FLAG(int32_t, max_step_tokens, kScheduler.max_step_tokens,
 ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
 ABSL_FLAG(int64_t, max_waiting_tokens, kQueue.max_waiting_tokens, "Their prompt tokens, together");
 
-ABSL_FLAG(std::string, hash, "auto", "Hash weights; auto: search for them; none: serve dense");
 ABSL_FLAG(
-    std::string, hash_folders, "",
-    "Comma-separated folders that --hash=auto searches after the model's own and before ~/.cache/spotlight/hashes");
+    std::string, hash, "auto",
+    "Hash weights; auto: search the model's folder, --hash-folders, those that come with this program, and "
+    "~/.cache/spotlight/hashes for this model's; none: serve dense; train: search, and where there are none train "
+    "them on this text (files or folders), and keep them in the model's folder or in ~/.cache/spotlight/hashes");
+ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
 ABSL_FLAG(bool, allow_untrained_hash, false, "Load a hash file that was never trained: its answers are meaningless");
 ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a token attends to, above 0 and up to 1");
 ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
@@ -85,7 +87,7 @@ const std::vector<FlagGroup>& Groups() {
         {"max_waiting_requests", "N"},
         {"max_waiting_tokens", "N"}}},
       {"Retrieval",
-       {{"hash", "auto|none|FILE"},
+       {{"hash", "auto|none|FILE|train:TEXT"},
         {"hash_folders", "DIR,..."},
         {"allow_untrained_hash", ""},
         {"budget", "RATIO"},
@@ -164,7 +166,8 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
 
 absl::Status ReadRetrieval(engine::LoadOptions* load) {
   load->hash = absl::GetFlag(FLAGS_hash);
-  if (load->hash.empty()) return Invalid("hash", "must be auto, none or a file, got \"\"");
+  if (load->hash.empty()) return Invalid("hash", "must be auto, none, a file or train:PATH, got \"\"");
+  if (load->hash == "train:") return Invalid("hash", "train: needs the path of a text behind it");
   load->hash_folders = absl::StrSplit(absl::GetFlag(FLAGS_hash_folders), ',', absl::SkipEmpty());
   load->allow_untrained_hash = absl::GetFlag(FLAGS_allow_untrained_hash);
   load->retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);

@@ -5,12 +5,13 @@
 
 #include <algorithm>
 
+#include "training/head_batches.h"
 #include "training/unit_reader.h"
 
 namespace spotlight::training {
 namespace {
 
-constexpr int64_t kQueriesPerSample = 512;
+constexpr int64_t kQueriesPerSample = 128;
 constexpr double kMinVariance = 1e-12;
 
 // First and second moments of channels [h, D], in double: a channel's mean may be a hundred times its deviation.
@@ -52,11 +53,13 @@ Centring MeasureCentring(const Recipe& recipe, const HashShape& shape, const Has
     const std::vector<int64_t> chosen = random.Ascending(std::min(tokens, kQueriesPerSample), 0, tokens);
     const PhaseShift shift(positions, shape.inv_freq, at::TensorOptions(at::kFloat).device(device));
     const UnitReader reader(layout, dim, samples[i], chosen, shift, device);
-    for (int64_t head = 0; head < heads; ++head) {
-      const HeadBatch batch = reader.ReadHeads(head, 1);
-      keys.Add(batch.k, head);
-      queries.Add(batch.q, head);
-    }
+    // Keys in fp32, their halves turned, and in double twice.
+    const int64_t head_bytes = 24 * (tokens + group * static_cast<int64_t>(chosen.size())) * dim;
+    ForHeadBatches(heads, head_bytes, device.type(), [&](int64_t begin, int64_t num_heads) {
+      const HeadBatch batch = reader.ReadHeads(begin, num_heads);
+      keys.Add(batch.k, begin);
+      queries.Add(batch.q, begin);
+    });
   }
 
   const auto count = static_cast<double>(samples.size());

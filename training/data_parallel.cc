@@ -31,6 +31,7 @@ DataParallel::~DataParallel() {
 
 bool DataParallel::Agree(bool go_on) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (failed_) return false;
   const int64_t round = round_;
   all_go_on_ = all_go_on_ && go_on;
   if (++num_arrived_ == num_workers()) {
@@ -41,7 +42,8 @@ bool DataParallel::Agree(bool go_on) {
   } else {
     changed_.wait(lock, [&] { return round_ != round || failed_; });
   }
-  return agreed_ && !failed_;
+  // A round that was complete holds, whoever has failed since; the next one needs this worker too.
+  return round_ != round && agreed_;
 }
 
 void DataParallel::Fail() {

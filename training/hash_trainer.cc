@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/std.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
@@ -21,9 +20,9 @@
 #include "training/hash_encoders.h"
 #include "training/hash_layout.h"
 #include "training/hash_objective.h"
+#include "training/head_batches.h"
 #include "training/held_out.h"
 #include "training/ranking_loss.h"
-#include "training/step_memory.h"
 #include "training/unit_reader.h"
 
 namespace spotlight::training {
@@ -88,7 +87,7 @@ class HashTrainer::Implementation {
 
     const at::Tensor loss = at::empty({layout_.num_units()}, parameters_.options());
     const int64_t head_bytes = GradientBytesPerHead(recipe_, layout_, shape_.head_dim, tokens);
-    ForHeads(head_bytes, [&](int64_t begin, int64_t count) {
+    ForHeadBatches(layout_.num_kv_heads, head_bytes, device_.type(), [&](int64_t begin, int64_t count) {
       const UnitBatch units = Units(reader.ReadHeads(begin, count), begin);
       at::Tensor mass = CandidateMass(AttentionWeights(units.q, units.k, sites), sites);
       const RankingTarget target = TargetOf(recipe_.loss, std::move(mass), sites, pairs);
@@ -114,19 +113,19 @@ class HashTrainer::Implementation {
     const std::vector<int64_t> queries = DistinctPositions(num_queries, FirstQuery(tokens, 2), tokens, &random);
     const UnitReader reader(layout_, shape_.head_dim, sequence, queries, PhaseShift(), device_);
     const QuerySites sites(queries, tokens, device_);
-    const at::Tensor sums = at::zeros({3}, parameters_.options().dtype(at::kDouble));
+    const at::Tensor figures = at::empty({3, layout_.num_kv_heads}, parameters_.options().dtype(at::kDouble));
     const int64_t head_bytes =
         FigureBytesPerHead(recipe_, layout_, shape_.head_dim, tokens, static_cast<int64_t>(queries.size()));
-    ForHeads(head_bytes, [&](int64_t begin, int64_t count) {
+    ForHeadBatches(layout_.num_kv_heads, head_bytes, device_.type(), [&](int64_t begin, int64_t count) {
       const HeadBatch heads = reader.ReadHeads(begin, count);
       const at::Tensor score = ServedScores(recipe_, layout_, Units(heads, begin));
-      const RetrievalFigures figures = JudgeRetrieval(AttentionWeights(heads.q, heads.k, sites),
-                                                      score.unflatten(0, {count, layout_.units_per_kv_head}), sites);
-      sums[0].add_(figures.recall.sum());
-      sums[1].add_(figures.candidate_mass.sum());
-      sums[2].add_(figures.iou.sum());
+      const RetrievalFigures found = JudgeRetrieval(AttentionWeights(heads.q, heads.k, sites),
+                                                    score.unflatten(0, {count, layout_.units_per_kv_head}), sites);
+      figures[0].narrow(0, begin, count).copy_(found.recall);
+      figures[1].narrow(0, begin, count).copy_(found.candidate_mass);
+      figures[2].narrow(0, begin, count).copy_(found.iou);
     });
-    const at::Tensor means = (sums / layout_.num_kv_heads).cpu();
+    const at::Tensor means = figures.mean(1).cpu();
     const auto* mean = means.const_data_ptr<double>();
     return {mean[0], mean[1], mean[2]};
   }
@@ -213,14 +212,6 @@ class HashTrainer::Implementation {
             std::move(batch.k)};
   }
 
-  template <class Work>
-  void ForHeads(int64_t bytes_per_head, const Work& work) const {
-    const int64_t at_once = HeadsAtOnce(bytes_per_head, layout_.num_kv_heads, device_.type());
-    for (int64_t begin = 0; begin < layout_.num_kv_heads; begin += at_once) {
-      work(begin, std::min(at_once, layout_.num_kv_heads - begin));
-    }
-  }
-
   // Scores begin with one spread in every unit, so that one learning rate suits all.
   void SetScale(const Activations& sample) {
     const int64_t tokens = sample.k.size(2);
@@ -228,7 +219,8 @@ class HashTrainer::Implementation {
     const std::vector<int64_t> queries = random.Ascending(recipe_.queries_per_step, FirstQuery(tokens, 4), tokens);
     const UnitReader reader = Read(sample, queries, Draw::kScale, 1, 0);
     const at::Tensor log_scale = ViewsOf(layout_, parameters_).at("log_scale");
-    ForHeads(GradientBytesPerHead(recipe_, layout_, shape_.head_dim, tokens), [&](int64_t begin, int64_t count) {
+    const int64_t head_bytes = GradientBytesPerHead(recipe_, layout_, shape_.head_dim, tokens);
+    ForHeadBatches(layout_.num_kv_heads, head_bytes, device_.type(), [&](int64_t begin, int64_t count) {
       const at::Tensor scores = TrainingScores(recipe_, layout_, Units(reader.ReadHeads(begin, count), begin));
       const at::Tensor deviation = at::std(scores, at::IntArrayRef({1, 2}), /*unbiased=*/true, /*keepdim=*/true);
       UnitRows(log_scale, begin, count).copy_((deviation.clamp_min_(1e-9) / kInitialScoreStd).log_().neg_());
@@ -293,7 +285,7 @@ int64_t HashTrainer::StepBytes(const Recipe& recipe, const HashShape& shape, c10
   const int64_t queries =
       3 * 4 * int64_t{shape.num_layers} * shape.num_q_heads * recipe.queries_per_step * shape.head_dim;
   const int64_t masks = 2 * recipe.queries_per_step * tokens + 8 * 2 * tokens * shape.head_dim;
-  return persistent + queries + masks + head_bytes * HeadsAtOnce(head_bytes, layout.num_kv_heads, device);
+  return persistent + queries + masks + BytesAtOnce(layout.num_kv_heads, head_bytes, device);
 }
 
 std::map<std::string, at::Tensor> HashTrainer::State() const {

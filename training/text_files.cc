@@ -41,21 +41,21 @@ bool IsText(const std::string& text) {
   return std::memchr(text.data(), '\0', text.size()) == nullptr && engine::IsValidUtf8(text);
 }
 
-// Regular files below `folder`, by path.
-absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
-  std::vector<std::string> files;
+// Regular files below `folder`. Links to folders are not followed: they may lead back.
+// Not recursive_directory_iterator: LibTorch brings parts of an older libstdc++'s, and they do not fit together.
+absl::Status AddFilesOf(const std::string& folder, std::vector<std::string>& files) {
   std::error_code error;
-  for (fs::recursive_directory_iterator it(folder, error), end; it != end; it.increment(error)) {
-    if (error) break;
-    if (it->path().filename().string().front() == '.') {
-      it.disable_recursion_pending();
-    } else if (std::error_code ignored; it->is_regular_file(ignored)) {
-      files.push_back(it->path().string());
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const std::string path = it->path().string();
+    std::error_code ignored;  // gone meanwhile
+    if (it->path().filename().string().front() == '.') continue;
+    if (it->is_directory(ignored) && !it->is_symlink(ignored)) {
+      if (absl::Status status = AddFilesOf(path, files); !status.ok()) return status;
+    } else if (it->is_regular_file(ignored)) {
+      files.push_back(path);
     }
   }
-  if (error) return Unreadable(folder, error.message());
-  std::sort(files.begin(), files.end());
-  return files;
+  return error ? Unreadable(folder, error.message()) : absl::OkStatus();
 }
 
 // Takes pieces so that their bytes stay `share` of all that was offered.
@@ -130,9 +130,10 @@ absl::StatusOr<Source> Find(const std::string& path) {
   if (status.type() == fs::file_type::not_found) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   if (status.type() == fs::file_type::none) return Unreadable(path, error.message());
   if (status.type() != fs::file_type::directory) return Source{path, false, {path}};
-  auto files = FilesOf(path);
-  if (!files.ok()) return files.status();
-  return Source{path, true, *std::move(files)};
+  Source source{path, true, {}};
+  if (absl::Status found = AddFilesOf(path, source.files); !found.ok()) return found;
+  std::sort(source.files.begin(), source.files.end());
+  return source;
 }
 
 int64_t NumBytes(const std::vector<Source>& sources) {

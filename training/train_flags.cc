@@ -58,7 +58,7 @@ ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cp
 ABSL_FLAG(std::string, dtype, "auto", "Of the model's pass; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads; 0: one per core");
 ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use; 0: most of what is free");
-ABSL_FLAG(int32_t, checkpoint_seconds, kOptions.checkpoint_seconds,
+ABSL_FLAG(double, checkpoint_seconds, kOptions.checkpoint_seconds,
           "Keep progress in FILE.training this often and resume from it; 0: never");
 ABSL_FLAG(std::string, random_weights, "",
           "Draw the weights, and tokens instead of --text, from this seed: for measuring cost; empty: read them");
@@ -216,6 +216,9 @@ absl::Status ReadMachine(TrainOptions* options) {
   }
   options->num_threads = absl::GetFlag(FLAGS_threads);
   options->checkpoint_seconds = absl::GetFlag(FLAGS_checkpoint_seconds);
+  if (!(options->checkpoint_seconds >= 0)) {
+    return Invalid("checkpoint-seconds", absl::StrCat("must be at least 0, got ", options->checkpoint_seconds));
+  }
   const double gigabytes = absl::GetFlag(FLAGS_max_memory);
   if (!(gigabytes >= 0 && gigabytes < 1e6)) return Invalid("max-memory", absl::StrCat("not GB: ", gigabytes));
   options->max_memory_bytes = static_cast<int64_t>(gigabytes * 1e9);
@@ -225,7 +228,6 @@ absl::Status ReadMachine(TrainOptions* options) {
                                                      {"fp32", engine::DTypeChoice::kFp32}},
                                                     &options->dtype);
   status.Update(CheckBetween("threads", options->num_threads, 0, 4096));
-  status.Update(CheckBetween("checkpoint-seconds", options->checkpoint_seconds, 0, kMaxCount));
   return status;
 }
 

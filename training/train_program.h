@@ -1,18 +1,9 @@
 // spotlight-train from its command line to its exit code, with the training itself as a parameter.
 #pragma once
 
-#include <atomic>
-#include <functional>
-#include <string>
-
-#include "absl/status/statusor.h"
 #include "training/trainer.h"
 
 namespace spotlight::training {
-
-using TrainFunction = std::function<absl::StatusOr<TrainReport>(
-    const TrainOptions&, const std::function<void(const std::string&)>& note,
-    const std::function<void(const TrainProgress&)>& progress, const std::atomic<bool>* stop)>;
 
 // 0: trained, or printed what was asked for. 1: failed. 2: a bad command line. 4: stopped by SIGINT or SIGTERM, of
 // which a second one ends the process at once. Progress goes to stderr, the report to stdout.

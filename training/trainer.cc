@@ -106,9 +106,10 @@ absl::StatusOr<Corpus> ReadCorpus(const TrainOptions& options, const Recipe& rec
   auto corpus = MakeCorpus(*files, *model.tokenizer(), model.config(), recipe.tokens_per_sequence);
   if (!corpus.ok()) return corpus.status();
   std::string line =
-      absl::StrCat("text: ", files->num_files, files->num_files == 1 ? " file, " : " files, ", FormatBytes(files->num_bytes), ", ", corpus->num_tokens,
-                   " tokens: ", corpus->train.size(), " sequences of ", recipe.tokens_per_sequence, " to train on, ",
-                   corpus->heldout.size(), " held out, ", corpus->num_dropped_tokens, " tokens at the end left over");
+      absl::StrCat("text: ", files->num_files, files->num_files == 1 ? " file, " : " files, ",
+                   FormatBytes(files->num_bytes), ", ", corpus->num_tokens, " tokens: ", corpus->train.size(),
+                   " sequences of ", recipe.tokens_per_sequence, " to train on, ", corpus->heldout.size(),
+                   " held out, ", corpus->num_dropped_tokens, " tokens at the end left over");
   if (files->num_skipped_files > 0) {
     absl::StrAppend(&line, "; ", files->num_skipped_files, " files that are not UTF-8 text passed over");
   }

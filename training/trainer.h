@@ -26,7 +26,7 @@ struct TrainOptions {
   int32_t num_threads = 0;                                 // of the CPU; 0: one per core
   int64_t max_memory_bytes = 0;                            // on the training device; 0: what is free
   // Progress is kept in out + ".training" every so many seconds and resumed from; 0: never kept.
-  int32_t checkpoint_seconds = 60;
+  double checkpoint_seconds = 60;
 };
 
 struct TrainProgress {
@@ -55,5 +55,10 @@ struct TrainReport {
 absl::StatusOr<TrainReport> TrainHash(const TrainOptions& options, const std::function<void(const std::string&)>& note,
                                       const std::function<void(const TrainProgress&)>& progress,
                                       const std::atomic<bool>* stop = nullptr);
+
+// TrainHash, or something in its place.
+using TrainFunction = std::function<absl::StatusOr<TrainReport>(
+    const TrainOptions&, const std::function<void(const std::string&)>& note,
+    const std::function<void(const TrainProgress&)>& progress, const std::atomic<bool>* stop)>;
 
 }  // namespace spotlight::training

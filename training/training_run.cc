@@ -94,6 +94,7 @@ absl::Status TrainingRun::Begin(Worker& worker) {
 }
 
 absl::Status TrainingRun::TakeSteps(int32_t rank, Worker& worker) {
+  if (rank == 0) steps_start_ = Now();
   for (int32_t step = first_step_; step < task_.recipe.steps; ++step) {
     const bool stop = stop_ != nullptr && rank == 0 && stop_->load();
     if (!task_.group->Agree(!stop)) {
@@ -118,7 +119,7 @@ absl::Status TrainingRun::AfterStep(int32_t step, const StepFigures& figures, Wo
     progress.heldout_recall = worker.EvaluateHeldOut().recall;
   }
   const double tokens = static_cast<double>(step + 1 - first_step_) * task_.recipe.tokens_per_sequence;
-  progress.tokens_per_second = tokens * task_.group->num_workers() / std::max(1e-9, Now() - start_);
+  progress.tokens_per_second = tokens * task_.group->num_workers() / std::max(1e-9, Now() - steps_start_);
   progress.seconds_left = worker.SecondsLeft(step + 1);
   if (progress_ != nullptr) progress_(progress);
   if (options_.checkpoint_seconds > 0 && Now() - kept_at_ >= options_.checkpoint_seconds) return Keep(step + 1, worker);

@@ -50,7 +50,7 @@ class TrainingRun {
   TrainingIdentity identity_;
   std::map<std::string, at::Tensor> first_state_;  // what all workers begin with
   int32_t first_step_ = 0;
-  double seconds_before_ = 0, start_ = 0, kept_at_ = 0;
+  double seconds_before_ = 0, start_ = 0, steps_start_ = 0, kept_at_ = 0;
   double mean_loss_ = 0;
   TrainReport report_;
 };

@@ -1,5 +1,8 @@
 #include "training/worker.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/ones.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -38,6 +41,13 @@ int64_t PassBytes(const engine::ModelConfig& config, int64_t tokens, at::ScalarT
   return tokens * (per_token * static_cast<int64_t>(at::elementSize(dtype)) + 4 * in_fp32);
 }
 
+// Autograd's thread of a GPU has no CUDA context before its first launch, and cuBLAS warns when it makes the first.
+void StartAutograd(at::Device device) {
+  if (!device.is_cuda()) return;
+  const at::Tensor one = at::ones({1}, at::TensorOptions().device(device)).requires_grad_();
+  (one * one).backward();
+}
+
 }  // namespace
 
 HashShape ShapeOf(const engine::ModelConfig& config, const Recipe& recipe) {
@@ -68,6 +78,7 @@ absl::Status Worker::PlanAndCapture() {
   const engine::ModelConfig& config = model_->config();
   const Recipe& recipe = task_.recipe;
   const at::Device device = model_->device();
+  StartAutograd(device);
   sequences_recur_ = recipe.steps > static_cast<int64_t>(sequences_.size());
   MemoryNeeds needs;
   needs.device = device.str();

@@ -1,13 +1,18 @@
-#include "training/step_memory.h"
+#include "training/head_batches.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
 namespace spotlight::training {
 namespace {
 
-// A GPU wants few large launches; a CPU tensors that stay in its caches and below malloc's mmap threshold.
-int64_t WorkspaceBytes(c10::DeviceType device) {
-  return device == c10::kCPU ? int64_t{64} << 20 : int64_t{4} << 30;
+// A GPU wants few large launches; a thread of the CPU tensors that its caches hold.
+int64_t HeadsAtOnce(int64_t num_heads, int64_t bytes_per_head, c10::DeviceType device) {
+  const int64_t bytes = device == c10::kCPU ? int64_t{16} << 20 : int64_t{4} << 30;
+  return std::clamp<int64_t>(bytes / bytes_per_head, 1, num_heads);
 }
 
 // Floats of the encoders of one unit that keep what their backward pass needs.
@@ -39,8 +44,28 @@ int64_t FigureBytesPerHead(const Recipe& recipe, const HashLayout& layout, int64
   return 4 * (2 * units * tokens * head_dim + units * EncoderFloats(recipe, layout, head_dim, tokens)) + 40 * scores;
 }
 
-int64_t HeadsAtOnce(int64_t bytes_per_head, int64_t num_heads, c10::DeviceType device) {
-  return std::clamp<int64_t>(WorkspaceBytes(device) / bytes_per_head, 1, num_heads);
+void ForHeadBatches(int64_t num_heads, int64_t bytes_per_head, c10::DeviceType device,
+                    const std::function<void(int64_t begin, int64_t count)>& work) {
+  const int64_t at_once = HeadsAtOnce(num_heads, bytes_per_head, device);
+  const int64_t num_batches = (num_heads + at_once - 1) / at_once;
+  const auto run = [&](int64_t first, int64_t last) {
+    const c10::InferenceMode no_inference(false);
+    const at::NoGradGuard no_grad;
+    for (int64_t begin = first * at_once; begin < std::min(last * at_once, num_heads); begin += at_once) {
+      work(begin, std::min(at_once, num_heads - begin));
+    }
+  };
+  if (device == c10::kCPU) {
+    at::parallel_for(0, num_batches, 1, run);
+  } else {
+    run(0, num_batches);
+  }
+}
+
+int64_t BytesAtOnce(int64_t num_heads, int64_t bytes_per_head, c10::DeviceType device) {
+  const int64_t at_once = HeadsAtOnce(num_heads, bytes_per_head, device);
+  const int64_t threads = device == c10::kCPU ? at::get_num_threads() : 1;
+  return bytes_per_head * std::min(num_heads, at_once * threads);
 }
 
 }  // namespace spotlight::training
