@@ -51,6 +51,24 @@ std::string SpeedLine(const v1::Usage& usage, const v1::Timings& timings) {
                       Duration(timings.queue_seconds()), ")\n");
 }
 
+std::string QualityLine(const v1::RetrievalStats& stats) {
+  std::string line = "quality:   ";
+  if (stats.has_quality()) {
+    const v1::RetrievalQuality& quality = stats.quality();
+    absl::StrAppend(&line, quality.samples(), quality.samples() == 1 ? " sample" : " samples",
+                    absl::StrFormat(": attention mass %.3f (lowest %.3f), recall %.2f, IoU %.2f, output error %.2g",
+                                    quality.attention_mass(), quality.min_attention_mass(), quality.recall(),
+                                    quality.iou(), quality.output_error()));
+  }
+  if (stats.has_fallback()) {
+    const v1::RetrievalFallback& fallback = stats.fallback();
+    absl::StrAppend(
+        &line, stats.has_quality() ? "; " : "", "guardrail after ", fallback.after_tokens(), " tokens: ",
+        fallback.has_budget_ratio() ? absl::StrFormat("budget raised to %.3g", fallback.budget_ratio()) : "dense");
+  }
+  return line + "\n";
+}
+
 }  // namespace
 
 std::string DescribeRetrieval(const v1::RetrievalStats& stats) {
@@ -81,6 +99,7 @@ std::string Report(const v1::GenerateStreamResponse& last) {
   if (last.has_usage()) report += TokensLine(last);
   if (last.has_timings()) report += SpeedLine(last.usage(), last.timings());
   if (last.has_retrieval()) absl::StrAppend(&report, "retrieval: ", DescribeRetrieval(last.retrieval()), "\n");
+  if (last.retrieval().has_quality() || last.retrieval().has_fallback()) report += QualityLine(last.retrieval());
   return report;
 }
 

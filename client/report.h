@@ -7,7 +7,8 @@
 
 namespace spotlight::client {
 
-// Three lines from the stream's last message; a line whose figures the server did not send is left out.
+// Three lines from the stream's last message, four where retrieval's quality was sampled; a line whose figures the
+// server did not send is left out.
 std::string Report(const v1::GenerateStreamResponse& last);
 
 // "12 sparse + 3 dense steps (short context), attended to 2.0% of context, KV bytes read 7% of dense".

@@ -5,6 +5,7 @@
 #include "client/command_line.h"
 #include "client/commands.h"
 #include "client/connection.h"
+#include "version.h"
 
 namespace spotlight::client {
 namespace {
@@ -36,7 +37,7 @@ std::string ProgramHelp() {
   }
   return absl::StrCat(help,
                       "\n"
-                      "spotlight COMMAND --help lists a command's flags.\n"
+                      "spotlight COMMAND --help lists a command's flags. spotlight --version prints the version.\n"
                       "\n"
                       "Environment\n"
                       "  SPOTLIGHT_SERVER  the server when --server is not given, as HOST:PORT; default "
@@ -56,6 +57,7 @@ int Run(const std::vector<std::string>& arguments, const Console& console) {
   if (name == "--help" || name == "-h" || (name == "help" && arguments.size() == 1)) {
     return Print(console, ProgramHelp());
   }
+  if (name == "--version") return Print(console, absl::StrCat("spotlight ", kVersion, "\n"));
   if (name == "help") return Run({arguments[1], "--help"}, console);
   if (absl::StartsWith(name, "-")) {
     return FailUsage(console, absl::StrCat("the command comes first, before ", name, "; see spotlight --help"));

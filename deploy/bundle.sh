@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Packs bundle/: the programs, stripped, with every Debian library they need beside them. Runs on another x86-64 Linux
-# with glibc >= 2.36 and the LibTorch wheels: bundle/run PROGRAM finds those of the python3 on the PATH.
+# Packs bundle/: the programs, stripped, with every Debian library they need and the shipped hash files beside them.
+# Runs on another x86-64 Linux with glibc >= 2.36 and the LibTorch wheels: bundle/run PROGRAM finds those of the python3
+# on the PATH.
 # usage: bundle.sh [FOLDER] [PROGRAM ...]    (default: bundle, bin/*)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +24,9 @@ for program in "${programs[@]}"; do
   done
 done
 find "$out/lib" -type f -exec strip --strip-unneeded {} +
+# What --hash auto finds beside the programs' folder.
+mkdir "$out/hashes"
+find training/hashes -name '*.safetensors' -exec cp {} "$out/hashes" \;
 
 cat >"$out/run" <<'RUN'
 #!/usr/bin/env bash

@@ -79,6 +79,19 @@ void ActiveRequest::OnDecodeRow(const RetrievalPolicy& policy, const RetrievalDe
   selected_ratio_sum_ += static_cast<double>(policy.NumAttended(decision.num_select)) / context_len;
 }
 
+void ActiveRequest::OnQualitySample(const QualitySample& sample) {
+  if (sample.outcome == QualityOutcome::kNotFinite) return;
+  const RetrievalQuality& measured = sample.measured;
+  QualityStats& sums = retrieval_.quality;  // until MakeFinish
+  const double mass = measured.attention_mass;
+  sums.min_attention_mass = sums.num_samples == 0 ? mass : std::min(sums.min_attention_mass, mass);
+  ++sums.num_samples;
+  sums.recall += measured.recall;
+  sums.iou += measured.iou;
+  sums.attention_mass += mass;
+  sums.output_error += measured.output_error;
+}
+
 Finish ActiveRequest::MakeFinish(absl::Status status, FinishReason reason) const {
   Finish finish;
   finish.status = std::move(status);
@@ -99,6 +112,13 @@ Finish ActiveRequest::MakeFinish(absl::Status status, FinishReason reason) const
   if (retrieval_.sparse_steps > 0) {
     finish.retrieval.selected_ratio = selected_ratio_sum_ / static_cast<double>(retrieval_.sparse_steps);
   }
+  QualityStats& quality = finish.retrieval.quality;
+  if (quality.num_samples > 0) {
+    for (double* const sum : {&quality.recall, &quality.iou, &quality.attention_mass, &quality.output_error}) {
+      *sum /= static_cast<double>(quality.num_samples);
+    }
+  }
+  finish.retrieval.fallback = sequence_.quality.fallback;
   return finish;
 }
 

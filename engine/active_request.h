@@ -31,6 +31,7 @@ class ActiveRequest {
   double OnToken(absl::Duration now);
   void OnDecodeRow(const RetrievalPolicy& policy, const RetrievalDecision& decision, int32_t context_len,
                    const KvTraffic& traffic);
+  void OnQualitySample(const QualitySample& sample);
 
   Finish MakeFinish(absl::Status status, FinishReason reason) const;
   RequestPhase phase() const;

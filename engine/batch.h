@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "engine/request.h"
 
 namespace spotlight::engine {
@@ -21,6 +22,12 @@ struct SampleRow {
   const std::vector<int32_t>* output_token_ids = nullptr;
   // Ids that may not be sampled yet (min_tokens). Null: none.
   const std::vector<int32_t>* banned_token_ids = nullptr;
+};
+
+// A row that retrieves, and the hashed layer in which it is judged against exact attention.
+struct QualityTarget {
+  int32_t row = 0;
+  int32_t layer = 0;
 };
 
 // Rows are ordered: decode rows that attend to everything, decode rows that retrieve, prefill chunks. A decode row has
@@ -42,6 +49,8 @@ struct Batch {
   std::vector<SampleRow> samples;
   // Measure the stages of retrieval in this step (StepResult::retrieval).
   bool time_retrieval = false;
+  // Measure this (StepResult::quality); no row's tokens change by it. Most steps: none.
+  absl::optional<QualityTarget> quality;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
 };

@@ -37,6 +37,7 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
   batch->samples.clear();
   batch->query_begin.assign(1, 0);
   batch->time_retrieval = false;
+  batch->quality.reset();
 
   batch->max_pages = 0;
   for (const PlanRow& row : plan.rows) {

@@ -7,7 +7,7 @@
 namespace spotlight::engine {
 
 // Overwrites `batch`, keeping its memory: a batch is filled every step. The sample rows point into the plan's
-// sequences. batch->samples are the plan's rows that sample, in order. time_retrieval is left false.
+// sequences. batch->samples are the plan's rows that sample, in order. time_retrieval is left false, quality empty.
 void BuildBatch(const StepPlan& plan, Batch* batch);
 
 }  // namespace spotlight::engine

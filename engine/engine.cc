@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/local_engine.h"
+#include "engine/quality_policy.h"
 #include "engine/retrieval_policy.h"
 #include "engine/scheduler.h"
 
@@ -43,10 +44,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
   if (!status.ok()) return status;
   absl::StatusOr<RetrievalPolicy> policy = RetrievalPolicy::Create(options.retrieval, model);
   if (!policy.ok()) return policy.status();
+  absl::StatusOr<QualityPolicy> quality_policy = QualityPolicy::Create(options.quality, options.retrieval, model);
+  if (!quality_policy.ok()) return quality_policy.status();
   model.has_chat_template = chat_template != nullptr;
   return std::unique_ptr<Engine>(new LocalEngine(std::move(options), std::move(model), *std::move(policy),
-                                                 std::move(tokenizer), std::move(chat_template), std::move(runner),
-                                                 observer, clock));
+                                                 *quality_policy, std::move(tokenizer), std::move(chat_template),
+                                                 std::move(runner), observer, clock));
 }
 
 }  // namespace spotlight::engine

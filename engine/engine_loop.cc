@@ -41,10 +41,11 @@ int32_t MaxRequestTokens(const EngineOptions& options, const ModelInfo& model) {
 }  // namespace
 
 EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, const RetrievalPolicy& policy,
-                       const Tokenizer* tokenizer, ModelRunner* runner, RequestQueue* queue, StatsObserver* observer,
-                       const Clock* clock)
+                       const QualityPolicy& quality_policy, const Tokenizer* tokenizer, ModelRunner* runner,
+                       RequestQueue* queue, StatsObserver* observer, const Clock* clock)
     : model_(model),
       policy_(policy),
+      quality_policy_(quality_policy),
       max_request_tokens_(MaxRequestTokens(options, model)),
       tokenizer_(tokenizer),
       runner_(runner),
@@ -121,6 +122,7 @@ void EngineLoop::RunStep() {
   BuildBatch(plan_, &batch_);
   const bool sparse = plan_.num_dense_rows < plan_.num_decode_rows;
   batch_.time_retrieval = sparse && num_steps_++ % kStepsPerRetrievalTiming == 0;
+  batch_.quality = quality_policy_.PlanSample(plan_);
 
   absl::StatusOr<StepResult> result = runner_->Run(batch_);
   if (!result.ok()) return Fail(result.status());
@@ -135,6 +137,7 @@ void EngineLoop::RunStep() {
   stats_.num_prefill_tokens = batch_.num_tokens() - plan_.num_decode_rows;
   stats_.num_preempted = plan_.num_preempted;
   stats_.retrieval = result->retrieval;
+  if (batch_.quality.has_value() && result->quality.has_value()) JudgeRetrieval(*result->quality);
   size_t next_token = 0;
   for (int32_t r = 0; r < batch_.num_rows; ++r) {
     const PlanRow& row = plan_.rows[r];
@@ -156,6 +159,12 @@ void EngineLoop::MarkScheduled(absl::Duration now) {
     queue_->MarkRunning(request->request_id());
     --num_unscheduled_;
   }
+}
+
+void EngineLoop::JudgeRetrieval(const RetrievalQuality& measured) {
+  Sequence* const sequence = plan_.rows[batch_.quality->row].sequence;
+  stats_.quality = quality_policy_.Judge(measured, batch_.quality->layer, sequence);
+  requests_.at(sequence->id)->OnQualitySample(*stats_.quality);
 }
 
 void EngineLoop::CountDecodeRow(const PlanRow& row, ActiveRequest* request) {

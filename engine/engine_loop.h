@@ -16,6 +16,7 @@
 #include "engine/model_runner.h"
 #include "engine/mutex.h"
 #include "engine/options.h"
+#include "engine/quality_policy.h"
 #include "engine/request_queue.h"
 #include "engine/retrieval_policy.h"
 #include "engine/scheduler.h"
@@ -29,8 +30,8 @@ class EngineLoop {
  public:
   // Everything pointed to outlives the loop; `observer` may be null. Options have been checked.
   EngineLoop(const EngineOptions& options, const ModelInfo& model, const RetrievalPolicy& policy,
-             const Tokenizer* tokenizer, ModelRunner* runner, RequestQueue* queue, StatsObserver* observer,
-             const Clock* clock);
+             const QualityPolicy& quality_policy, const Tokenizer* tokenizer, ModelRunner* runner, RequestQueue* queue,
+             StatsObserver* observer, const Clock* clock);
   ~EngineLoop();
 
   // One pass: arrivals, cancellations, one step. False when there was nothing to do. When the runner fails, every
@@ -49,6 +50,7 @@ class EngineLoop {
   void Cancel(const Cancellation& cancellation);
   void RunStep();
   void MarkScheduled(absl::Duration now);
+  void JudgeRetrieval(const RetrievalQuality& measured);
   void CountDecodeRow(const PlanRow& row, ActiveRequest* request);
   void Deliver(const SampledToken& token, ActiveRequest* request, absl::Duration now);
   void Fail(const absl::Status& fault);
@@ -61,6 +63,7 @@ class EngineLoop {
 
   const ModelInfo& model_;
   const RetrievalPolicy policy_;
+  QualityPolicy quality_policy_;
   const int32_t max_request_tokens_;
   const Tokenizer* const tokenizer_;
   ModelRunner* const runner_;

@@ -6,7 +6,6 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <system_error>
@@ -18,6 +17,7 @@
 #include "engine/device.h"
 #include "engine/model/config.h"
 #include "engine/model/hash_file.h"
+#include "engine/model/hash_folders.h"
 #include "engine/model/layer_hash.h"
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
@@ -26,22 +26,12 @@
 namespace spotlight::engine {
 namespace {
 
-// Where trained files that belong to no model's folder are kept.
-std::string UserHashFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache");
-  return absl::StrCat(root, "/spotlight/hashes");
-}
-
 // An empty HashFile (no layers) when the model is to be served dense.
 absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig& config, const std::string& fingerprint,
                                   std::vector<std::string>* notes) {
   std::string path = options.hash;
   if (path == "auto") {
-    std::vector<std::string> folders = options.hash_folders;
-    folders.push_back(UserHashFolder());
-    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, folders, fingerprint);
+    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, HashFolders(options.hash_folders), fingerprint);
   }
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {
@@ -105,6 +95,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const LoadOptions& opti
   return Tokenizer::Load(path);
 }
 
+// What is measured of sparse retrieval, and what follows.
+std::string DescribeQuality(const QualityOptions& options) {
+  if (options.sample_every == 0) return "retrieval quality: not measured";
+  const char* const fallback = options.fallback == QualityFallback::kDense ? "dense" : "larger budgets";
+  return absl::StrCat("retrieval quality: measured in one sparse step of ", options.sample_every, ", guardrail ",
+                      options.floor == 0 ? "off"
+                                         : absl::StrCat("to ", fallback, " after ", options.low_samples,
+                                                        " samples with attention mass under ", options.floor));
+}
+
 bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device device) {
   // On a GPU the second selection costs more than the shorter scan spares, at every length measured.
   const bool pays = hash.prefix_bits >= 32 && device.is_cpu();
@@ -138,6 +138,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   auto hash = OpenHash(options, *config, (*weights)->fingerprint, &loaded.notes);
   if (!hash.ok()) return hash.status();
 
+  if (!hash->layers.empty()) loaded.notes.push_back(DescribeQuality(options.quality));
+
   RunnerParts parts;
   parts.device = *device;
   parts.weight_storage = *weights;
@@ -148,7 +150,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!hashes.ok()) return hashes.status();
   parts.hashes = *std::move(hashes);
 
-  EngineOptions engine_options{options.queue, options.scheduler, options.retrieval};
+  EngineOptions engine_options{options.queue, options.scheduler, options.retrieval, options.quality};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
   const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};
@@ -156,6 +158,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.sink_tokens = options.retrieval.budget.sink_tokens;
   attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
   attention_options.prefilter = UsePrefilter(options.prefilter, *hash, *device);
+  attention_options.measure_quality = !hash->layers.empty() && options.quality.sample_every > 0;
   attention_options.max_decode_rows = options.scheduler.max_running;
   attention_options.max_chunk_tokens = options.scheduler.max_step_tokens;
   attention_options.max_context = config->max_context_tokens;

@@ -25,7 +25,7 @@ struct LoadOptions {
   std::string device = "auto";                   // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
   int32_t num_threads = 0;                       // of the CPU; 0: one per core
   std::string hash = "auto";                     // a hash file's path; "auto": search for one; "none": serve dense
-  std::vector<std::string> hash_folders;         // searched by "auto" after the model's own folder
+  std::vector<std::string> hash_folders;         // searched by "auto" first, see model/hash_folders.h
   bool allow_untrained_hash = false;             // load a file marked trained = false
   PrefilterChoice prefilter = PrefilterChoice::kAuto;
   int64_t max_tokens_in_cache = 0;  // KV capacity, rounded up to pages; 0: sized from free memory
@@ -33,6 +33,7 @@ struct LoadOptions {
   QueueOptions queue;
   SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
   RetrievalOptions retrieval;
+  QualityOptions quality;
 };
 
 struct LoadedEngine {

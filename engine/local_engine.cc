@@ -25,8 +25,9 @@ std::vector<int32_t> DistinctIds(const std::vector<int32_t>& ids, int32_t vocab_
 }  // namespace
 
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
-                         std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
-                         std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock)
+                         const QualityPolicy& quality_policy, std::unique_ptr<Tokenizer> tokenizer,
+                         std::unique_ptr<ChatTemplate> chat_template, std::unique_ptr<ModelRunner> runner,
+                         StatsObserver* observer, const Clock* clock)
     : options_(std::move(options)),
       model_(std::move(model)),
       policy_(std::move(policy)),
@@ -35,7 +36,7 @@ LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy
       chat_template_(std::move(chat_template)),
       runner_(std::move(runner)),
       queue_(options_.queue),
-      loop_(options_, model_, policy_, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
+      loop_(options_, model_, policy_, quality_policy, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
       encoder_(tokenizer_.get(), chat_template_.get(), loop_.max_request_tokens()),
       seed_source_((uint64_t{std::random_device()()} << 32) | std::random_device()()),
       thread_([this] { RunLoop(); }) {}

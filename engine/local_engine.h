@@ -13,6 +13,7 @@
 #include "engine/engine_loop.h"
 #include "engine/mutex.h"
 #include "engine/prompt_encoder.h"
+#include "engine/quality_policy.h"
 #include "engine/request_queue.h"
 #include "engine/retrieval_policy.h"
 
@@ -22,9 +23,9 @@ namespace spotlight::engine {
 class LocalEngine : public Engine {
  public:
   // Parameters as Engine::Create's, already checked.
-  LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy, std::unique_ptr<Tokenizer> tokenizer,
-              std::unique_ptr<ChatTemplate> chat_template, std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
-              const Clock* clock);
+  LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy, const QualityPolicy& quality_policy,
+              std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
+              std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock);
   ~LocalEngine() override;
 
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;

@@ -16,6 +16,14 @@ struct RetrievalSeconds {
   double encode = 0, score = 0, select = 0, attend = 0, total = 0;
 };
 
+// What kernels/retrieval_quality.h measures for one row in one layer, each the mean over the layer's KV heads.
+struct RetrievalQuality {
+  float recall = 0;          // share of the best possible selection that was selected
+  float iou = 0;             // of the two selections
+  float attention_mass = 0;  // share of all softmax weight that the row attended to: sinks, selected and recent tokens
+  float output_error = 0;    // relative, against exact attention
+};
+
 // In place of a token: the row's logits hold NaN or no finite value. The engine ends that request, and no other,
 // INTERNAL.
 inline constexpr int32_t kNoToken = -1;
@@ -28,6 +36,7 @@ struct SampledToken {
 struct StepResult {
   std::vector<SampledToken> tokens;            // one per Batch::samples, in that order
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
+  absl::optional<RetrievalQuality> quality;    // when Batch::quality
 };
 
 // Engine thread only.

@@ -24,10 +24,21 @@ struct RetrievalOptions {
   bool sparse_required = false;       // refuse requests that would be served dense for want of a trained hash
 };
 
+enum class QualityFallback : uint8_t { kDense, kBudget };  // kBudget: larger budgets first
+
+// Retrieval judged against exact attention, and what follows from it (quality_policy.h).
+struct QualityOptions {
+  int32_t sample_every = 128;  // one sparse step in this many measures a row in a layer; 0: none does
+  double floor = 0;            // attention mass under it is low; 0: no guardrail
+  int32_t low_samples = 3;     // of one request, one after another, until it falls back
+  QualityFallback fallback = QualityFallback::kDense;
+};
+
 struct EngineOptions {
   QueueOptions queue;
   SchedulerOptions scheduler;
   RetrievalOptions retrieval;
+  QualityOptions quality;
 };
 
 }  // namespace spotlight::engine

@@ -44,6 +44,21 @@ struct Timings {
 
 enum class DenseReason : uint8_t { kNone, kShortContext, kLayerPolicy, kRequestOverride, kGuardrail, kNoHash };
 
+// What the sampled steps of a request measured (quality_policy.h); all 0 without a sample.
+struct QualityStats {
+  int64_t num_samples = 0;
+  double recall = 0, iou = 0, attention_mass = 0, output_error = 0;  // means
+  double min_attention_mass = 0;
+};
+
+// What the quality guardrail made of a request. Once it is dense it stays so, and a larger budget is never taken back.
+struct RetrievalFallback {
+  int32_t count = 0;         // 0: the guardrail did nothing
+  int32_t after_tokens = 0;  // generated before the first fallback
+  bool dense = false;
+  double budget_ratio = 0;  // in place of the request's and the server's, unless dense
+};
+
 struct RetrievalStats {
   int64_t sparse_steps = 0, dense_steps = 0;      // decode steps
   DenseReason dense_reason = DenseReason::kNone;  // of the latest dense step
@@ -51,6 +66,8 @@ struct RetrievalStats {
   int64_t kv_read_bytes = 0;                      // K, V and codes read by decode steps, all layers
   int64_t kv_dense_equivalent_bytes = 0;          // what dense attention would have read
   bool untrained_hash = false;                    // the hash was never trained: quality is meaningless
+  QualityStats quality;
+  RetrievalFallback fallback;
 };
 
 // The end of a request. `status` is OK for kStop and kLength; else it says what happened (CANCELLED, DEADLINE_EXCEEDED,

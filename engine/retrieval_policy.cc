@@ -51,14 +51,17 @@ absl::Status RetrievalPolicy::Check(const RetrievalParams& params) const {
   return absl::OkStatus();
 }
 
-RetrievalDecision RetrievalPolicy::Decide(const RetrievalParams& params, int32_t context_len) const {
+RetrievalDecision RetrievalPolicy::Decide(const RetrievalParams& params, const RetrievalFallback& fallback,
+                                          int32_t context_len) const {
   if (params.mode == RetrievalMode::kDense) return {0, DenseReason::kRequestOverride};
   if (!has_hash_) return {0, DenseReason::kNoHash};
+  if (fallback.dense) return {0, DenseReason::kGuardrail};
   if (params.mode == RetrievalMode::kAuto && context_len < options_.sparse_min_context) {
     return {0, DenseReason::kShortContext};
   }
   kernels::Budget budget = options_.budget;
   if (params.budget_ratio.has_value()) budget.ratio = *params.budget_ratio;
+  if (fallback.count > 0) budget.ratio = fallback.budget_ratio;
   const int32_t num_select = kernels::NumSelected(budget, context_len);
   if (num_select == 0) return {0, DenseReason::kShortContext};
   return {num_select, DenseReason::kNone};

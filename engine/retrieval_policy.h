@@ -34,7 +34,8 @@ class RetrievalPolicy {
   absl::Status Check(const RetrievalParams& params) const;
 
   // A decode row whose context, the token being appended included, is `context_len` tokens.
-  RetrievalDecision Decide(const RetrievalParams& params, int32_t context_len) const;
+  // What the quality guardrail made of the request goes before its own budget.
+  RetrievalDecision Decide(const RetrievalParams& params, const RetrievalFallback& fallback, int32_t context_len) const;
 
   // Layers without a hash read everything. A sparse row reads, per hashed layer, its candidates' codes and K and V of
   // the tokens it attends to (what a prefilter spares is not counted).

@@ -6,6 +6,7 @@
 
 #include "absl/types/optional.h"
 #include "engine/request.h"
+#include "engine/response_sink.h"
 
 namespace spotlight::engine {
 
@@ -15,7 +16,16 @@ enum class SequencePhase : uint8_t {
   kDecode,   // all its tokens but the latest are cached; a token a step
 };
 
-// Values that do not change after the request is accepted, then the state that the scheduler keeps. Engine thread only.
+// What the quality policy keeps for a request.
+struct QualityState {
+  int64_t in_line_since = -1;  // the sample at which it joined the line, or went back to its end; -1: not in it yet
+  int32_t num_samples = 0;
+  int32_t num_low_samples = 0;  // the latest ones, one after another
+  RetrievalFallback fallback;
+};
+
+// Values that do not change after the request is accepted, then the state that the scheduler and the quality policy
+// keep. Engine thread only.
 struct Sequence {
   uint64_t id = 0;  // in order of acceptance
   std::vector<int32_t> prompt_token_ids;
@@ -33,6 +43,7 @@ struct Sequence {
   SequencePhase phase = SequencePhase::kWaiting;
   int32_t num_cached = 0;  // tokens whose keys and values are in the pages
   std::vector<int32_t> pages;
+  QualityState quality;
 
   int32_t num_tokens() const { return static_cast<int32_t>(prompt_token_ids.size() + output_token_ids.size()); }
   int32_t token_id(int32_t position) const {

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "engine/model_runner.h"
+#include "engine/options.h"
 #include "engine/response_sink.h"
 
 namespace spotlight::engine {
@@ -16,6 +17,16 @@ struct RowRetrieval {
   int32_t context_tokens = 0;
   int32_t candidate_tokens = 0;
   int32_t selected_tokens = 0;
+};
+
+enum class QualityOutcome : uint8_t { kGood, kLow, kNotFinite };  // kLow: under the guardrail's floor
+
+// What was measured of one row in one layer.
+struct QualitySample {
+  int32_t layer = 0;
+  RetrievalQuality measured;
+  QualityOutcome outcome = QualityOutcome::kGood;
+  absl::optional<QualityFallback> fallback;  // what its request falls back to after this sample
 };
 
 // One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0
@@ -31,6 +42,7 @@ struct StepStats {
   std::vector<DenseReason> dense_rows;  // why, one per dense decode row
   int64_t kv_read_bytes = 0, kv_dense_equivalent_bytes = 0;
   absl::optional<RetrievalSeconds> retrieval;
+  absl::optional<QualitySample> quality;
   std::vector<double> inter_token_seconds;  // one per token after a request's first
   int32_t num_preempted = 0;
   int32_t num_prefix_query_tokens = 0, num_prefix_hit_tokens = 0;

@@ -60,6 +60,7 @@ class TorchModelRunner : public ModelRunner {
       result.retrieval = seconds;
     }
     const at::Tensor host_logits = logits->to(at::kCPU).contiguous();
+    if (batch.quality.has_value()) result.quality = parts_.attention->TakeQuality();
     const auto vocab_size = static_cast<int32_t>(host_logits.size(1));
     const float* const rows = host_logits.data_ptr<float>();
     result.tokens.resize(num_samples);

@@ -9,13 +9,14 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "server/flag_parser.h"
+#include "command_line/flag_parser.h"
 
 // Defaults come from the structs that the flags fill.
 namespace {
 const spotlight::engine::QueueOptions kQueue;
 const spotlight::engine::SchedulerOptions kScheduler;
 const spotlight::engine::RetrievalOptions kRetrieval;
+const spotlight::engine::QualityOptions kQuality;
 }  // namespace
 
 ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
@@ -25,7 +26,7 @@ ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where th
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
-ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any that is free");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any free one");
 ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz and /readyz");
 ABSL_FLAG(bool, allow_insecure, false, "Let --listen be another address than loopback without TLS");
 ABSL_FLAG(bool, reflection, true, "Serve gRPC reflection, which tools such as grpcurl read");
@@ -38,10 +39,12 @@ ABSL_FLAG(int32_t, max_step_tokens, kScheduler.max_step_tokens,
 ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
 ABSL_FLAG(int64_t, max_waiting_tokens, kQueue.max_waiting_tokens, "Their prompt tokens, together");
 
-ABSL_FLAG(std::string, hash, "auto", "Hash weights; auto: search for them; none: serve dense");
 ABSL_FLAG(
-    std::string, hash_folders, "",
-    "Comma-separated folders that --hash=auto searches after the model's own and before ~/.cache/spotlight/hashes");
+    std::string, hash, "auto",
+    "Hash weights; auto: search the model's folder, --hash-folders, those that come with this program, and "
+    "~/.cache/spotlight/hashes for this model's; none: serve dense; train: search, and where there are none train "
+    "them on this text (files or folders), and keep them in the model's folder or in ~/.cache/spotlight/hashes");
+ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
 ABSL_FLAG(bool, allow_untrained_hash, false, "Load a hash file that was never trained: its answers are meaningless");
 ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a token attends to, above 0 and up to 1");
 ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
@@ -49,10 +52,22 @@ ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
 ABSL_FLAG(std::string, prefilter, "auto",
           "Score in two passes, the first over 32 bits; auto: on a CPU, where the hash was trained for it");
 
+ABSL_FLAG(int32_t, quality_sample_every, kQuality.sample_every,
+          "One sparse step in this many measures one request in one layer against exact attention; 0: none");
+ABSL_FLAG(double, quality_floor, kQuality.floor,
+          "Guardrail: a sample with less attention mass than this, 0 to 1, is low; 0: off");
+ABSL_FLAG(int32_t, quality_low_samples, kQuality.low_samples,
+          "Low samples of a request, one after another, until it falls back");
+ABSL_FLAG(std::string, quality_fallback, "dense",
+          "To what, to the request's end; budget: 4 times its budget, at most 0.25, and dense where that is low, too");
+
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
 namespace spotlight::server {
 namespace {
+
+using command_line::FlagAction;
+using command_line::FlagGroup;
 
 const std::vector<FlagGroup>& Groups() {
   static const auto* const groups = new std::vector<FlagGroup>{
@@ -72,12 +87,17 @@ const std::vector<FlagGroup>& Groups() {
         {"max_waiting_requests", "N"},
         {"max_waiting_tokens", "N"}}},
       {"Retrieval",
-       {{"hash", "auto|none|FILE"},
+       {{"hash", "auto|none|FILE|train:TEXT"},
         {"hash_folders", "DIR,..."},
         {"allow_untrained_hash", ""},
         {"budget", "RATIO"},
         {"sparse_min_context", "N"},
         {"prefilter", "auto|on|off"}}},
+      {"Retrieval quality",
+       {{"quality_sample_every", "N"},
+        {"quality_floor", "MASS"},
+        {"quality_low_samples", "N"},
+        {"quality_fallback", "dense|budget"}}},
       {"Lifecycle", {{"drain_seconds", "S"}}},
   };
   return *groups;
@@ -146,7 +166,8 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
 
 absl::Status ReadRetrieval(engine::LoadOptions* load) {
   load->hash = absl::GetFlag(FLAGS_hash);
-  if (load->hash.empty()) return Invalid("hash", "must be auto, none or a file, got \"\"");
+  if (load->hash.empty()) return Invalid("hash", "must be auto, none, a file or train:PATH, got \"\"");
+  if (load->hash == "train:") return Invalid("hash", "train: needs the path of a text behind it");
   load->hash_folders = absl::StrSplit(absl::GetFlag(FLAGS_hash_folders), ',', absl::SkipEmpty());
   load->allow_untrained_hash = absl::GetFlag(FLAGS_allow_untrained_hash);
   load->retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
@@ -162,6 +183,25 @@ absl::Status ReadRetrieval(engine::LoadOptions* load) {
                     : prefilter == "on" ? engine::PrefilterChoice::kOn
                                         : engine::PrefilterChoice::kOff;
   return CheckAtLeast("sparse-min-context", load->retrieval.sparse_min_context, 0);
+}
+
+absl::Status ReadQuality(engine::QualityOptions* quality) {
+  quality->sample_every = absl::GetFlag(FLAGS_quality_sample_every);
+  quality->floor = absl::GetFlag(FLAGS_quality_floor);
+  quality->low_samples = absl::GetFlag(FLAGS_quality_low_samples);
+  if (!(quality->floor >= 0 && quality->floor <= 1)) {
+    return Invalid("quality-floor", absl::StrCat("must be in [0, 1], got ", quality->floor));
+  }
+  if (quality->floor > 0 && quality->sample_every == 0) {
+    return Invalid("quality-floor", "needs samples: --quality-sample-every is 0");
+  }
+  const std::string fallback = absl::GetFlag(FLAGS_quality_fallback);
+  if (fallback != "dense" && fallback != "budget") {
+    return Invalid("quality-fallback", absl::StrCat("must be dense or budget, got \"", fallback, "\""));
+  }
+  quality->fallback = fallback == "dense" ? engine::QualityFallback::kDense : engine::QualityFallback::kBudget;
+  const absl::Status status = CheckAtLeast("quality-sample-every", quality->sample_every, 0);
+  return status.ok() ? CheckAtLeast("quality-low-samples", quality->low_samples, 1) : status;
 }
 
 absl::Status ReadNetwork(ProgramOptions* options) {
@@ -192,12 +232,12 @@ std::string HelpText() {
       "spotlight-server serves a checkpoint over gRPC; each generated token attends to the cached tokens that "
       "matter.\n\n"
       "Usage: spotlight-server --model DIR [flags]\n\n",
-      FormatFlags(Groups()), "\n  --help  this text        --version  the version\n");
+      command_line::FormatFlags(Groups()), "\n  --help  this text        --version  the version\n");
 }
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   CommandLine line;
-  const auto action = ParseFlags(Groups(), argc, argv);
+  const auto action = command_line::ParseFlags(Groups(), argc, argv);
   if (!action.ok()) return action.status();
   if (*action != FlagAction::kRun) {
     line.action = *action == FlagAction::kHelp ? Action::kPrintHelp : Action::kPrintVersion;
@@ -205,7 +245,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   }
   ProgramOptions& options = line.options;
   for (const absl::Status& status :
-       {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load), ReadNetwork(&options)}) {
+       {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load),
+        ReadQuality(&options.load.quality), ReadNetwork(&options)}) {
     if (!status.ok()) return status;
   }
   options.server.model_name = options.load.model_name;

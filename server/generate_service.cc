@@ -9,8 +9,8 @@
 #include "server/generate_unary.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
-#include "server/version.h"
 #include "server/wire_message.h"
+#include "version.h"
 
 namespace spotlight::server {
 namespace {

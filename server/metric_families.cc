@@ -26,6 +26,8 @@ std::vector<MetricFamily>* BuildTable() {
   const Buckets step = {.0005, .001, .002, .003, .004, .005, .006, .008, .01, .0125, .015, .02, .025,
                         .03,   .04,  .05,  .075, .1,   .15,  .2,   .25,  .3,  .5,    1,    2.5, 10};
   const Buckets retrieval = {5e-6, 1e-5, 2e-5, 4e-5, 8e-5, 1.6e-4, 3.2e-4, 6.4e-4, 1.3e-3, 2.6e-3, 5e-3, 1e-2, 5e-2};
+  const Buckets quality_ratio = {.1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .98, .99, 1};
+  const Buckets output_error = {.01, .02, .03, .05, .075, .1, .15, .2, .3, .5, .75, 1};
   const Buckets selected_ratio = {.005, .01, .015, .02, .03, .05, .1, .2, .5, 1};
 
   return new std::vector<MetricFamily>{
@@ -105,6 +107,38 @@ std::vector<MetricFamily>* BuildTable() {
        kCounter,
        "What dense attention would have read in the same steps (not sampled).",
        {},
+       {}},
+      // No label for the layer: it would multiply four histograms by the model's depth, and samples come seldom.
+      {"spotlight_retrieval_recall_ratio",
+       kHistogram,
+       "Share of the best possible selection that was selected. Sampled: of one row and layer in one sparse step of "
+       "--quality-sample-every, like the next three.",
+       {},
+       quality_ratio},
+      {"spotlight_retrieval_iou_ratio",
+       kHistogram,
+       "Intersection over union of the selection and the best possible one. Sampled: as retrieval_recall_ratio.",
+       {},
+       quality_ratio},
+      {"spotlight_retrieval_attention_mass_ratio",
+       kHistogram,
+       "Share of the softmax weight that was attended to. Sampled: as retrieval_recall_ratio.",
+       {},
+       quality_ratio},
+      {"spotlight_retrieval_output_relative_error",
+       kHistogram,
+       "Relative error of the attention's output. Sampled: as retrieval_recall_ratio.",
+       {},
+       output_error},
+      {"spotlight_retrieval_samples_total",
+       kCounter,
+       "Measurements of quality made; low: attention mass under --quality-floor (not sampled).",
+       {"outcome"},
+       {}},
+      {"spotlight_retrieval_fallbacks_total",
+       kCounter,
+       "Times that the quality guardrail served a request with a larger budget or dense from then on (not sampled).",
+       {"action"},
        {}},
       {"spotlight_dense_steps_total", kCounter, "Decode rows that attended to everything, and why.", {"reason"}, {}},
 

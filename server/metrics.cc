@@ -16,7 +16,7 @@
 #include "server/process_metrics.h"
 #include "server/prometheus_text.h"
 #include "server/rejection.h"
-#include "server/version.h"
+#include "version.h"
 
 namespace spotlight::server {
 namespace {
@@ -33,6 +33,8 @@ constexpr std::array<const char*, 3> kStepPhases = {"prefill", "decode", "mixed"
 constexpr std::array<const char*, 5> kStages = {"encode", "score", "select", "attend", "total"};
 constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_policy", "request_override", "guardrail",
                                                       "no_hash"};
+constexpr std::array<const char*, 3> kQualityOutcomes = {"good", "low", "not_finite"};
+constexpr std::array<const char*, 2> kFallbackActions = {"dense", "budget"};
 
 const char* FinishReasonLabel(const absl::optional<engine::Finish>& finish) {
   if (!finish.has_value()) return kFinishReasons[0];
@@ -106,9 +108,28 @@ struct Metrics::Handles {
   std::array<Counter*, 5> dense_steps =
       LabelledCounters(registry.CounterFamily("spotlight_dense_steps_total"), "reason", kDenseReasons);
 
+  Histogram& recall = registry.AddHistogram("spotlight_retrieval_recall_ratio");
+  Histogram& iou = registry.AddHistogram("spotlight_retrieval_iou_ratio");
+  Histogram& attention_mass = registry.AddHistogram("spotlight_retrieval_attention_mass_ratio");
+  Histogram& output_error = registry.AddHistogram("spotlight_retrieval_output_relative_error");
+  std::array<Counter*, 3> quality_samples =
+      LabelledCounters(registry.CounterFamily("spotlight_retrieval_samples_total"), "outcome", kQualityOutcomes);
+  std::array<Counter*, 2> fallbacks =
+      LabelledCounters(registry.CounterFamily("spotlight_retrieval_fallbacks_total"), "action", kFallbackActions);
+
   Family<Gauge>& build_info = registry.GaugeFamily("spotlight_build_info");
   Gauge& load_seconds = registry.AddGauge("spotlight_model_load_seconds");
   Gauge& health = registry.AddGauge("spotlight_health_status");
+
+  void OnQualitySample(const engine::QualitySample& sample) {
+    quality_samples[static_cast<size_t>(sample.outcome)]->Increment();
+    if (sample.fallback.has_value()) fallbacks[static_cast<size_t>(*sample.fallback)]->Increment();
+    if (sample.outcome == engine::QualityOutcome::kNotFinite) return;
+    recall.Observe(sample.measured.recall);
+    iou.Observe(sample.measured.iou);
+    attention_mass.Observe(sample.measured.attention_mass);
+    output_error.Observe(sample.measured.output_error);
+  }
 
  private:
   std::array<std::array<Histogram*, 2>, 3> StepHistograms() {
@@ -169,6 +190,7 @@ void Metrics::OnStep(const engine::StepStats& stats) {
     const std::array<double, 5> stages = {seconds.encode, seconds.score, seconds.select, seconds.attend, seconds.total};
     for (size_t i = 0; i < stages.size(); ++i) h.retrieval_seconds[i]->Observe(stages[i]);
   }
+  if (stats.quality.has_value()) h.OnQualitySample(*stats.quality);
   h.preemptions.Increment(stats.num_preempted);
   h.prefix_queries.Increment(stats.num_prefix_query_tokens);
   h.prefix_hits.Increment(stats.num_prefix_hit_tokens);

@@ -13,9 +13,9 @@
 #include "server/request_log.h"
 #include "server/server.h"
 #include "server/stop_signal.h"
-#include "server/version.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
+#include "version.h"
 
 namespace spotlight::server {
 namespace {

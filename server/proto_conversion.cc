@@ -135,6 +135,24 @@ v1::DenseReason ToProto(engine::DenseReason reason) {
   return v1::DENSE_REASON_UNSPECIFIED;
 }
 
+void SetQuality(const engine::RetrievalStats& stats, v1::RetrievalStats* message) {
+  if (stats.quality.num_samples > 0) {
+    v1::RetrievalQuality* quality = message->mutable_quality();
+    quality->set_samples(stats.quality.num_samples);
+    quality->set_recall(stats.quality.recall);
+    quality->set_iou(stats.quality.iou);
+    quality->set_attention_mass(stats.quality.attention_mass);
+    quality->set_min_attention_mass(stats.quality.min_attention_mass);
+    quality->set_output_error(stats.quality.output_error);
+  }
+  if (stats.fallback.count > 0) {
+    v1::RetrievalFallback* fallback = message->mutable_fallback();
+    fallback->set_count(stats.fallback.count);
+    fallback->set_after_tokens(stats.fallback.after_tokens);
+    if (!stats.fallback.dense) fallback->set_budget_ratio(stats.fallback.budget_ratio);
+  }
+}
+
 template <class Message>
 void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* message) {
   message->mutable_text()->append(delta.text);
@@ -179,6 +197,7 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
   retrieval->set_kv_read_bytes(finish.retrieval.kv_read_bytes);
   retrieval->set_kv_dense_equivalent_bytes(finish.retrieval.kv_dense_equivalent_bytes);
   retrieval->set_untrained_hash(finish.retrieval.untrained_hash);
+  SetQuality(finish.retrieval, retrieval);
 }
 
 }  // namespace

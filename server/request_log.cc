@@ -61,6 +61,17 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
     line["sparse_steps"] = finish.retrieval.sparse_steps;
     line["dense_steps"] = finish.retrieval.dense_steps;
     line["selected_ratio"] = finish.retrieval.selected_ratio;
+    const engine::QualityStats& quality = finish.retrieval.quality;
+    if (quality.num_samples > 0) {
+      line["quality_samples"] = quality.num_samples;
+      line["recall"] = quality.recall;
+      line["attention_mass"] = quality.attention_mass;
+      line["min_attention_mass"] = quality.min_attention_mass;
+    }
+    if (const engine::RetrievalFallback& fallback = finish.retrieval.fallback; fallback.count > 0) {
+      line["fallback"] = fallback.dense ? "dense" : "budget";
+      line["fallback_after_tokens"] = fallback.after_tokens;
+    }
   }
   // Ids and messages may echo a client's bytes.
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

@@ -1,17 +1,17 @@
 // The hashes of all layers while they are trained: parameters, loss, optimiser. One unit is one (layer, KV head) pair
 // (with Recipe::per_query_head one (layer, query head) pair); U = units, trained side by side and independently.
 //
-// Method and measurements: training/README.md. Per unit, khat and qhat centred and scaled by statistics that Create is
-// given (folded into the weights when they are exported):
-//   key    h = silu(khat W1 + b1) W2 + b2 + khat S_k, bit_b = h_b >= 0; the soft bit 4h / (1 + |4h|) with a
-//   straight-through
-//          sign while training
+// Method and measurements: training/README.md. Per unit, khat and qhat centred and scaled by statistics that Create
+// measures (folded into the weights when they are exported):
+//   key    h = silu(khat W1 + b1) W2 + b2 + khat S_k, bit_b = h_b >= 0; while training the gradient of the soft bit
+//          4h / (1 + |4h|) stands for the sign's
 //   query  x = the group's queries side by side [G * D]; w = silu(x V1 + c1) V2 + c2 + x S_q, quantised to J planes,
 //          straight through
-//   score  z_j = exp(ls) * w . bits_j
-//   loss   logsumexp_region(z) - sum_j t_j z_j, t the group's summed softmax mass normalised on the region, mean over
-//   the
-//          queries, summed over units; plus prefix_weight times the same of the first prefix_bits bits
+//   score  z_j = exp(ls) * w . bits_j; ls is set once so that scores begin with a standard deviation of 2
+//   loss   logsumexp_region(z) - sum_j t_j z_j, t the group's summed softmax mass normalised on the region (the tokens
+//          that compete), mean over the queries, summed over units; plus prefix_weight times the same of the first
+//          prefix_bits bits, their scale larger by sqrt(bits / prefix_bits)
+// QueryForm::kBits: soft bits 64h / (1 + |64h|) on both sides, the queries' summed over the group.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,17 +26,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "training/activations.h"
+#include "training/hash_shape.h"
 #include "training/recipe.h"
 
 namespace spotlight::training {
-
-// What the trainer must know about the model.
-struct HashShape {
-  int32_t num_layers = 0;  // L, hashed ones
-  int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
-  std::vector<float> inv_freq;  // [D / 2]
-  int32_t target_context = 0;   // positions to serve
-};
 
 struct StepFigures {
   double loss = 0;  // mean over units
@@ -51,11 +44,14 @@ struct HeldOutFigures {
   double iou = 0;             // against each query head's own exact top tokens, iouA
 };
 
-// Thread-compatible. Torch exceptions leave it: the caller catches them once.
+// Thread-compatible. Torch exceptions leave it: the caller catches them once. Results on a CPU do not depend on the
+// number of threads; on a GPU, fp32 products follow the process' TF32 setting (off unless set; on, a step is a quarter
+// faster).
 class HashTrainer {
  public:
-  // Parameters are drawn from recipe.seed; the centring statistics come from `samples` (a few sequences). Parameters
-  // live on `device` in fp32. INVALID_ARGUMENT names the recipe's field at fault.
+  // Parameters are drawn from recipe.seed; the centring statistics and the scores' first scale come from `samples` (a
+  // few sequences, the same on every rank). Parameters live on `device` in fp32. INVALID_ARGUMENT names the recipe's
+  // field at fault.
   static absl::StatusOr<std::unique_ptr<HashTrainer>> Create(const Recipe& recipe, const HashShape& shape,
                                                              const std::vector<Activations>& samples,
                                                              at::Device device);
@@ -71,8 +67,9 @@ class HashTrainer {
   // from (seed 0, sequence_index).
   HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries = 32) const;
 
-  // Bytes beside the activations that Step needs at most, for stating them before the start.
-  static int64_t StepBytes(const Recipe& recipe, const HashShape& shape);
+  // Bytes beside the activations that training needs at most (parameters, optimiser state and Step's own), for stating
+  // them before the start. A GPU is given larger pieces of the work at a time than a CPU.
+  static int64_t StepBytes(const Recipe& recipe, const HashShape& shape, c10::DeviceType device = c10::kCUDA);
 
   // Parameters, optimiser state, statistics and the scale's state by name, on the CPU; Restore takes what State gave
   // (INVALID_ARGUMENT names a tensor that is missing or of another shape).
@@ -80,7 +77,8 @@ class HashTrainer {
   absl::Status Restore(const std::map<std::string, at::Tensor>& state);
 
   // The encoders as a hash file holds them (names and shapes of kernels/README.md's hash file; centring folded in), on
-  // the CPU in fp32, for layers first_layer + l.
+  // the CPU in fp32, for layers first_layer + l. With Recipe::per_query_head Hq encoders stand in the place of Hkv,
+  // with QueryForm::kBits a query encoder reads one head (D rows): neither is served.
   std::map<std::string, at::Tensor> Export() const;
 
  private:

@@ -28,7 +28,7 @@ struct Recipe {
   int32_t hash_bits = 128;     // N: 32, 64, 128 or 256
   int32_t num_planes = 4;      // J
   int32_t prefix_bits = 32;    // 0: not nested; else the first bits also rank by themselves
-  float prefix_weight = 1.0f;  // of the prefix's own loss
+  float prefix_weight = 0.25f; // of the prefix's own loss
   int32_t key_hidden = 128, query_hidden = 256;
 
   int32_t first_layer = 2;  // layers before it stay dense
@@ -39,7 +39,7 @@ struct Recipe {
   int32_t target_context = 0;
   bool position_mix = true;
 
-  double learning_rate = 4e-3, final_learning_rate_ratio = 0.02, warmup_ratio = 0.05;
+  double learning_rate = 8e-3, final_learning_rate_ratio = 0.02, warmup_ratio = 0.05;
   double beta1 = 0.9, beta2 = 0.98, weight_decay = 0.1, gradient_clip = 1.0;
   uint64_t seed = 1;
 };

@@ -114,13 +114,15 @@ absl::StatusOr<StepOverhead> MeasureStepOverhead(const StepOverheadOptions& opti
   const engine::ModelInfo model = BenchmarkModel(tokenizer);
   const auto policy = engine::RetrievalPolicy::Create(engine_options.retrieval, model);
   if (!policy.ok()) return policy.status();
+  const auto quality_policy = engine::QualityPolicy::Create(engine_options.quality, engine_options.retrieval, model);
+  if (!quality_policy.ok()) return quality_policy.status();
   auto text = tokenizer.Encode("The quick brown fox jumps over the lazy dog; then, at 10:45, it rested. ", false);
   if (!text.ok()) return text.status();
 
   TextRunner runner(*std::move(text));
   CountingObserver observer;
   engine::RequestQueue queue(engine_options.queue);
-  engine::EngineLoop loop(engine_options, model, *policy, &tokenizer, &runner, &queue, &observer,
+  engine::EngineLoop loop(engine_options, model, *policy, *quality_policy, &tokenizer, &runner, &queue, &observer,
                           engine::Clock::Steady());
   const auto sink = std::make_shared<CountingSink>();
   for (int32_t i = 0; i < options.batch_size; ++i) {

@@ -1,16 +1,13 @@
 #include "engine/model/fingerprint.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
-#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/random_weights.h"
 #include "engine/model/safetensors_values.h"
+#include "engine/model/sha256.h"
 #include "engine/model/tensor_list.h"
 #include "nlohmann/json.hpp"
 
@@ -18,21 +15,6 @@ namespace spotlight::engine {
 namespace {
 
 constexpr int64_t kBlockElements = 1 << 14;
-
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
-  void Add(const void* bytes, size_t num_bytes) { EVP_DigestUpdate(context_.get(), bytes, num_bytes); }
-  std::string Hex() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int num_bytes = 0;
-    EVP_DigestFinal_ex(context_.get(), digest, &num_bytes);
-    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), num_bytes));
-  }
-
- private:
-  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
-};
 
 std::string KeyProjectionName() {
   return LayerTensorName(kFingerprintLayer, "self_attn.k_proj.weight");

@@ -39,9 +39,14 @@ class MetadataReader {
     return Optional(key);
   }
 
-  std::string OneOf(const std::string& key, const std::vector<std::string>& allowed) {
+  // `evaluated`: what the trainer's baselines say, which no kernel reads.
+  std::string OneOf(const std::string& key, const std::vector<std::string>& allowed,
+                    const std::vector<std::string>& evaluated = {}) {
     const std::string value = Required(key);
-    if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
+    if (std::find(evaluated.begin(), evaluated.end(), value) != evaluated.end()) {
+      Fail(key, absl::StrCat(Shown(value), " is for evaluation only and cannot be served (",
+                             absl::StrJoin(allowed, ", "), ")"));
+    } else if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
       Fail(key, absl::StrCat(Shown(value), " is not supported (", absl::StrJoin(allowed, ", "), ")"));
     }
     return value;
@@ -96,8 +101,9 @@ absl::StatusOr<HashFileMetadata> ParseHashFileMetadata(const std::map<std::strin
   MetadataReader reader(metadata);
   HashFileMetadata result;
   reader.OneOf("format", {kFormat});
-  result.encoder = reader.OneOf("encoder", {"z", "linear"});
-  result.scoring = reader.OneOf("scoring", {"asymmetric"});
+  result.encoder = reader.OneOf("encoder", {"z", "linear"}, {"paper"});
+  result.scoring =
+      reader.OneOf("scoring", {"asymmetric"}, {"symmetric", "symmetric-per-query-head", "asymmetric-per-query-head"});
   result.num_planes = reader.Int("planes", 1, kernels::kMaxPlanes);
   result.plane_step = reader.PositiveNumber("plane_step");
   result.hash_bits = reader.Int("hash_bits", 32, 32 * kernels::kMaxHashWords);

@@ -11,12 +11,15 @@
 namespace spotlight::engine {
 
 struct HashFileMetadata {
-  std::string encoder = "z";           // "z": MLP plus skip | "linear": skip and b2 alone
-  std::string scoring = "asymmetric";  // real-valued queries quantised to planes; the only one served
-  int32_t num_planes = 4;              // planes = J
-  float plane_step = 0.335f;           // c
-  int32_t hash_bits = 128;             // 32 * W: 32, 64, 128 or 256
-  int32_t prefix_bits = 0;             // 0 | 32: the first word was trained to rank by itself
+  // "z": MLP plus skip | "linear": skip and b2 alone | "paper": evaluation only
+  std::string encoder = "z";
+  // Real-valued queries quantised to planes, the only one served. Evaluation only: "symmetric" (query bits against key
+  // bits), and both with "-per-query-head" behind (codes for each of Hq heads).
+  std::string scoring = "asymmetric";
+  int32_t num_planes = 4;     // planes = J
+  float plane_step = 0.335f;  // c
+  int32_t hash_bits = 128;    // 32 * W: 32, 64, 128 or 256
+  int32_t prefix_bits = 0;    // 0 | 32: the first word was trained to rank by itself
   int32_t num_layers = 0, num_kv_heads = 0, group = 0, head_dim = 0;  // of the model
   std::vector<int32_t> layers;                                        // hashed layers, ascending; written "2,3,4"
   std::string model_fingerprint;                                      // see fingerprint.h

@@ -1,9 +1,12 @@
 #include "engine/model/safetensors_writer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,7 +30,20 @@ const char* NameOf(kernels::DType dtype) {
 }
 
 absl::Status FileError(const std::string& path, const char* what) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be ", what, ": ", std::string(strerror(errno))));
+  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
+  return absl::Status(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kInvalidArgument,
+                      absl::StrCat(path, ": cannot be ", what, ": ", std::string(strerror(errno))));
+}
+
+// What was written to `path` is on the disk, or false.
+bool Sync(const std::string& path, int flags) {
+  const int file = open(path.c_str(), flags | O_CLOEXEC);
+  if (file < 0) return false;
+  const bool synced = fsync(file) == 0;
+  const int error = errno;
+  close(file);
+  errno = error;
+  return synced;
 }
 
 }  // namespace
@@ -82,9 +98,12 @@ absl::Status SafetensorsWriter::Finish() {
         absl::StrCat(path_, ": ", appended_bytes_, " bytes for tensors of ", data_bytes_));
   }
   file_.flush();
-  if (!file_) return FileError(partial_path_, "written");
+  if (!file_ || !Sync(partial_path_, O_RDONLY)) return FileError(partial_path_, "written");
   if (rename(partial_path_.c_str(), path_.c_str()) != 0) return FileError(path_, "created");
   file_.close();
+  // The name too, where the file system can say so of a folder.
+  const std::string folder = std::filesystem::path(path_).parent_path().string();
+  Sync(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
   return absl::OkStatus();
 }
 

@@ -15,8 +15,8 @@
 
 namespace spotlight::engine {
 
-// Thread-compatible. The file appears under its name when Finish returns OK, and not before: until then it is
-// PATH.partial, which the destructor removes.
+// Thread-compatible. A disk that is full is RESOURCE_EXHAUSTED. The file appears under its name when Finish returns OK,
+// and not before: until then it is PATH.partial, which the destructor removes.
 class SafetensorsWriter {
  public:
   struct Tensor {
@@ -36,7 +36,8 @@ class SafetensorsWriter {
 
   // The next `num_bytes` bytes, tensors' borders or not.
   absl::Status Append(const void* bytes, size_t num_bytes);
-  // INVALID_ARGUMENT when more or fewer bytes came than the tensors have.
+  // INVALID_ARGUMENT when more or fewer bytes came than the tensors have. What Finish named is on the disk, not only in
+  // the system's memory: a crash of the machine leaves the old file or the new one.
   absl::Status Finish();
 
  private:

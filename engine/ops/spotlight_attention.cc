@@ -14,6 +14,7 @@
 #include "engine/ops/execution.h"
 #include "engine/ops/prefill_attention.h"
 #include "engine/ops/tensor.h"
+#include "engine/ops/workspace.h"
 #include "kernels/dense_decode.h"
 #include "kernels/prefill_attention.h"
 #include "kernels/sparse_decode.h"
@@ -40,24 +41,6 @@ WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions&
                                              shape.num_kv_heads, shape.head_dim)};
 }
 
-// The allocators align to 64 bytes (CPU) or 512 (CUDA); the kernels want 256.
-constexpr int64_t kWorkspaceAlignment = 256;
-
-// Kernels want it zeroed before its first use.
-at::Tensor MakeWorkspace(size_t bytes, at::Device device) {
-  return at::empty({static_cast<int64_t>(bytes) + kWorkspaceAlignment},
-                   at::TensorOptions().dtype(at::kByte).device(device))
-      .zero_();
-}
-
-template <class Params>
-void SetWorkspace(const at::Tensor& workspace, Params* params) {
-  const auto address = reinterpret_cast<uintptr_t>(workspace.data_ptr());
-  params->workspace =
-      reinterpret_cast<void*>((address + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment);
-  params->workspace_bytes = static_cast<size_t>(workspace.size(0) - kWorkspaceAlignment);
-}
-
 }  // namespace
 
 int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const AttentionOptions& options,
@@ -67,7 +50,11 @@ int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const Atte
   const auto gathered = static_cast<int64_t>(
       2 * kernels::KvBytesPerToken(shape.num_kv_heads, shape.head_dim, ToKernelDType(dtype)) * options.max_context);
   const WorkspaceBytes workspaces = WorkspacesOf(shape, options, dtype, device);
-  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + gathered;
+  const int64_t probe = options.measure_quality
+                            ? QualityProbe::Bytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
+                                                  options.max_context, dtype, device)
+                            : 0;
+  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + gathered + probe;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
@@ -87,6 +74,10 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
     attention.sparse_workspace_ = MakeWorkspace(bytes.sparse, device);
     attention.dense_workspace_ = MakeWorkspace(bytes.dense, device);
     attention.stages_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).device(device));
+    if (options.measure_quality) {
+      attention.probe_ = std::make_unique<QualityProbe>(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
+                                                        options.max_context, dtype, device);
+    }
   } catch (const c10::Error& error) {
     return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", (bytes.sparse + bytes.dense) >> 20,
                                                      " MiB does not fit: ", error.what_without_backtrace()));
@@ -135,6 +126,8 @@ absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::
       Synchronize();
       seconds->total += SecondsSince(sparse_start);
     }
+    status = MeasureQuality(layer, *hash, q, planes, step, out);
+    if (!status.ok()) return status;
   }
   for (int32_t row = batch.num_decode_rows; row < batch.num_rows; ++row) {
     if (auto status = PrefillRow(layer, row, q, step, out); !status.ok()) return status;
@@ -204,11 +197,10 @@ absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, c
   return kernels::DenseDecode(params);
 }
 
-absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q,
-                                            const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
-                                            RetrievalSeconds* seconds) {
-  const int32_t begin = step.batch->num_dense_rows;
-  const int32_t count = step.batch->num_decode_rows - begin;
+kernels::SparseDecodeParams SpotlightAttention::SparseParams(int32_t layer, const LayerHash& hash, const at::Tensor& q,
+                                                             const at::Tensor& planes, const StepTensors& step,
+                                                             const at::Tensor& out, int32_t begin,
+                                                             int32_t count) const {
   auto params = ParamsFor<kernels::SparseDecodeParams>(layer, q.narrow(0, begin, count), out.narrow(0, begin, count));
   params.num_rows = count;
   params.hash_words = hash.weights.hash_words;
@@ -223,11 +215,20 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
   params.sink_tokens = options_.sink_tokens;
   params.recent_tokens = options_.recent_tokens;
   params.max_context = step.max_context;
+  SetWorkspace(sparse_workspace_, &params);
+  return params;
+}
+
+absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q,
+                                            const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
+                                            RetrievalSeconds* seconds) {
+  const int32_t begin = step.batch->num_dense_rows;
+  const int32_t count = step.batch->num_decode_rows - begin;
+  kernels::SparseDecodeParams params = SparseParams(layer, hash, q, planes, step, out, begin, count);
   static_assert(sizeof(kernels::SparseDecodeStages) == 3 * sizeof(double));
   if (seconds != nullptr) params.stage_seconds = static_cast<kernels::SparseDecodeStages*>(stages_.data_ptr());
   // Each sequence of a step's decode rows has appended one token, and nothing but the encoder ran since.
   params.overlap_encode = device_.is_cuda() && begin == 0;
-  SetWorkspace(sparse_workspace_, &params);
   auto status = kernels::SparseDecode(params);
   if (seconds != nullptr && status.ok()) {
     const at::Tensor stages = stages_.cpu();  // waits for the device: this step is a measured one
@@ -237,6 +238,19 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
     seconds->attend += values[2];
   }
   return status;
+}
+
+absl::Status SpotlightAttention::MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q,
+                                                const at::Tensor& planes, const StepTensors& step,
+                                                const at::Tensor& out) {
+  const absl::optional<QualityTarget>& target = step.batch->quality;
+  if (!target.has_value() || target->layer != layer || probe_ == nullptr) return absl::OkStatus();
+  return probe_->Measure(SparseParams(layer, hash, q, planes, step, out, target->row, 1),
+                         step.batch->context_len[target->row], step.batch->num_select[target->row]);
+}
+
+absl::optional<RetrievalQuality> SpotlightAttention::TakeQuality() {
+  return probe_ == nullptr ? absl::nullopt : probe_->Take();
 }
 
 absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,

@@ -4,13 +4,18 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "engine/kv_cache.h"
+#include "engine/model_runner.h"
 #include "engine/ops/attention.h"
+#include "engine/ops/quality_probe.h"
 #include "kernels/layout.h"
+#include "kernels/sparse_decode.h"
 
 namespace spotlight::engine {
 
@@ -21,6 +26,7 @@ struct AttentionShape {
 struct AttentionOptions {
   int32_t sink_tokens = kernels::kSinkTokens, recent_tokens = kernels::kRecentTokens;
   bool prefilter = false;
+  bool measure_quality = false;  // hold the memory for Batch::quality, which is else not measured
   int32_t max_decode_rows = 1;
   int32_t max_chunk_tokens = 1;  // prompt tokens of a step
   int32_t max_context = 1;       // tokens of a sequence
@@ -42,6 +48,9 @@ class SpotlightAttention : public Attention {
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                      const StepTensors& step, RetrievalSeconds* seconds) override;
 
+  // What Batch::quality asked for in the latest step, if it did; waits for the device.
+  absl::optional<RetrievalQuality> TakeQuality();
+
  private:
   SpotlightAttention() = default;
   absl::Status Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step,
@@ -52,8 +61,15 @@ class SpotlightAttention : public Attention {
   absl::Status DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
                          const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
                          const at::Tensor& out);
+  // Decode rows [begin, begin + count), which retrieve.
+  kernels::SparseDecodeParams SparseParams(int32_t layer, const LayerHash& hash, const at::Tensor& q,
+                                           const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
+                                           int32_t begin, int32_t count) const;
   absl::Status SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q, const at::Tensor& planes,
                           const StepTensors& step, const at::Tensor& out, RetrievalSeconds* seconds);
+  // Judges the rows' outputs as far as the step asks for it in this layer.
+  absl::Status MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q, const at::Tensor& planes,
+                              const StepTensors& step, const at::Tensor& out);
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
@@ -70,7 +86,8 @@ class SpotlightAttention : public Attention {
   at::Device device_ = at::kCPU;
   at::Tensor inv_freq_;
   at::Tensor sparse_workspace_, dense_workspace_;
-  at::Tensor stages_;  // kernels::SparseDecodeStages of the last measured call
+  at::Tensor stages_;                    // kernels::SparseDecodeStages of the last measured call
+  std::unique_ptr<QualityProbe> probe_;  // null: nothing is judged
 };
 
 }  // namespace spotlight::engine

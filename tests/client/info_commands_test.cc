@@ -12,6 +12,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
 class InfoCommandsTest : public ::testing::Test {
@@ -160,6 +161,35 @@ TEST(ProgramTest, WrongCommandsAreOneLine) {
   const SpotlightResult result = RunSpotlight("host:1", {"--json", "models"});
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, HasSubstr("the command comes first"));
+}
+
+TEST(ProgramTest, SaysItsVersion) {
+  const SpotlightResult result = RunSpotlight("host:1", {"--version"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.out, MatchesRegex("spotlight [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+}
+
+TEST(ReportTest, QualityHasALineOnceItWasSampled) {
+  v1::GenerateStreamResponse last;
+  v1::RetrievalStats& stats = *last.mutable_retrieval();
+  stats.set_dense_steps(4);
+  EXPECT_EQ(client::Report(last), "retrieval: dense\n");
+  stats.set_dense_reason(v1::DENSE_REASON_GUARDRAIL);
+  v1::RetrievalQuality& quality = *stats.mutable_quality();
+  quality.set_samples(3);
+  quality.set_recall(0.714);
+  quality.set_iou(0.55);
+  quality.set_attention_mass(0.93);
+  quality.set_min_attention_mass(0.8824);
+  quality.set_output_error(0.0956);
+  const std::string samples =
+      "retrieval: dense (quality guardrail)\n"
+      "quality:   3 samples: attention mass 0.930 (lowest 0.882), recall 0.71, IoU 0.55, output error 0.096";
+  EXPECT_EQ(client::Report(last), samples + "\n");
+  stats.mutable_fallback()->set_after_tokens(120);
+  EXPECT_EQ(client::Report(last), samples + "; guardrail after 120 tokens: dense\n");
+  stats.mutable_fallback()->set_budget_ratio(0.08);
+  EXPECT_EQ(client::Report(last), samples + "; guardrail after 120 tokens: budget raised to 0.08\n");
 }
 
 TEST(ReportTest, RetrievalIsToldInWords) {

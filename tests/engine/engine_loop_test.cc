@@ -6,85 +6,12 @@
 #include <utility>
 #include <vector>
 
-#include "gtest/gtest.h"
-#include "tests/testing/fake_clock.h"
-#include "tests/testing/fake_model_runner.h"
-#include "tests/testing/recording_observer.h"
-#include "tests/testing/recording_sink.h"
-#include "tests/testing/tiny_model.h"
+#include "tests/engine/engine_loop_fixture.h"
 
 namespace spotlight::engine {
 namespace {
 
 using absl::StatusCode;
-
-// The loop on the test's own thread, pass by pass.
-class EngineLoopTest : public testing::Test {
- protected:
-  EngineLoopTest() {
-    options_.scheduler.num_pages = 64;
-    options_.scheduler.max_running = 8;
-    options_.scheduler.max_step_tokens = 128;
-  }
-
-  void Start(const ModelInfo& model = TinyModelInfo()) {
-    model_ = model;
-    tokenizer_ = LoadTinyTokenizer();
-    ASSERT_NE(tokenizer_, nullptr);
-    runner_ = std::make_unique<FakeModelRunner>(options_.scheduler.num_pages, kTinyVocabSize);
-    queue_ = std::make_unique<RequestQueue>(options_.queue);
-    loop_ = std::make_unique<EngineLoop>(options_, model_, *RetrievalPolicy::Create(options_.retrieval, model_),
-                                         tokenizer_.get(), runner_.get(), queue_.get(), &observer_, &clock_);
-  }
-
-  static GenerateRequest Request(const std::string& id, int32_t max_tokens) {
-    GenerateRequest request;
-    request.request_id = id;
-    request.sampling.temperature = 0.0f;
-    request.sampling.top_p = 1.0f;
-    request.sampling.top_k = 0;
-    request.sampling.min_p = 0.0f;
-    request.sampling.repetition_penalty = 1.0f;
-    request.sampling.seed = 17;
-    request.stopping.max_tokens = max_tokens;
-    request.stopping.ignore_eos = true;
-    return request;
-  }
-
-  std::shared_ptr<RecordingSink> Submit(GenerateRequest request, std::vector<int32_t> prompt) {
-    auto submission = std::make_unique<Submission>();
-    auto sink = std::make_shared<RecordingSink>();
-    EXPECT_TRUE(queue_->Reserve(request.request_id).ok());
-    EXPECT_TRUE(queue_->ReserveTokens(request.request_id, static_cast<int64_t>(prompt.size())).ok());
-    submission->request = std::move(request);
-    submission->distinct_prompt_token_ids = prompt;  // repeats do no harm
-    submission->prompt_token_ids = std::move(prompt);
-    submission->sink = sink;
-    submission->accepted = clock_.Now();
-    queue_->Push(std::move(submission));
-    return sink;
-  }
-
-  void RunUntilIdle() {
-    for (int pass = 0; loop_->RunOnce(); ++pass) ASSERT_LT(pass, 100000);
-  }
-
-  EngineOptions options_;
-  ModelInfo model_;
-  FakeClock clock_;
-  RecordingObserver observer_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<FakeModelRunner> runner_;
-  std::unique_ptr<RequestQueue> queue_;
-  std::unique_ptr<EngineLoop> loop_;
-};
-
-std::vector<int32_t> Prompt(int32_t size, int32_t first) {
-  std::vector<int32_t> ids(size);
-  for (int32_t i = 0; i < size; ++i) ids[i] = (first + i * 31) % 500;
-  ids[0] = first;
-  return ids;
-}
 
 TEST_F(EngineLoopTest, AnIdlePassDoesNothing) {
   Start();
@@ -116,8 +43,8 @@ TEST_F(EngineLoopTest, StreamsAScriptTokenByToken) {
 
 TEST_F(EngineLoopTest, CancelFreesPagesBeforeTheNextStepIsPlanned) {
   Start();
-  const auto gone = Submit(Request("gone", 100), Prompt(300, 1));
-  const auto other = Submit(Request("other", 100), Prompt(10, 2));
+  const auto gone = Submit(Request("gone", 100), PromptIds(300, 1));
+  const auto other = Submit(Request("other", 100), PromptIds(10, 2));
   for (int i = 0; i < 5; ++i) loop_->RunOnce();
   ASSERT_GT(gone->deltas().size(), 0u);
   ASSERT_EQ(loop_->load().num_free_pages, 64 - 5 - 1);
@@ -187,7 +114,7 @@ TEST_F(EngineLoopTest, PreemptionGivesTheSameTokensAndSendsNothingTwice) {
   std::vector<std::vector<int32_t>> alone;
   for (int i = 0; i < 4; ++i) {
     Start();
-    const auto sink = Submit(Request("a", 120), Prompt(60 + i, 1 + i));
+    const auto sink = Submit(Request("a", 120), PromptIds(60 + i, 1 + i));
     RunUntilIdle();
     alone.push_back(sink->token_ids());
     ASSERT_EQ(alone.back().size(), 120u);
@@ -196,7 +123,7 @@ TEST_F(EngineLoopTest, PreemptionGivesTheSameTokensAndSendsNothingTwice) {
   options_.scheduler.num_pages = 7;
   Start();
   std::vector<std::shared_ptr<RecordingSink>> sinks;
-  for (int i = 0; i < 4; ++i) sinks.push_back(Submit(Request(std::to_string(i), 120), Prompt(60 + i, 1 + i)));
+  for (int i = 0; i < 4; ++i) sinks.push_back(Submit(Request(std::to_string(i), 120), PromptIds(60 + i, 1 + i)));
   RunUntilIdle();
   int preempted = 0;
   for (const StepStats& step : observer_.steps()) preempted += step.num_preempted;
@@ -214,15 +141,15 @@ TEST_F(EngineLoopTest, SampledTokensDoNotDependOnTheRestOfTheBatch) {
     return request;
   };
   Start();
-  const auto alone = Submit(warm("a"), Prompt(100, 3));
+  const auto alone = Submit(warm("a"), PromptIds(100, 3));
   RunUntilIdle();
   Start();
-  for (int i = 0; i < 5; ++i) Submit(warm("x" + std::to_string(i)), Prompt(150 + i, 50 + i));
+  for (int i = 0; i < 5; ++i) Submit(warm("x" + std::to_string(i)), PromptIds(150 + i, 50 + i));
   loop_->RunOnce();
-  const auto together = Submit(warm("a"), Prompt(100, 3));
+  const auto together = Submit(warm("a"), PromptIds(100, 3));
   GenerateRequest other_seed = warm("b");
   other_seed.sampling.seed = 18;
-  const auto other = Submit(other_seed, Prompt(100, 3));
+  const auto other = Submit(other_seed, PromptIds(100, 3));
   RunUntilIdle();
   EXPECT_EQ(together->token_ids(), alone->token_ids());
   EXPECT_NE(other->token_ids(), alone->token_ids());
@@ -232,7 +159,7 @@ TEST_F(EngineLoopTest, ALongPromptDoesNotStallRunningStreams) {
   Start();
   const auto stream = Submit(Request("stream", 1000), {1, 2, 3});
   loop_->RunOnce();
-  Submit(Request("long", 1), Prompt(2000, 2));
+  Submit(Request("long", 1), PromptIds(2000, 2));
   for (int i = 0; i < 10; ++i) {
     const size_t before = stream->deltas().size();
     loop_->RunOnce();
@@ -246,10 +173,10 @@ TEST_F(EngineLoopTest, EndsAtTheContextsEndWithLength) {
   model.max_context_tokens = 20;
   Start(model);
   GenerateRequest request = Request("a", 1000);
-  const auto capped = Submit(request, Prompt(15, 1));
+  const auto capped = Submit(request, PromptIds(15, 1));
   request.request_id = "b";
   request.stopping.max_tokens.reset();
-  const auto unbounded = Submit(request, Prompt(15, 2));
+  const auto unbounded = Submit(request, PromptIds(15, 2));
   RunUntilIdle();
   for (const auto& sink : {capped, unbounded}) {
     EXPECT_EQ(sink->finish().usage.completion_tokens, 5);
@@ -261,7 +188,7 @@ TEST_F(EngineLoopTest, EndsAtTheCachesEndWithLength) {
   options_.scheduler.num_pages = 2;
   Start();
   GenerateRequest request = Request("a", 1000);
-  const auto sink = Submit(request, Prompt(100, 1));
+  const auto sink = Submit(request, PromptIds(100, 1));
   RunUntilIdle();
   EXPECT_EQ(sink->finish().usage.completion_tokens, 28);
   EXPECT_EQ(sink->finish().reason, FinishReason::kLength);
@@ -328,7 +255,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
 TEST_F(EngineLoopTest, TimingsComeFromTheClock) {
   Start();
   runner_->OnRun([&](const Batch&) { clock_.Advance(absl::Milliseconds(10)); });
-  const auto sink = Submit(Request("a", 5), Prompt(200, 1));  // two chunks
+  const auto sink = Submit(Request("a", 5), PromptIds(200, 1));  // two chunks
   clock_.Advance(absl::Milliseconds(7));
   RunUntilIdle();
   const Timings timings = sink->finish().timings;
@@ -342,7 +269,7 @@ TEST_F(EngineLoopTest, TimingsComeFromTheClock) {
 
 TEST_F(EngineLoopTest, ReportsEachStep) {
   Start();
-  Submit(Request("a", 3), Prompt(150, 1));
+  Submit(Request("a", 3), PromptIds(150, 1));
   RunUntilIdle();
   const std::vector<StepStats> steps = observer_.steps();
   ASSERT_EQ(steps.size(), 4u);
@@ -361,7 +288,7 @@ TEST_F(EngineLoopTest, ReportsEachStep) {
 TEST_F(EngineLoopTest, CountsWhatRetrievalReadsAndSamplesItsTimings) {
   options_.retrieval.sparse_min_context = 400;
   Start(TinyHashedModelInfo());
-  const auto sink = Submit(Request("a", 41), Prompt(380, 1));
+  const auto sink = Submit(Request("a", 41), PromptIds(380, 1));
   RunUntilIdle();
   const RetrievalStats stats = sink->finish().retrieval;
   EXPECT_EQ(stats.dense_steps, 19);  // contexts 381 to 399

@@ -23,27 +23,41 @@ RetrievalPolicy Policy(const ModelInfo& model, RetrievalOptions options = {}) {
 
 TEST(RetrievalPolicyTest, AutoIsDenseBelowTheCrossoverAndSparseFromIt) {
   const RetrievalPolicy policy = Policy(HashedModel());
-  EXPECT_EQ(policy.Decide({}, 4095).dense_reason, DenseReason::kShortContext);
-  EXPECT_EQ(policy.Decide({}, 4095).num_select, 0);
-  EXPECT_EQ(policy.Decide({}, 4096).num_select, 82);  // ceil(0.02 * 4096)
-  EXPECT_EQ(policy.Decide({}, 4096).dense_reason, DenseReason::kNone);
+  EXPECT_EQ(policy.Decide({}, {}, 4095).dense_reason, DenseReason::kShortContext);
+  EXPECT_EQ(policy.Decide({}, {}, 4095).num_select, 0);
+  EXPECT_EQ(policy.Decide({}, {}, 4096).num_select, 82);  // ceil(0.02 * 4096)
+  EXPECT_EQ(policy.Decide({}, {}, 4096).dense_reason, DenseReason::kNone);
 }
 
 TEST(RetrievalPolicyTest, SparseNeedsMoreCandidatesThanTheLeastSelection) {
   const RetrievalPolicy policy = Policy(HashedModel());
   RetrievalParams sparse;
   sparse.mode = RetrievalMode::kSparse;
-  EXPECT_EQ(policy.Decide(sparse, 132).dense_reason, DenseReason::kShortContext);  // 64 candidates
-  EXPECT_EQ(policy.Decide(sparse, 133).num_select, 64);
+  EXPECT_EQ(policy.Decide(sparse, {}, 132).dense_reason, DenseReason::kShortContext);  // 64 candidates
+  EXPECT_EQ(policy.Decide(sparse, {}, 133).num_select, 64);
 }
 
 TEST(RetrievalPolicyTest, RequestsMayChooseDenseOrAnotherBudget) {
   const RetrievalPolicy policy = Policy(HashedModel());
   RetrievalParams params;
   params.budget_ratio = 0.1;
-  EXPECT_EQ(policy.Decide(params, 10000).num_select, 1000);
+  EXPECT_EQ(policy.Decide(params, {}, 10000).num_select, 1000);
   params.mode = RetrievalMode::kDense;
-  EXPECT_EQ(policy.Decide(params, 10000).dense_reason, DenseReason::kRequestOverride);
+  EXPECT_EQ(policy.Decide(params, {}, 10000).dense_reason, DenseReason::kRequestOverride);
+}
+
+TEST(RetrievalPolicyTest, TheGuardrailGoesBeforeTheRequestsBudget) {
+  const RetrievalPolicy policy = Policy(HashedModel());
+  RetrievalParams params;
+  params.mode = RetrievalMode::kSparse;
+  params.budget_ratio = 0.05;
+  RetrievalFallback fallback;
+  fallback.count = 1;
+  fallback.budget_ratio = 0.2;
+  EXPECT_EQ(policy.Decide(params, fallback, 10000).num_select, 2000);
+  fallback.dense = true;
+  EXPECT_EQ(policy.Decide(params, fallback, 10000).num_select, 0);
+  EXPECT_EQ(policy.Decide(params, fallback, 10000).dense_reason, DenseReason::kGuardrail);
 }
 
 TEST(RetrievalPolicyTest, WithoutAHashAutoIsDenseAndSparseIsRefused) {
@@ -51,7 +65,7 @@ TEST(RetrievalPolicyTest, WithoutAHashAutoIsDenseAndSparseIsRefused) {
   model.hash = {};
   RetrievalOptions options;
   const RetrievalPolicy policy = Policy(model, options);
-  EXPECT_EQ(policy.Decide({}, 100000).dense_reason, DenseReason::kNoHash);
+  EXPECT_EQ(policy.Decide({}, {}, 100000).dense_reason, DenseReason::kNoHash);
   EXPECT_TRUE(policy.Check({}).ok());
   RetrievalParams sparse, dense;
   sparse.mode = RetrievalMode::kSparse;

@@ -10,6 +10,7 @@ import urllib.request
 SERVER = "server/spotlight-server"
 CLIENT = "client/spotlight"
 MAKE_HASH = "engine/model/make_untrained_hash"
+TRAIN = "training/spotlight-train"
 TINY_LLAMA = "tests/testdata/tiny-llama"
 TINY_QWEN2 = "tests/testdata/tiny-qwen2"
 
@@ -93,4 +94,12 @@ def refused(*flags, model=TINY_LLAMA):
 def untrained_hash(folder, model=TINY_LLAMA):
     path = os.path.join(folder, "hash.safetensors")
     subprocess.run([MAKE_HASH, "--model", model, "--out", path, "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def write_text(path, lines=900):
+    """Text for the tiny tokenizers: about two bytes a token, 20 tokens a line."""
+    with open(path, "w") as file:
+        for i in range(lines):
+            file.write(f"Line {i * 7919 % 1000} of the story of the keeper and the lamp.\n")
     return path

@@ -1,6 +1,8 @@
 #include "server/metrics.h"
 
 #include <chrono>
+#include <limits>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -31,6 +33,7 @@ engine::StepStats Step(int num_rows) {
   step.kv_read_bytes = 1000;
   step.kv_dense_equivalent_bytes = 50000;
   step.retrieval = engine::RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
+  step.quality = engine::QualitySample{2, {0.7f, 0.55f, 0.93f, 0.09f}, engine::QualityOutcome::kGood, {}};
   step.num_preempted = 1;
   step.num_prefix_query_tokens = 100;
   step.num_prefix_hit_tokens = 60;
@@ -165,10 +168,13 @@ TEST(MetricHelpTest, RetrievalFamiliesSayWhetherTheyAreSampled) {
     if (!absl::StartsWith(family.name, "spotlight_retrieval_")) continue;
     ++num_families;
     const bool sampled = absl::StrContains(family.help, "Sampled: ");
-    EXPECT_EQ(sampled, absl::string_view(family.name) == "spotlight_retrieval_seconds") << family.name;
+    static const auto* const kSampled = new std::set<std::string>{
+        "spotlight_retrieval_seconds", "spotlight_retrieval_recall_ratio", "spotlight_retrieval_iou_ratio",
+        "spotlight_retrieval_attention_mass_ratio", "spotlight_retrieval_output_relative_error"};
+    EXPECT_EQ(sampled, kSampled->count(family.name) > 0) << family.name;
     EXPECT_NE(sampled, absl::StrContains(family.help, "(not sampled)")) << family.name;
   }
-  EXPECT_EQ(num_families, 6);
+  EXPECT_EQ(num_families, 12);
 }
 
 TEST_F(MetricsTest, CountsWhatHappened) {
@@ -194,6 +200,36 @@ TEST_F(MetricsTest, CountsWhatHappened) {
   EXPECT_EQ(
       Value(R"(spotlight_requests_total{model_name="m",finish_reason="stop",grpc_code="OK",method="GenerateStream"})"),
       "1");
+}
+
+TEST_F(MetricsTest, CountsSamplesAndFallbacks) {
+  engine::StepStats step = Step(1);
+  metrics_.OnStep(step);
+  step.quality->measured.attention_mass = 0.4f;
+  step.quality->outcome = engine::QualityOutcome::kLow;
+  metrics_.OnStep(step);
+  step.quality->fallback = engine::QualityFallback::kBudget;
+  metrics_.OnStep(step);
+  step.quality->fallback = engine::QualityFallback::kDense;
+  metrics_.OnStep(step);
+  step.quality->fallback.reset();
+  step.quality->outcome = engine::QualityOutcome::kNotFinite;
+  step.quality->measured.output_error = std::numeric_limits<float>::infinity();
+  metrics_.OnStep(step);
+  step.quality.reset();
+  metrics_.OnStep(step);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_retrieval_samples_total{model_name="m",outcome="good"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_samples_total{model_name="m",outcome="low"})"), "3");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_samples_total{model_name="m",outcome="not_finite"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_fallbacks_total{model_name="m",action="budget"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_fallbacks_total{model_name="m",action="dense"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_attention_mass_ratio_bucket{model_name="m",le="0.4"})"), "0");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_attention_mass_ratio_bucket{model_name="m",le="0.5"})"), "3");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_attention_mass_ratio_count{model_name="m"})"), "4");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_output_relative_error_bucket{model_name="m",le="0.1"})"), "4");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_recall_ratio_bucket{model_name="m",le="0.7"})"), "4");
+  EXPECT_EQ(Value(R"(spotlight_retrieval_iou_ratio_bucket{model_name="m",le="0.6"})"), "4");
 }
 
 TEST_F(MetricsTest, TellsWhyACallWasRefused) {

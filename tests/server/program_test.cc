@@ -50,7 +50,8 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
     EXPECT_TRUE(absl::StrContains(help, "--" + dashed) || absl::StrContains(help, "--[no-]" + dashed)) << dashed;
   }
   EXPECT_GT(num_flags, 20);
-  for (const char* group : {"\nModel\n", "\nNetwork\n", "\nCache and scheduling\n", "\nRetrieval\n", "\nLifecycle\n"}) {
+  for (const char* group : {"\nModel\n", "\nNetwork\n", "\nCache and scheduling\n", "\nRetrieval\n",
+                            "\nRetrieval quality\n", "\nLifecycle\n"}) {
     EXPECT_TRUE(absl::StrContains(help, group)) << group;
   }
   EXPECT_TRUE(absl::StrContains(help, "(default 127.0.0.1:50051)")) << help;
@@ -77,6 +78,21 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
 }
 
+TEST(CommandLineTest, TheGuardrailIsOffUntilItHasAFloor) {
+  const auto plain = Parse({"--model=x"});
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->options.load.quality.floor, 0);
+  EXPECT_GT(plain->options.load.quality.sample_every, 0);
+  const auto guarded = Parse({"--model=x", "--quality-sample-every=8", "--quality-floor=0.9", "--quality-low-samples=2",
+                              "--quality-fallback=budget"});
+  ASSERT_TRUE(guarded.ok()) << guarded.status();
+  const engine::QualityOptions& quality = guarded->options.load.quality;
+  EXPECT_EQ(quality.sample_every, 8);
+  EXPECT_EQ(quality.floor, 0.9);
+  EXPECT_EQ(quality.low_samples, 2);
+  EXPECT_EQ(quality.fallback, engine::QualityFallback::kBudget);
+}
+
 TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--modle=x"}), "--modle: no such flag; see --help");
   EXPECT_EQ(Error({"x"}), "\"x\" is not a flag; see --help");
@@ -89,6 +105,13 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--dtype=fp8"}), "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
   EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
+  EXPECT_EQ(Error({"--model=x", "--quality-floor=1.5"}), "--quality-floor: must be in [0, 1], got 1.5");
+  EXPECT_EQ(Error({"--model=x", "--quality-floor=0.5", "--quality-sample-every=0"}),
+            "--quality-floor: needs samples: --quality-sample-every is 0");
+  EXPECT_EQ(Error({"--model=x", "--quality-sample-every=-1"}), "--quality-sample-every: must be at least 0, got -1");
+  EXPECT_EQ(Error({"--model=x", "--quality-low-samples=0"}), "--quality-low-samples: must be at least 1, got 0");
+  EXPECT_EQ(Error({"--model=x", "--quality-fallback=stop"}),
+            "--quality-fallback: must be dense or budget, got \"stop\"");
   EXPECT_EQ(Error({"--model=x", "--max-running=600"}), "--max-step-tokens: must be at least 600, got 512");
 }
 
@@ -173,6 +196,18 @@ TEST(RequestLogTest, LineIsOneJsonObjectWithoutText) {
   EXPECT_EQ(line.find('\n'), std::string::npos);
   EXPECT_TRUE(absl::StartsWith(line, R"({"time":1.5,"method":"GenerateStream","request_id":"a\"b\n)")) << line;
   EXPECT_TRUE(absl::StrContains(line, R"("code":"OK","seconds":0.5,"finish_reason":"length","prompt_tokens":5)"))
+      << line;
+}
+
+TEST(RequestLogTest, LineTellsWhatRetrievalWasWorthOnceItWasSampled) {
+  CallRecord record;
+  record.finish = engine::Finish();
+  EXPECT_FALSE(absl::StrContains(RequestLogLine(record, 1.5), "attention_mass"));
+  record.finish->retrieval.quality = {3, 0.5, 0.25, 0.75, 0.125, 0.625};
+  record.finish->retrieval.fallback = {1, 17, true, 0};
+  const std::string line = RequestLogLine(record, 1.5);
+  EXPECT_TRUE(absl::StrContains(line, R"("quality_samples":3,"recall":0.5,"attention_mass":0.75,)"
+                                      R"("min_attention_mass":0.625,"fallback":"dense","fallback_after_tokens":17})"))
       << line;
 }
 

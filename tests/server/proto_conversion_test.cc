@@ -149,6 +149,36 @@ TEST(ProtoConversionTest, FreeTokensOfALargeCacheDoNotOverflow) {
   EXPECT_EQ(response.free_kv_cache_tokens(), int64_t{40'000'000} * kernels::kPageTokens);
 }
 
+TEST(ProtoConversionTest, QualityAndFallbackAreAbsentUntilThereIsSomethingToSay) {
+  engine::Finish finish;
+  v1::GenerateStreamResponse message;
+  SetFinish(finish, &message);
+  EXPECT_FALSE(message.retrieval().has_quality());
+  EXPECT_FALSE(message.retrieval().has_fallback());
+
+  finish.retrieval.dense_reason = engine::DenseReason::kGuardrail;
+  finish.retrieval.quality = {3, 0.7, 0.55, 0.9, 0.1, 0.8};
+  finish.retrieval.fallback = {1, 17, false, 0.08};
+  SetFinish(finish, &message);
+  EXPECT_EQ(message.retrieval().dense_reason(), v1::DENSE_REASON_GUARDRAIL);
+  const v1::RetrievalQuality& quality = message.retrieval().quality();
+  EXPECT_EQ(quality.samples(), 3);
+  EXPECT_EQ(quality.recall(), 0.7);
+  EXPECT_EQ(quality.iou(), 0.55);
+  EXPECT_EQ(quality.attention_mass(), 0.9);
+  EXPECT_EQ(quality.min_attention_mass(), 0.8);
+  EXPECT_EQ(quality.output_error(), 0.1);
+  EXPECT_EQ(message.retrieval().fallback().count(), 1);
+  EXPECT_EQ(message.retrieval().fallback().after_tokens(), 17);
+  EXPECT_EQ(message.retrieval().fallback().budget_ratio(), 0.08);
+
+  finish.retrieval.fallback = {2, 17, true, 0};
+  v1::GenerateResponse unary;
+  SetFinish(finish, &unary);
+  EXPECT_EQ(unary.retrieval().fallback().count(), 2);
+  EXPECT_FALSE(unary.retrieval().fallback().has_budget_ratio());
+}
+
 TEST(ProtoConversionTest, AnotherModelIsNotFound) {
   v1::GenerateRequest request = TextRequest();
   request.set_model("other");

@@ -41,6 +41,11 @@ void FakeModelRunner::ScriptNan(int32_t first_prompt_token, int32_t output_index
   nan_from_[first_prompt_token] = output_index;
 }
 
+void FakeModelRunner::ScriptAttentionMass(int32_t first_prompt_token, std::vector<float> masses) {
+  MutexLock lock(&mutex_);
+  masses_[first_prompt_token] = std::move(masses);
+}
+
 void FakeModelRunner::Fail(absl::Status status) {
   MutexLock lock(&mutex_);
   failure_ = std::move(status);
@@ -95,6 +100,7 @@ absl::StatusOr<StepResult> FakeModelRunner::Run(const Batch& batch) {
       FillLogits(batch, static_cast<int32_t>(end - batch.query_begin.begin()) - 1, sample);
       result.tokens.push_back(sampler_.Sample(logits_.data(), vocab_size_, sample));
     }
+    if (batch.quality.has_value()) result.quality = Measure(batch);
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
     on_run = on_run_;
   }
@@ -127,7 +133,21 @@ absl::Status FakeModelRunner::Check(const Batch& batch) const {
       }
     }
   }
+  if (batch.quality.has_value()) {
+    const int32_t row = batch.quality->row;
+    if (row < batch.num_dense_rows || row >= batch.num_decode_rows) return Malformed("quality", row);
+  }
   return absl::OkStatus();
+}
+
+RetrievalQuality FakeModelRunner::Measure(const Batch& batch) {
+  RetrievalQuality quality{0.5f, 0.25f, 1.0f, 0.125f};
+  const auto script = masses_.find(CachedToken(batch, batch.quality->row, 0));
+  if (script == masses_.end()) return quality;
+  std::vector<float>& masses = script->second;
+  quality.attention_mass = masses.front();
+  if (masses.size() > 1) masses.erase(masses.begin());
+  return quality;
 }
 
 void FakeModelRunner::Append(const Batch& batch) {

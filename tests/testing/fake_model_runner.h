@@ -30,6 +30,8 @@ class FakeModelRunner : public ModelRunner {
   void Script(int32_t first_prompt_token, std::vector<int32_t> tokens);
   // Logits of such sequences are NaN from their output token `output_index` on.
   void ScriptNan(int32_t first_prompt_token, int32_t output_index);
+  // What the samples of such sequences measure as attention mass, the last one for ever; 1 of all others.
+  void ScriptAttentionMass(int32_t first_prompt_token, std::vector<float> masses);
   // Every Run from now on fails.
   void Fail(absl::Status status);
   // Called at the end of each Run, on its thread: lets a test move the clock or cancel while a step is under way.
@@ -48,6 +50,7 @@ class FakeModelRunner : public ModelRunner {
  private:
   absl::Status Check(const Batch& batch) const;
   void Append(const Batch& batch);
+  RetrievalQuality Measure(const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The token at `position` of row `row`, through its page table.
   int32_t CachedToken(const Batch& batch, int32_t row, int32_t position) const;
   void FillLogits(const Batch& batch, int32_t row, const SampleRow& sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -64,6 +67,7 @@ class FakeModelRunner : public ModelRunner {
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::map<int32_t, std::vector<int32_t>> scripts_ ABSL_GUARDED_BY(mutex_);
   std::map<int32_t, int32_t> nan_from_ ABSL_GUARDED_BY(mutex_);
+  std::map<int32_t, std::vector<float>> masses_ ABSL_GUARDED_BY(mutex_);
   std::function<void(const Batch&)> on_run_ ABSL_GUARDED_BY(mutex_);
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_step_tokens_ ABSL_GUARDED_BY(mutex_) = 0;

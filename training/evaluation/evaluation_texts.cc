@@ -118,7 +118,7 @@ absl::StatusOr<std::vector<TextSequence>> CutSequences(const std::vector<Evaluat
     }
     const int64_t count = std::min(max_sequences, available / body);
     for (int64_t i = 0; i < count; ++i) {
-      TextSequence sequence{text.name, text.kind, *prefix};
+      TextSequence sequence{text.name, text.kind, i, *prefix};
       sequence.token_ids.insert(sequence.token_ids.end(), ids->begin() + i * body, ids->begin() + (i + 1) * body);
       sequences.push_back(std::move(sequence));
     }

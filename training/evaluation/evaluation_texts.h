@@ -23,6 +23,7 @@ absl::StatusOr<std::vector<EvaluationText>> FindTexts(const std::vector<std::str
 
 struct TextSequence {
   std::string text, kind;  // EvaluationText's name and kind
+  int64_t index = 0;       // of the text's sequences
   std::vector<int32_t> token_ids;
 };
 

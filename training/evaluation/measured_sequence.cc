@@ -90,6 +90,7 @@ absl::StatusOr<MeasuredSequence> MeasureSequence(const SequenceModel& model, abs
   const auto tokens = static_cast<int64_t>(token_ids.size());
   const std::vector<int64_t> positions = DrawQueryPositions(tokens, options.num_queries, options.seed);
   MeasuredSequence measured;
+  measured.positions = positions;
   MeasuringAttention attention(selectors, options, positions, layer_done, &measured);
   const auto attend = [&](const AttentionInput& input) { return attention(input); };
   auto states = model.Run(token_ids, attend, tokens - 1, tokens);

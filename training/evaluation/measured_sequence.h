@@ -24,7 +24,8 @@ struct MeasureOptions {
 // Plain floats: what comes after needs no torch.
 struct MeasuredSequence {
   int64_t num_selectors = 0, num_budgets = 0, num_layers = 0, num_kv_heads = 0, num_queries = 0;
-  std::vector<float> values;  // [selectors, budgets, layers, kNumMeasures, Hkv, N]
+  std::vector<int64_t> positions;  // [N] of the queries
+  std::vector<float> values;       // [selectors, budgets, layers, kNumMeasures, Hkv, N]
 
   // One measure's values by KV head and query [Hkv * N].
   absl::Span<const float> Values(int64_t selector, int64_t budget, int64_t layer, Measure measure) const {

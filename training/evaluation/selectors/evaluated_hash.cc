@@ -59,11 +59,8 @@ class EncoderReader {
  public:
   EncoderReader(const engine::SafetensorsFile& file, at::Device device) : file_(file), device_(device) {}
 
-  // in: of the encoder's rows. An encoder without tensors is the one that keys and queries share: `shared`.
-  absl::StatusOr<HashEncoder> Read(const std::string& prefix, int64_t units, int64_t in, int64_t bits,
-                                   const HashEncoder* shared) {
+  absl::StatusOr<HashEncoder> Read(const std::string& prefix, int64_t units, int64_t in, int64_t bits) {
     const auto has = [&](const char* name) { return file_.Has(prefix + name); };
-    if (shared != nullptr && !has("w1") && !has("w2") && !has("b2") && !has("skip")) return *shared;
     if (!has("skip") && !has("w2")) return absl::InvalidArgumentError(absl::StrCat("has no tensor ", prefix, "skip"));
     HashEncoder encoder;
     absl::Status status;
@@ -118,9 +115,9 @@ absl::Status ReadLayers(const engine::SafetensorsFile& file, const engine::Model
   EncoderReader reader(file, device);
   for (const int32_t layer : hash->metadata.layers) {
     const std::string prefix = absl::StrCat("layers.", layer, ".");
-    auto key = reader.Read(prefix + "key.", units, head_dim, bits, /*shared=*/nullptr);
+    auto key = reader.Read(prefix + "key.", units, head_dim, bits);
     if (!key.ok()) return key.status();
-    auto query = reader.Read(prefix + "query.", units, query_heads * head_dim, bits, hash->symmetric ? &*key : nullptr);
+    auto query = reader.Read(prefix + "query.", units, query_heads * head_dim, bits);
     if (!query.ok()) return query.status();
     hash->layers[layer] = {*std::move(key), *std::move(query)};
   }

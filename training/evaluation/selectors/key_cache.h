@@ -17,7 +17,7 @@ class KeyCache {
   // `compute(keys)` gives the value of the keys [Hkv, T, D]; a value computed for more tokens of the same storage is
   // handed out as it is.
   template <typename Compute>
-  const Value& Get(const QuerySet& queries, const Compute& compute) {
+  Value& Get(const QuerySet& queries, const Compute& compute) {
     if (!Holds(queries)) {
       value_ = compute(queries.k);
       // Kept alive: no other keys can come to lie at their address.

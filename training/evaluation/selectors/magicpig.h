@@ -13,7 +13,7 @@ struct MagicPigOptions {
   // above `wide_budget` of the context need tables that more tokens share.
   int32_t bits = 10, wide_bits = 8;
   double wide_budget = 0.03;
-  int32_t max_tables = 150;
+  int32_t max_tables = 300;
   uint64_t seed = 0;
 };
 

@@ -5,7 +5,6 @@
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/randn.h>
 
-#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -26,8 +25,7 @@ at::Tensor RandomDirections(int64_t rows, int64_t columns, uint64_t seed) {
 }
 
 at::Tensor CentreOf(const at::Tensor& keys) {
-  const int64_t half = std::max<int64_t>(1, keys.size(1) / 2);
-  return keys.narrow(1, 0, half).to(at::kFloat).mean(1, /*keepdim=*/true);
+  return keys.to(at::kFloat).mean(1, /*keepdim=*/true);
 }
 
 }  // namespace spotlight::training

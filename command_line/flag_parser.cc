@@ -1,4 +1,4 @@
-#include "server/flag_parser.h"
+#include "command_line/flag_parser.h"
 
 #include <algorithm>
 
@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 
-namespace spotlight::server {
+namespace spotlight::command_line {
 namespace {
 
 constexpr size_t kLineWidth = 110;
@@ -30,6 +30,10 @@ const FlagEntry* Find(const std::vector<FlagGroup>& groups, absl::string_view sp
 
 bool IsSwitch(const FlagEntry& flag) {
   return *flag.value == '\0';
+}
+
+bool IsList(const FlagEntry& flag) {
+  return absl::EndsWith(flag.value, " ...");
 }
 
 // "--dtype auto|bf16|fp32", and of a switch that is on by default the spelling that turns it off.
@@ -62,7 +66,7 @@ absl::StatusOr<FlagAction> ParseFlags(const std::vector<FlagGroup>& groups, int 
     const size_t equals = word.find('=');
     const bool has_value = equals != absl::string_view::npos;
     const absl::string_view spelling = word.substr(0, equals);
-    absl::string_view value = has_value ? word.substr(equals + 1) : absl::string_view();
+    std::string value(has_value ? word.substr(equals + 1) : absl::string_view());
 
     const FlagEntry* flag = Find(groups, spelling);
     if (flag == nullptr && !has_value && absl::StartsWith(spelling, "no-")) {
@@ -78,8 +82,14 @@ absl::StatusOr<FlagAction> ParseFlags(const std::vector<FlagGroup>& groups, int 
       value = IsSwitch(*flag) ? "true" : argv[++i];
     }
     if (flag == nullptr) return absl::InvalidArgumentError(absl::StrCat("--", spelling, ": no such flag; see --help"));
+    absl::CommandLineFlag* const handle = absl::FindCommandLineFlag(flag->name);
+    if (IsList(*flag)) {
+      while (i + 1 < argc && !absl::StartsWith(argv[i + 1], "--")) absl::StrAppend(&value, "\n", argv[++i]);
+      const std::string before = handle->CurrentValue();
+      if (!before.empty()) value = absl::StrCat(before, "\n", value);
+    }
     std::string error;
-    if (!absl::FindCommandLineFlag(flag->name)->ParseFrom(value, &error)) {
+    if (!handle->ParseFrom(value, &error)) {
       return absl::InvalidArgumentError(absl::StrCat("--", spelling, ": cannot take \"", value, "\" as ",
                                                      IsSwitch(*flag) ? "true or false" : flag->value));
     }
@@ -112,4 +122,4 @@ std::string FormatFlags(const std::vector<FlagGroup>& groups) {
   return out;
 }
 
-}  // namespace spotlight::server
+}  // namespace spotlight::command_line

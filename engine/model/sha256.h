@@ -1,0 +1,32 @@
+// SHA-256 of bytes that come piece by piece.
+#pragma once
+
+#include <openssl/evp.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/string_view.h"
+
+namespace spotlight::engine {
+
+// Thread-compatible.
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+  void Add(const void* bytes, size_t num_bytes) { EVP_DigestUpdate(context_.get(), bytes, num_bytes); }
+  // 64 lower-case hexadecimal digits. Ends the digest.
+  std::string Hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int num_bytes = 0;
+    EVP_DigestFinal_ex(context_.get(), digest, &num_bytes);
+    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), num_bytes));
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+};
+
+}  // namespace spotlight::engine

@@ -1,0 +1,29 @@
+// A trained hash as a file.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "engine/model/config.h"
+#include "engine/model/hash_file_metadata.h"
+#include "training/recipe.h"
+
+namespace spotlight::training {
+
+// The metadata of a hash of `recipe`. What is served says encoder = z | linear and scoring = asymmetric. Baselines are
+// for evaluation only and are refused by LoadHashFile: encoder = paper, scoring = symmetric (query bits against key
+// bits), and "-per-query-head" behind the scoring where every query head has its own codes, with tensors for Hq heads
+// instead of Hkv.
+engine::HashFileMetadata HashMetadata(const Recipe& recipe, const engine::ModelConfig& config,
+                                      const std::string& model_fingerprint);
+
+// `encoders`: HashTrainer::Export's; matrices are stored in bf16, logit_scale in fp32. The file takes the place of
+// another in one step, at the end. RESOURCE_EXHAUSTED: the disk is full. INTERNAL: a value that is not finite, named.
+absl::Status WriteHashFile(const std::string& path, const std::map<std::string, at::Tensor>& encoders,
+                           const engine::HashFileMetadata& metadata);
+
+}  // namespace spotlight::training

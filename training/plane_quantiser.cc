@@ -1,0 +1,18 @@
+#include "training/plane_quantiser.h"
+
+#include <ATen/TensorOperators.h>
+
+#include "training/recipe.h"
+
+namespace spotlight::training {
+
+PlaneWeights QuantiseToPlanes(const at::Tensor& w, int32_t num_planes) {
+  constexpr double kMinRms = 1e-6;
+  const int64_t last = (int64_t{1} << num_planes) - 1;
+  PlaneWeights planes;
+  planes.unit = w.square().mean({-1}, /*keepdim=*/true).sqrt_().clamp_min_(kMinRms).mul_(PlaneStep(num_planes));
+  planes.levels = (w / planes.unit).floor_().mul_(2).add_(1).clamp_(-last, last);
+  return planes;
+}
+
+}  // namespace spotlight::training

@@ -1,0 +1,115 @@
+#include "training/train_program.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "training/memory_plan.h"
+#include "training/train_flags.h"
+#include "training/train_progress.h"
+
+namespace spotlight::training {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+
+std::atomic<bool> stop_requested{false};
+
+void OnSignal(int) {
+  signal(SIGINT, SIG_DFL);
+  signal(SIGTERM, SIG_DFL);
+  stop_requested = true;
+}
+
+// The first signal sets stop_requested. One that the parent had us ignore (nohup) stays ignored.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    stop_requested = false;
+    for (const int number : {SIGINT, SIGTERM}) {
+      if (signal(number, OnSignal) == SIG_IGN) signal(number, SIG_IGN);
+    }
+  }
+  ~StopOnSignal() {
+    for (const int number : {SIGINT, SIGTERM}) {
+      if (signal(number, SIG_DFL) == SIG_IGN) signal(number, SIG_IGN);
+    }
+  }
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+};
+
+// As a shell takes it.
+std::string Quoted(const std::string& word) {
+  const auto is_plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::strchr("/._-+=:,@%", c);
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), is_plain)) return word;
+  return absl::StrCat("'", absl::StrReplaceAll(word, {{"'", "'\\''"}}), "'");
+}
+
+bool CanBeServed(const Recipe& recipe) {
+  return recipe.encoder != EncoderKind::kPaper && recipe.query == QueryForm::kReal && !recipe.per_query_head;
+}
+
+std::string FormatReport(const TrainOptions& options, const TrainReport& report) {
+  const Recipe& recipe = report.recipe;
+  std::string text = absl::StrFormat(
+      "%s: %s, %d bits per token and KV head\n"
+      "trained on %d sequences, %d tokens, in %d steps and %s\n"
+      "held out (%d sequences, 2%% of the tokens selected): recall %.3f, attention mass %.3f, IoU %.3f\n",
+      options.out, FormatBytes(report.file_bytes), recipe.hash_bits, report.num_sequences, report.num_tokens,
+      recipe.steps, FormatSeconds(report.seconds), report.num_heldout_sequences, report.heldout_recall,
+      report.heldout_mass, report.heldout_iou);
+  const std::string files = absl::StrCat("--model ", Quoted(options.model_folder), " --hash ", Quoted(options.out));
+  absl::StrAppend(&text, "next:\n  spotlight-eval ", files, " --text FILE ...\n");
+  if (CanBeServed(recipe)) absl::StrAppend(&text, "  spotlight-server ", files, "\n");
+  return text;
+}
+
+int Train(const TrainOptions& options, const TrainFunction& train) {
+  const StopOnSignal stop;
+  absl::StatusOr<TrainReport> report = absl::UnknownError("not trained");
+  {
+    ProgressLine line(stderr);
+    report = train(
+        options, [&line](const std::string& note) { line.Note(note); },
+        [&line](const TrainProgress& progress) { line.Show(progress); }, &stop_requested);
+  }
+  if (!report.ok()) {
+    std::fprintf(stderr, "spotlight-train: %s\n", std::string(report.status().message()).c_str());
+    return absl::IsCancelled(report.status()) ? 4 : 1;
+  }
+  std::fputs(FormatReport(options, *report).c_str(), stdout);
+  return 0;
+}
+
+}  // namespace
+
+int RunTrainProgram(int argc, const char* const* argv, const TrainFunction& train) {
+  const auto line = ParseTrainCommandLine(argc, argv);
+  if (!line.ok()) {
+    std::fprintf(stderr, "spotlight-train: %s\n", std::string(line.status().message()).c_str());
+    return 2;
+  }
+  switch (line->action) {
+    case TrainAction::kPrintHelp:
+      std::fputs(TrainHelpText().c_str(), stdout);
+      return 0;
+    case TrainAction::kPrintVersion:
+      std::printf("spotlight-train %s\n", kVersion);
+      return 0;
+    case TrainAction::kTrain:
+      break;
+  }
+  return Train(line->options, train);
+}
+
+}  // namespace spotlight::training
