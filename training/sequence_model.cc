@@ -111,11 +111,14 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> SequenceModel::Load(const Sequenc
 }
 
 absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_ids, const AttentionFunction& attend,
-                                              int64_t begin, int64_t end) const {
+                                              int64_t begin, int64_t end, int64_t first_position) const {
   const auto tokens = static_cast<int64_t>(token_ids.size());
   if (begin < 0 || begin >= end || end > tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("states of tokens [", begin, ", ", end, ") asked for in a sequence of ", tokens));
+  }
+  if (first_position < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("first position: must be at least 0, got ", first_position));
   }
   for (const int32_t id : token_ids) {
     if (id < 0 || id >= config_.vocab_size) {
@@ -130,7 +133,8 @@ absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_id
     step.token_ids =
         at::tensor(at::ArrayRef<int32_t>(token_ids.data(), token_ids.size()), at::TensorOptions().dtype(at::kInt))
             .to(device_);
-    step.positions = at::arange(tokens, at::TensorOptions().dtype(at::kInt).device(device_));
+    step.positions =
+        at::arange(first_position, first_position + tokens, at::TensorOptions().dtype(at::kInt).device(device_));
     CallbackAttention attention(config_, device_, attend);
     return decoder_->HiddenStates(step, at::arange(begin, end, at::TensorOptions().dtype(at::kLong).device(device_)),
                                   {}, &attention, /*seconds=*/nullptr);

@@ -47,11 +47,12 @@ class SequenceModel {
   // Errors name the file or the option's value and the reason.
   static absl::StatusOr<std::unique_ptr<SequenceModel>> Load(const SequenceModelOptions& options);
 
-  // Runs `token_ids` [T] from position 0 and returns the normed states [end - begin, hidden] of the tokens
-  // [begin, end). INVALID_ARGUMENT: an id outside the vocabulary, an empty or reversed range. RESOURCE_EXHAUSTED: out
-  // of memory. What `attend` returns as an error ends the run.
+  // Runs `token_ids` [T] at positions first_position .. first_position + T - 1 and returns the normed states
+  // [end - begin, hidden] of the tokens [begin, end), counted from the first one given. INVALID_ARGUMENT: an id outside
+  // the vocabulary, an empty or reversed range, a position under 0. RESOURCE_EXHAUSTED: out of memory. What `attend`
+  // returns as an error ends the run. With a first_position over 0 the tokens before are for `attend` to know of.
   absl::StatusOr<at::Tensor> Run(absl::Span<const int32_t> token_ids, const AttentionFunction& attend, int64_t begin,
-                                 int64_t end) const;
+                                 int64_t end, int64_t first_position = 0) const;
   // Logits [R, vocab] float of states [R, hidden].
   at::Tensor Logits(const at::Tensor& states) const { return decoder_->Logits(states); }
 

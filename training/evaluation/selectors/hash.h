@@ -1,0 +1,33 @@
+// Selection by a hash file, as kernels/sparse_decode.h selects: bits of the keys, integer weights of the queries,
+// highest score first, ties to the lower index.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "training/evaluation/selector.h"
+#include "training/evaluation/selectors/evaluated_hash.h"
+
+namespace spotlight::training {
+
+enum class HashScoring : uint8_t {
+  kServed,     // real-valued queries quantised to the file's planes; bits of queries in symmetric files
+  kPrefilter,  // the same, among the prefilter_factor * K candidates with the best scores of the first 32 bits
+  kReal,       // real-valued queries as they are: what quantising costs. Not for symmetric files
+};
+
+struct HashSelectorOptions {
+  std::string name;  // in reports
+  HashScoring scoring = HashScoring::kServed;
+  int32_t prefilter_factor = 4;
+};
+
+// Select fails for a layer that the file does not have. INVALID_ARGUMENT: kReal with a symmetric file.
+absl::StatusOr<std::unique_ptr<Selector>> MakeHashSelector(std::shared_ptr<const EvaluatedHash> hash,
+                                                           const HashSelectorOptions& options);
+
+// w [..., bits] -> n_b = clamp(2 * floor(w_b / (step * rms(w))) + 1, +-(2^J - 1)), as kernels/encode_and_append.h.
+at::Tensor QuantiseToPlanes(const at::Tensor& weights, int32_t num_planes, double step);
+
+}  // namespace spotlight::training
