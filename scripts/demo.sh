@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts the server on free ports, streams an answer through the client, shows what the server measured, stops it.
+# Starts the server on free ports, streams answers through the client, the last one to a long prompt with and without
+# sparse retrieval, shows what the server measured, stops it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold='' plain=''; fi
@@ -7,7 +8,7 @@ say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 model=$(tools/fetch_default_model.sh)
 log=$(mktemp)
-bin/spotlight-server --model "$model" --listen 127.0.0.1:0 --http 127.0.0.1:0 >/dev/null 2>"$log" &
+bin/spotlight-server --model "$model" --quality-sample-every 8 --listen 127.0.0.1:0 --http 127.0.0.1:0 >/dev/null 2>"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -f "$log"' EXIT
 
@@ -29,6 +30,22 @@ printf '[{"role": "user", "content": "%s"}]' "$prompt" >"$chat"
 say "\$ spotlight generate --chat-file chat.json --temperature 0 --max-tokens 96     # $prompt"
 bin/spotlight generate --server "$grpc" --chat-file "$chat" --temperature 0 --max-tokens 96
 rm -f "$chat"
+
+# Most of a book with one odd sentence in it, and a question about that sentence at the end.
+long=$(mktemp)
+python3 - training/texts/eval/books/carroll_alice.txt >"$long" <<'PY'
+import sys
+text = open(sys.argv[1], encoding="utf-8").read()
+book = text[: text.rindex("\n\n", 0, 22500)]
+place = book.index("\n\n", 6000)
+fact = "\n\nRemember this: the special magic number for the Cheshire Cat is 7421.\n"
+print(book[:place] + fact + book[place:] + "\n\nThe special magic number for the Cheshire Cat is", end="")
+PY
+for retrieval in dense sparse; do
+  say "\$ spotlight generate --prompt-file book.txt --temperature 0 --max-tokens 32 --retrieval $retrieval     # ... The special magic number for the Cheshire Cat is"
+  bin/spotlight generate --server "$grpc" --prompt-file "$long" --temperature 0 --max-tokens 32 --retrieval "$retrieval"
+done
+rm -f "$long"
 
 say "\$ curl http://$http/metrics     # a few of them"
 python3 - "http://$http/metrics" <<'PY'

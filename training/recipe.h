@@ -25,14 +25,14 @@ struct Recipe {
   QueryForm query = QueryForm::kReal;
   bool per_query_head = false;  // a hash (and a code) per query head instead of per KV head: evaluation only
 
-  int32_t hash_bits = 128;     // N: 32, 64, 128 or 256
-  int32_t num_planes = 4;      // J
-  int32_t prefix_bits = 32;    // 0: not nested; else the first bits also rank by themselves
-  float prefix_weight = 0.25f; // of the prefix's own loss
+  int32_t hash_bits = 128;      // N: 32, 64, 128 or 256
+  int32_t num_planes = 4;       // J
+  int32_t prefix_bits = 32;     // 0: not nested; else the first bits also rank by themselves
+  float prefix_weight = 0.25f;  // of the prefix's own loss
   int32_t key_hidden = 128, query_hidden = 256;
 
   int32_t first_layer = 2;  // layers before it stay dense
-  int32_t steps = 3000;
+  int32_t steps = 6000;
   int32_t tokens_per_sequence = 4096;
   int32_t queries_per_step = 128;
   // Positions that the hash must serve; 0: the model's context. Sequences are rotated to positions in [0, this).

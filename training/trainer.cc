@@ -64,7 +64,7 @@ absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device,
     absl::StrAppend(&note, recipe.tokens_per_sequence, " tokens per sequence");
   }
   if (recipe.steps == 0) {
-    recipe.steps = device.is_cuda() ? 3000 : 1200;
+    recipe.steps = device.is_cuda() ? 6000 : 1200;
     absl::StrAppend(&note, note.empty() ? "" : ", ", recipe.steps, " steps");
   }
   if (!note.empty()) absl::StrAppend(&note, ": the defaults on ", where, " (--tokens-per-sequence, --steps)");
