@@ -35,8 +35,8 @@ bool WantsHash(const std::vector<std::string>& selectors) {
 absl::StatusOr<std::string> FindHash(const EvaluationOptions& options, const SequenceModel& model) {
   if (options.hash != "auto") return options.hash;
   if (!WantsHash(options.selectors)) return std::string();
-  std::string path = engine::FindHashFile(options.model_folder, engine::HashFolders(options.hash_folders),
-                                          model.fingerprint());
+  std::string path =
+      engine::FindHashFile(options.model_folder, engine::HashFolders(options.hash_folders), model.fingerprint());
   if (path.empty()) {
     return absl::NotFoundError(absl::StrCat("--hash auto: found no trained hash of ", options.model_folder,
                                             "; name one, or leave the hash selectors out of --selectors"));

@@ -61,7 +61,7 @@ TEST(EvaluationTest, MeasuresEverySelectorBudgetLayerAndHead) {
   const auto report = Evaluate(options, kSilent);
   ASSERT_TRUE(report.ok()) << report.status();
   ASSERT_EQ(report->selectors.size(), options.selectors.size() + 1) << "oracle-b is measured too";
-  EXPECT_EQ(report->heads.size(), 12u * 2 * 2 * 2) << "selectors, budgets, layers 2 and 3, KV heads";
+  EXPECT_EQ(report->heads.size(), 12u * 2 * 2) << "selectors, budgets, layers 2 and 3 of one KV head";
   EXPECT_GE(report->sequences.size(), 2u);
   for (const SelectorDescription& selector : report->selectors) {
     double previous = 0;
@@ -131,18 +131,21 @@ TEST(EvaluationTest, NamesWhatIsWrong) {
   EXPECT_TRUE(absl::StrContains(ErrorOf(options), "no/model"));
 }
 
+// Where everything may be selected, nothing is lost.
 TEST(EvaluationTest, MeasuresWholeRunsWhenAsked) {
   EvaluationOptions options = Options();
   options.selectors = {"hash", "window"};
-  options.budgets = {0.2};
+  options.budgets = {1.0};
   options.num_sequences = 1;
   options.perplexity = true;
   options.fidelity = true;
   const auto report = Evaluate(options, kSilent);
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_EQ(report->perplexity.size(), 2u * 3 * 3) << "texts, kinds, selectors with oracle-b";
+  ASSERT_EQ(report->perplexity.size(), 2u * 3 * 3) << "texts, kinds, selectors with oracle-b";
   EXPECT_EQ(report->perplexity[0].text, "books/one");
-  EXPECT_EQ(report->fidelity.size(), 2u);
+  for (const PerplexityRow& row : report->perplexity) EXPECT_NEAR(row.value, row.dense, 1e-3 * row.dense);
+  ASSERT_EQ(report->fidelity.size(), 2u);
+  for (const FidelityRow& row : report->fidelity) EXPECT_EQ(row.agreement, 1);
   EXPECT_FALSE(ToTable(*report).empty());
 }
 

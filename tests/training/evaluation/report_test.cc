@@ -54,7 +54,9 @@ TEST(QualityRowsTest, MeansGiveEverySequenceLayerHeadAndQueryEqualWeight) {
   EXPECT_EQ(books->num_sequences, 2);
   EXPECT_NEAR(books->mean[0], 1 + 1 + 0.05 + 0.015, 1e-4);
   EXPECT_NEAR(books->oracle_mass_c, books->mean[3] + 100, 1e-3);
-  EXPECT_EQ(FindRow(rows, "window", 0.02, 512, "code")->num_sequences, 1);
+  ASSERT_NE(FindRow(rows, "window", 0.02, 512, "all"), nullptr);
+  EXPECT_EQ(FindRow(rows, "window", 0.02, 512, "all")->num_sequences, 1);
+  EXPECT_EQ(FindRow(rows, "window", 0.02, 512, "code"), nullptr) << "one kind only: all are of it";
   EXPECT_EQ(FindRow(rows, "random", 0.02, 512, "code"), nullptr);
 }
 
