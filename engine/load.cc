@@ -31,7 +31,8 @@ absl::StatusOr<HashFile> OpenHash(const LoadOptions& options, const ModelConfig&
                                   std::vector<std::string>* notes) {
   std::string path = options.hash;
   if (path == "auto") {
-    path = fingerprint.empty() ? "" : FindHashFile(options.model_folder, HashFolders(options.hash_folders), fingerprint);
+    path =
+        fingerprint.empty() ? "" : FindHashFile(options.model_folder, HashFolders(options.hash_folders), fingerprint);
   }
   if (path.empty() || path == "none") {
     if (options.retrieval.sparse_required) {

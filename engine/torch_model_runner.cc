@@ -1,6 +1,5 @@
 #include "engine/torch_model_runner.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
@@ -13,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/ops/parallel.h"
 #include "engine/sampler.h"
 
 namespace spotlight::engine {
@@ -64,7 +64,7 @@ class TorchModelRunner : public ModelRunner {
     const auto vocab_size = static_cast<int32_t>(host_logits.size(1));
     const float* const rows = host_logits.data_ptr<float>();
     result.tokens.resize(num_samples);
-    at::parallel_for(0, num_samples, 1, [&](int64_t begin, int64_t end) {
+    ParallelFor(num_samples, 1, [&](int64_t begin, int64_t end) {
       thread_local Sampler sampler;
       for (int64_t i = begin; i < end; ++i) {
         result.tokens[i] = sampler.Sample(rows + i * vocab_size, vocab_size, batch.samples[i]);

@@ -38,17 +38,6 @@ struct TorchScope {
   const c10::OptionalDeviceGuard device_guard;
 };
 
-// Without replacement, ascending.
-std::vector<int64_t> DistinctPositions(int64_t count, int64_t begin, int64_t end, StepRandom* random) {
-  std::vector<int64_t> all(end - begin);
-  for (size_t i = 0; i < all.size(); ++i) all[i] = begin + static_cast<int64_t>(i);
-  count = std::min<int64_t>(count, all.size());
-  for (int64_t i = 0; i < count; ++i) std::swap(all[i], all[random->Within(i, all.size())]);
-  all.resize(count);
-  std::sort(all.begin(), all.end());
-  return all;
-}
-
 }  // namespace
 
 class HashTrainer::Implementation {
@@ -110,7 +99,7 @@ class HashTrainer::Implementation {
     const TorchScope scope(device_);
     const int64_t tokens = sequence.k.size(2);
     StepRandom random(0, Draw::kHeldOut, sequence_index);
-    const std::vector<int64_t> queries = DistinctPositions(num_queries, FirstQuery(tokens, 2), tokens, &random);
+    const std::vector<int64_t> queries = random.Distinct(num_queries, FirstQuery(tokens, 2), tokens);
     const UnitReader reader(layout_, shape_.head_dim, sequence, queries, PhaseShift(), device_);
     const QuerySites sites(queries, tokens, device_);
     const at::Tensor figures = at::empty({3, layout_.num_kv_heads}, parameters_.options().dtype(at::kDouble));

@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "engine/philox.h"
@@ -32,6 +35,17 @@ class StepRandom {
   std::vector<int64_t> Ascending(int64_t count, int64_t begin, int64_t end) {
     std::vector<int64_t> values(count);
     for (int64_t& value : values) value = Within(begin, end);
+    std::sort(values.begin(), values.end());
+    return values;
+  }
+
+  // `count` different numbers of [begin, end), ascending; all of them where there are no more.
+  std::vector<int64_t> Distinct(int64_t count, int64_t begin, int64_t end) {
+    std::vector<int64_t> values(end - begin);
+    std::iota(values.begin(), values.end(), begin);
+    count = std::min(count, end - begin);
+    for (int64_t i = 0; i < count; ++i) std::swap(values[i], values[Within(i, end - begin)]);
+    values.resize(count);
     std::sort(values.begin(), values.end());
     return values;
   }

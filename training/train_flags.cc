@@ -29,7 +29,7 @@ ABSL_FLAG(
     int32_t, tokens_per_sequence, 0,
     "Tokens that the model sees at once; much shorter ones than will be served do. 0: 4096 on a GPU, 1024 on a CPU");
 ABSL_FLAG(int32_t, sequences, kOptions.max_sequences,
-          "Sequences of the text to train on, evenly spread; 0: as many as the steps use");
+          "Sequences of the text to train on, evenly spread; 0: as many as the steps use, on a CPU up to 256");
 ABSL_FLAG(int32_t, queries_per_step, kRecipe.queries_per_step, "Query positions drawn from a sequence");
 ABSL_FLAG(int32_t, target_context, kRecipe.target_context,
           "Tokens that the hash must serve, by rotation of shorter sequences; 0: the model's context");

@@ -14,11 +14,10 @@
 #include "training/memory_plan.h"
 #include "training/train_flags.h"
 #include "training/train_progress.h"
+#include "version.h"
 
 namespace spotlight::training {
 namespace {
-
-constexpr char kVersion[] = "0.1.0";
 
 std::atomic<bool> stop_requested{false};
 

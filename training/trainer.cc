@@ -94,8 +94,10 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> LoadModel(const TrainOptions& opt
 
 absl::StatusOr<Corpus> ReadCorpus(const TrainOptions& options, const Recipe& recipe, int64_t num_workers,
                                   const SequenceModel& model, const std::function<void(const std::string&)>& note) {
+  int32_t max_sequences = options.max_sequences;
+  if (max_sequences == 0 && model.device().is_cpu()) max_sequences = kCpuSequences;
   int64_t wanted = recipe.steps * num_workers;
-  if (options.max_sequences > 0) wanted = std::min<int64_t>(wanted, options.max_sequences);
+  if (max_sequences > 0) wanted = std::min<int64_t>(wanted, max_sequences);
   if (options.random_weights_seed.has_value()) {
     Say(note, "random weights, random tokens: what comes out is good for measuring cost only");
     return RandomCorpus(model.config().vocab_size, recipe.tokens_per_sequence, std::max<int64_t>(wanted, 2) + 4,
@@ -116,8 +118,12 @@ absl::StatusOr<Corpus> ReadCorpus(const TrainOptions& options, const Recipe& rec
   if (files->num_bytes < files->total_bytes) {
     absl::StrAppend(&line, "; an even share of ", FormatBytes(files->total_bytes), ", as much as the steps can use");
   }
+  const auto found = static_cast<int64_t>(corpus->train.size());
+  LimitSequences(max_sequences, *corpus);
+  if (max_sequences > 0 && found > max_sequences) {
+    absl::StrAppend(&line, "; ", max_sequences, " of them are used (--sequences)");
+  }
   Say(note, line);
-  LimitSequences(options.max_sequences, *corpus);
   return corpus;
 }
 

@@ -14,14 +14,18 @@
 
 namespace spotlight::training {
 
+// On a CPU the model's pass costs more than a step, and this many sequences' activations stay in memory.
+inline constexpr int32_t kCpuSequences = 256;
+
 struct TrainOptions {
   std::string model_folder;
   absl::optional<uint64_t> random_weights_seed;  // set: weights and tokens drawn from this seed (for measuring cost)
   std::vector<std::string> text_paths;           // files, or folders whose files are read in the order of their names
   std::string out;                               // the hash file; written whole or not at all
   Recipe recipe;                                 // steps, tokens_per_sequence 0: chosen for the device
-  int32_t max_sequences = 0;                     // to train on, evenly spread over the text; 0: as many as steps use
-  std::string device = "auto";                   // cpu, cuda:N, "cuda" for every GPU of the machine, auto
+  // To train on, evenly spread over the text; 0: as many as the steps use, on a CPU kCpuSequences at most.
+  int32_t max_sequences = 0;
+  std::string device = "auto";                             // cpu, cuda:N, "cuda" for every GPU of the machine, auto
   engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;  // of the model's pass
   int32_t num_threads = 0;                                 // of the CPU; 0: one per core
   int64_t max_memory_bytes = 0;                            // on the training device; 0: what is free

@@ -1,12 +1,12 @@
 #include "engine/model/tensor_source.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <cstring>
 #include <utility>
 
 #include "engine/model/random_weights.h"
+#include "engine/ops/parallel.h"
 #include "engine/ops/tensor.h"
 
 namespace spotlight::engine {
@@ -44,7 +44,7 @@ class RandomSource : public TensorSource {
     at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(dtype));
     const bool bf16 = dtype == at::kBFloat16;
     at::Tensor values = bf16 ? tensor : tensor.to(at::kFloat);
-    at::parallel_for(0, values.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+    ParallelFor(values.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
       if (bf16) {
         FillRandomWeightsBf16(name, seed_, begin, end, static_cast<uint16_t*>(values.data_ptr()) + begin);
       } else {

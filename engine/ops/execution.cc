@@ -1,16 +1,15 @@
 #include "engine/ops/execution.h"
 
-#include <ATen/Parallel.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include "engine/ops/parallel.h"
 
 namespace spotlight::engine {
 namespace {
 
 const kernels::ParallelFor& TorchParallelFor() {
-  static const auto* const parallel_for =
-      new kernels::ParallelFor([](int64_t n, const std::function<void(int64_t, int64_t)>& body) {
-        at::parallel_for(0, n, 1, [&body](int64_t begin, int64_t end) { body(begin, end); });
-      });
+  static const auto* const parallel_for = new kernels::ParallelFor(
+      [](int64_t n, const std::function<void(int64_t, int64_t)>& body) { ParallelFor(n, 1, body); });
   return *parallel_for;
 }
 

@@ -101,8 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         TrainingCase{"z", EncoderKind::kZ, Loss::kCrossEntropy, QueryForm::kReal, false, 150, 0.15},
         TrainingCase{"z_soft_topk", EncoderKind::kZ, Loss::kSoftTopK, QueryForm::kReal, false, 150, 0.15},
-        TrainingCase{"linear", EncoderKind::kLinear, Loss::kCrossEntropy, QueryForm::kBits, false, 400, 0.03},
-        TrainingCase{"paper", EncoderKind::kPaper, Loss::kBradleyTerry, QueryForm::kBits, true, 150, 0.05}),
+        TrainingCase{"linear", EncoderKind::kLinear, Loss::kCrossEntropy, QueryForm::kBits, false, 300, 0.03},
+        TrainingCase{"paper", EncoderKind::kPaper, Loss::kBradleyTerry, QueryForm::kBits, true, 100, 0.05}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(HashTrainerTest, ResumesBitForBit) {

@@ -153,17 +153,17 @@ TEST_F(TrainerTest, StoppedRunGoesOnToTheSameFile) {
 
 TEST_F(TrainerTest, ResumesOnlyTheSameRun) {
   TrainOptions options = Options();
+  options.recipe.learning_rate = 2e-3;
   stop_at_ = 2;
   ASSERT_TRUE(absl::IsCancelled(Train(options).status()));
   stop_ = false;
   stop_at_ = -1;
   options.recipe.learning_rate = 1e-3;
   ExpectRefusal(options, absl::StatusCode::kFailedPrecondition,
-                "its recipe is lr=0.004, this run's is lr=0.001; delete it");
-  options = Options();
+                "its recipe is lr=0.002, this run's is lr=0.001; delete it");
+  options.recipe.learning_rate = 2e-3;
   std::ofstream(Path("text.txt"), std::ios::app) << "One more line.\n";
   ExpectRefusal(options, absl::StatusCode::kFailedPrecondition, "its corpus sha256 is ");
-  options = Options();
   options.model_folder = "tests/testdata/tiny-qwen2";
   ExpectRefusal(options, absl::StatusCode::kFailedPrecondition,
                 "hash.safetensors.training: is the progress of another");
