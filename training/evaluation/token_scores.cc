@@ -5,13 +5,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/tensor.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "training/evaluation/torch_boundary.h"
+#include "training/torch_errors.h"
 
 namespace spotlight::training {
 namespace {
@@ -26,8 +27,9 @@ absl::StatusOr<TokenScores> ScoreTokens(const SequenceModel& model, const at::Te
   if (states.size(0) != count) {
     return absl::InvalidArgumentError(absl::StrCat(states.size(0), " states were given for ", count, " targets"));
   }
-  return AtTorchBoundary("scoring tokens", [&]() -> absl::StatusOr<TokenScores> {
-    TokenScores scores;
+  TokenScores scores;
+  const absl::Status status = CatchTorch("scoring tokens", [&] {
+    const c10::AutoGradMode no_autograd(false);
     const int64_t chunk = std::max<int64_t>(1, kLogitBytes / (4 * int64_t{model.config().vocab_size}));
     for (int64_t begin = 0; begin < count; begin += chunk) {
       const int64_t rows = std::min(chunk, count - begin);
@@ -41,8 +43,10 @@ absl::StatusOr<TokenScores> ScoreTokens(const SequenceModel& model, const at::Te
       scores.log_prob.insert(scores.log_prob.end(), log_prob.data_ptr<float>(), log_prob.data_ptr<float>() + rows);
       scores.greedy.insert(scores.greedy.end(), greedy.data_ptr<int32_t>(), greedy.data_ptr<int32_t>() + rows);
     }
-    return scores;
+    return absl::OkStatus();
   });
+  if (!status.ok()) return status;
+  return scores;
 }
 
 double Perplexity(absl::Span<const float> log_prob) {

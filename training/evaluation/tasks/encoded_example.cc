@@ -9,17 +9,42 @@
 namespace spotlight::training {
 namespace {
 
+size_t CommonPrefix(const std::vector<int32_t>& one, const std::vector<int32_t>& other) {
+  return std::mismatch(one.begin(), one.begin() + static_cast<int64_t>(std::min(one.size(), other.size())),
+                       other.begin())
+             .first -
+         one.begin();
+}
+
+// The prompt whole, as a server would encode it, all of it in `question` as yet.
 absl::StatusOr<EncodedExample> EncodeAt(const Task& task, int64_t size, uint64_t seed, const EncodeFunction& encode) {
   EncodedExample encoded;
   encoded.example = task.generate(size, seed);
-  const std::pair<const std::string*, std::vector<int32_t>*> pieces[] = {{&encoded.example.context, &encoded.context},
-                                                                         {&encoded.example.question, &encoded.question},
-                                                                         {&encoded.example.answer, &encoded.answer}};
-  for (const auto& [text, ids] : pieces) {
-    auto tokens = encode(*text, text == &encoded.example.context);
-    if (!tokens.ok()) return tokens.status();
-    *ids = *std::move(tokens);
+  const TaskExample& text = encoded.example;
+  auto prompt = encode(absl::StrCat(text.context, text.question), true);
+  if (!prompt.ok()) return prompt.status();
+  encoded.question = *std::move(prompt);
+  // The answer as it goes on from the question.
+  auto question = encode(text.question, false), both = encode(absl::StrCat(text.question, text.answer), false);
+  if (!question.ok()) return question.status();
+  if (!both.ok()) return both.status();
+  if (CommonPrefix(*question, *both) == question->size() && both->size() > question->size()) {
+    encoded.answer.assign(both->begin() + static_cast<int64_t>(question->size()), both->end());
+    return encoded;
   }
+  auto answer = encode(text.answer, false);
+  if (!answer.ok()) return answer.status();
+  encoded.answer = *std::move(answer);
+  return encoded;
+}
+
+// Moves the tokens that are the context's alone to `context`. A token across the border stays with the question.
+absl::StatusOr<EncodedExample> SplitPrompt(EncodedExample encoded, const EncodeFunction& encode) {
+  auto context = encode(encoded.example.context, true);
+  if (!context.ok()) return context.status();
+  const auto border = encoded.question.begin() + static_cast<int64_t>(CommonPrefix(*context, encoded.question));
+  encoded.context.assign(encoded.question.begin(), border);
+  encoded.question.erase(encoded.question.begin(), border);
   return encoded;
 }
 
@@ -50,7 +75,7 @@ absl::StatusOr<EncodedExample> EncodeToLength(const Task& task, uint64_t seed, i
     // In proportion, which the length nearly is, then by halves.
     guess = std::abs(tokens - max_tokens) * 20 > max_tokens ? size * max_tokens / tokens : (fits + over) / 2;
   }
-  return best;
+  return SplitPrompt(*std::move(best), encode);
 }
 
 }  // namespace spotlight::training

@@ -14,7 +14,8 @@ namespace spotlight::training {
 // Ids of a piece of text; `at_start`: it begins the sequence (where a tokenizer adds its BOS).
 using EncodeFunction = std::function<absl::StatusOr<std::vector<int32_t>>(absl::string_view text, bool at_start)>;
 
-// Pieces are encoded by themselves, so that their borders are borders of tokens.
+// context and question together are the prompt's tokens as a server encodes them; what tokens the context shares with
+// the question are the question's. answer: the tokens by which the answer goes on from there.
 struct EncodedExample {
   TaskExample example;
   std::vector<int32_t> context, question, answer;
