@@ -3,7 +3,7 @@
 .PHONY: help setup build model demo serve test test-asan test-tsan check format bundle
 
 BAZEL ?= bazel
-PROGRAMS = //server:spotlight-server //client:spotlight //training:spotlight-train //engine/model:make_untrained_hash
+PROGRAMS = //server:spotlight-server //client:spotlight //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
 
 help:           ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

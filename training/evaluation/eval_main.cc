@@ -39,16 +39,29 @@ int Fail(const absl::Status& status, int code) {
 }
 
 // Written beside its place and moved there, so that a good file is never left half replaced.
-bool WriteFile(const std::string& path, const std::string& text) {
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial, std::ios::binary | std::ios::trunc);
-  file << text;
-  file.close();
-  if (file && std::rename(partial.c_str(), path.c_str()) == 0) return true;
-  std::perror(("spotlight-eval: " + path).c_str());
-  std::remove(partial.c_str());
-  return false;
-}
+class OutputFile {
+ public:
+  explicit OutputFile(const std::string& path) : path_(path), partial_(path + ".partial") {}
+  ~OutputFile() {
+    if (!path_.empty()) std::remove(partial_.c_str());
+  }
+  // Minutes of work are not lost to a misspelt folder.
+  bool CanBeWritten() const { return path_.empty() || Report(static_cast<bool>(std::ofstream(partial_))); }
+  bool Write(const std::string& text) const {
+    if (path_.empty()) return true;
+    std::ofstream file(partial_, std::ios::binary | std::ios::trunc);
+    file << text;
+    file.close();
+    return Report(file && std::rename(partial_.c_str(), path_.c_str()) == 0);
+  }
+
+ private:
+  bool Report(bool good) const {
+    if (!good) std::perror(("spotlight-eval: --json " + path_).c_str());
+    return good;
+  }
+  const std::string path_, partial_;
+};
 
 int Run(int argc, const char* const* argv) {
   const auto line = ParseEvaluationFlags(argc, argv);
@@ -64,15 +77,14 @@ int Run(int argc, const char* const* argv) {
       break;
   }
   const EvaluationOptions& options = line->options;
-  // Minutes of work are not lost to a misspelt folder.
-  if (!options.json.empty() && !WriteFile(options.json + ".partial", "")) return 1;
-  std::remove((options.json + ".partial").c_str());
+  const OutputFile json(options.json);
+  if (!json.CanBeWritten()) return 1;
   ProgressLine progress;
   const auto report = Evaluate(
       options, [&](const std::string& what, int64_t done, int64_t total) { progress.Show(what, done, total); });
   if (!report.ok()) return Fail(report.status(), 1);
   std::fputs(ToTable(*report).c_str(), stdout);
-  if (!options.json.empty() && !WriteFile(options.json, ToJson(*report))) return 1;
+  if (!json.Write(ToJson(*report))) return 1;
   if (!options.check_bars) return 0;
   const auto bars = CheckBars(*report, AreDefaultTexts(report->texts));
   std::fputs(("\n" + ToTable(bars)).c_str(), stdout);

@@ -4,7 +4,6 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/hash_file.h"
+#include "engine/model/hash_folders.h"
 #include "training/evaluation/end_to_end.h"
 #include "training/evaluation/measured_sequence.h"
 #include "training/evaluation/selectors/selector_list.h"
@@ -26,14 +26,6 @@ constexpr char kOracleB[] = "oracle-b";
 // Layers before it are dense unless a hash file says otherwise.
 constexpr int32_t kFirstLayer = 2;
 
-// Where the server looks as well.
-std::string UserHashFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  return absl::StrCat(cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache"),
-                      "/spotlight/hashes");
-}
-
 bool WantsHash(const std::vector<std::string>& selectors) {
   return std::any_of(selectors.begin(), selectors.end(), [](const std::string& name) {
     return absl::StartsWith(name, "hash") && !absl::StrContains(name, ":");
@@ -43,9 +35,8 @@ bool WantsHash(const std::vector<std::string>& selectors) {
 absl::StatusOr<std::string> FindHash(const EvaluationOptions& options, const SequenceModel& model) {
   if (options.hash != "auto") return options.hash;
   if (!WantsHash(options.selectors)) return std::string();
-  std::vector<std::string> folders = options.hash_folders;
-  folders.push_back(UserHashFolder());
-  std::string path = engine::FindHashFile(options.model_folder, folders, model.fingerprint());
+  std::string path =
+      engine::FindHashFile(options.model_folder, engine::HashFolders(options.hash_folders), model.fingerprint());
   if (path.empty()) {
     return absl::NotFoundError(absl::StrCat("--hash auto: found no trained hash of ", options.model_folder,
                                             "; name one, or leave the hash selectors out of --selectors"));

@@ -11,9 +11,7 @@
 
 ABSL_FLAG(std::string, model, "", "The checkpoint: config.json, tokenizer.json, *.safetensors");
 ABSL_FLAG(std::string, hash, "auto", "The hash file that the hash selectors read; auto: search for one");
-ABSL_FLAG(
-    std::string, hash_folders, "",
-    "Comma-separated folders that --hash=auto searches after the model's own and before ~/.cache/spotlight/hashes");
+ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
 ABSL_FLAG(std::string, text, "",
           "Texts: files and folders. The kind of a text is the name of its folder (books, code) unless it is given "
           "(default training/texts/eval)");

@@ -12,19 +12,23 @@ namespace {
 constexpr char kAll[] = "all";
 constexpr double kGuardrailShare = 0.01;
 
-// In the order of their first appearance.
-template <typename Value, typename Get>
-std::vector<Value> Distinct(const std::vector<SequenceResult>& results, const Get& get) {
-  std::vector<Value> values;
+// Both in the order of their first appearance.
+std::vector<int64_t> Contexts(const std::vector<SequenceResult>& results) {
+  std::vector<int64_t> contexts;
   for (const SequenceResult& result : results) {
-    const Value& value = get(result);
-    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+    const bool known = std::find(contexts.begin(), contexts.end(), result.context) != contexts.end();
+    if (!known) contexts.push_back(result.context);
   }
-  return values;
+  return contexts;
 }
 
-std::vector<int64_t> Contexts(const std::vector<SequenceResult>& results) {
-  return Distinct<int64_t>(results, [](const SequenceResult& result) { return result.context; });
+std::vector<std::string> Kinds(const std::vector<SequenceResult>& results, int64_t context) {
+  std::vector<std::string> kinds;
+  for (const SequenceResult& result : results) {
+    const bool known = std::find(kinds.begin(), kinds.end(), result.kind) != kinds.end();
+    if (result.context == context && !known) kinds.push_back(result.kind);
+  }
+  return kinds;
 }
 
 class Mean {
@@ -70,8 +74,7 @@ QualityRow RowOf(const std::vector<SequenceResult>& results, const MeasuredAxes&
 std::vector<QualityRow> QualityRows(const std::vector<SequenceResult>& results, const MeasuredAxes& axes) {
   std::vector<QualityRow> rows;
   for (const int64_t context : Contexts(results)) {
-    std::vector<std::string> kinds =
-        Distinct<std::string>(results, [](const SequenceResult& result) -> const std::string& { return result.kind; });
+    std::vector<std::string> kinds = Kinds(results, context);
     if (kinds.size() == 1) kinds.clear();
     kinds.insert(kinds.begin(), kAll);
     for (size_t budget = 0; budget < axes.budgets.size(); ++budget) {
