@@ -5,18 +5,15 @@
 
 namespace spotlight::kernels::cuda {
 
-// What the block wrote before is visible to whoever waits for the count. Every thread must call.
-__device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
-  __syncthreads();
-  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+// What the thread wrote before, or saw written, is visible to whoever waits for the count.
+__device__ inline void ArriveThread(uint32_t* counter, uint32_t count) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
 }
 
-// The same for one warp's writes.
-__device__ inline void ArriveWarp(uint32_t* counter, uint32_t count) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
-  }
+// The same for what the block wrote. Every thread must call.
+__device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
+  __syncthreads();
+  if (threadIdx.x == 0) ArriveThread(counter, count);
 }
 
 // Returns, to every thread of the block, when `count` has arrived. All blocks of the grid must be resident.

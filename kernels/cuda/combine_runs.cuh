@@ -1,4 +1,4 @@
-// The partial results of a (row, KV head)'s units become its output, in an order that depends on their number only.
+// The partial results of a (row, KV head)'s runs become its output, in an order that depends on their number only.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace spotlight::kernels::cuda {
 
-// Units are summed in kCombineGroups interleaved groups, four to a warp, then the groups pairwise and in order.
+// Runs are summed in kCombineGroups interleaved groups, four to a warp, then the groups pairwise and in order.
 inline constexpr int kCombineGroups = 4 * kSparseWarps;
 
 struct CombineShared {
@@ -24,17 +24,17 @@ __device__ inline float4 ShuffleFour(float4 x, int mask) {
                      __shfl_xor_sync(~0u, x.w, mask));
 }
 
-// Dimensions [slice * kDim / kSlices, ...) of one query head. values: the head's row of the first unit, unit_stride
-// floats to the next unit; shifts and sums: the same, heads_stride apart. weights [2 * num_units] in shared memory.
+// Dimensions [slice * kDim / kSlices, ...) of one query head. values: the head's row of the first run, run_stride
+// floats to the next run; shifts and sums: the same, heads_stride apart. weights [2 * num_runs] in shared memory.
 // Every thread of the block calls; synchronises.
 template <class T, int kDim, int kSlices>
-__device__ void CombineHead(const float* values, int64_t unit_stride, const float* shifts, const float* sums,
-                            int32_t heads_stride, int32_t num_units, int slice, float* weights, CombineShared* shared,
+__device__ void CombineHead(const float* values, int64_t run_stride, const float* shifts, const float* sums,
+                            int32_t heads_stride, int32_t num_runs, int slice, float* weights, CombineShared* shared,
                             T* out) {
   constexpr int kLanes = kDim / 4 / kSlices;  // of a group
   constexpr int kParallel = 32 / kLanes;      // groups that a warp sums side by side
   constexpr int kRounds = 4 / kParallel;
-  constexpr int kAhead = 8;  // units of a group whose values are on their way together
+  constexpr int kAhead = 2;  // runs of a group whose values are on their way together
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const float* from = values + (slice * kLanes + lane % kLanes) * 4;
   const auto load = [&](int32_t first, float4(&ahead)[kAhead]) {
@@ -42,7 +42,7 @@ __device__ void CombineHead(const float* values, int64_t unit_stride, const floa
     for (int i = 0; i < kAhead; ++i) {
       const int32_t u = first + i * kCombineGroups;
       ahead[i] =
-          u < num_units ? __ldcg(reinterpret_cast<const float4*>(from + u * unit_stride)) : make_float4(0, 0, 0, 0);
+          u < num_runs ? __ldcg(reinterpret_cast<const float4*>(from + u * run_stride)) : make_float4(0, 0, 0, 0);
     }
   };
   // The first values come with the weights, not after them.
@@ -51,9 +51,9 @@ __device__ void CombineHead(const float* values, int64_t unit_stride, const floa
 
   float largest = kNoShift;
 #pragma unroll 1
-  for (int32_t u = threadIdx.x; u < num_units; u += kSparseThreads) {
+  for (int32_t u = threadIdx.x; u < num_runs; u += kSparseThreads) {
     const float shift = __ldcg(shifts + int64_t{u} * heads_stride);
-    weights[num_units + u] = __ldcg(sums + int64_t{u} * heads_stride);
+    weights[num_runs + u] = __ldcg(sums + int64_t{u} * heads_stride);
     weights[u] = shift;
     largest = fmaxf(largest, shift);
   }
@@ -64,10 +64,10 @@ __device__ void CombineHead(const float* values, int64_t unit_stride, const floa
   for (int w = 0; w < kSparseWarps; ++w) largest = fmaxf(largest, shared->warp_values[w]);
   float sum = 0;
 #pragma unroll 1
-  for (int32_t u = threadIdx.x; u < num_units; u += kSparseThreads) {
+  for (int32_t u = threadIdx.x; u < num_runs; u += kSparseThreads) {
     const float weight = Exp2(weights[u] - largest);
     weights[u] = weight;
-    sum = fmaf(weight, weights[num_units + u], sum);
+    sum = fmaf(weight, weights[num_runs + u], sum);
   }
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (lane == 0) shared->warp_sums[warp] = sum;
@@ -79,12 +79,12 @@ __device__ void CombineHead(const float* values, int64_t unit_stride, const floa
     const int group = 4 * warp + round * kParallel + lane / kLanes;
     float4 acc = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-    for (int32_t first = group; first < num_units; first += kAhead * kCombineGroups) {
+    for (int32_t first = group; first < num_runs; first += kAhead * kCombineGroups) {
       if (first != group || round > 0) load(first, ahead);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const int32_t u = first + i * kCombineGroups;
-        const float weight = u < num_units ? weights[u] : 0.0f;
+        const float weight = u < num_runs ? weights[u] : 0.0f;
         acc.x = fmaf(weight, ahead[i].x, acc.x);
         acc.y = fmaf(weight, ahead[i].y, acc.y);
         acc.z = fmaf(weight, ahead[i].z, acc.z);
