@@ -15,9 +15,10 @@
 
 namespace spotlight::kernels::cuda {
 
-// Turns counts of kGroups * 4 * kSparseThreads bins into running sums. Every thread must call; synchronises once.
+// Turns counts of kGroups * 4 * kSparseThreads bins into running sums; *early: the bin at which they reach `wanted`, if
+// they do. Every thread must call; synchronises once.
 template <int kGroups>
-__device__ void SumUp(int32_t* histogram, int32_t* warp_sums) {
+__device__ void SumUp(int32_t* histogram, int32_t wanted, int32_t* early, int32_t* warp_sums) {
   int4* const own = reinterpret_cast<int4*>(histogram) + threadIdx.x * kGroups;
   int4 sums[kGroups];
   int32_t total = 0;
@@ -31,10 +32,14 @@ __device__ void SumUp(int32_t* histogram, int32_t* warp_sums) {
     total = sums[g].w;
   }
   const int32_t before = BlockExclusiveSum<kSparseThreads>(total, warp_sums);
+  int32_t under = 0;
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
     own[g] = make_int4(sums[g].x + before, sums[g].y + before, sums[g].z + before, sums[g].w + before);
+    const int32_t missing = wanted - before;
+    under += (sums[g].x < missing) + (sums[g].y < missing) + (sums[g].z < missing) + (sums[g].w < missing);
   }
+  if (before < wanted && under < 4 * kGroups) *early = static_cast<int32_t>(threadIdx.x) * (4 * kGroups) + under;
 }
 
 // What a block publishes of each of its runs in turn.
@@ -48,22 +53,26 @@ class Publisher {
   __device__ int32_t* histogram() const { return histograms_ + current_ * (bytes_ / 4); }
 
   // The run's scores have been counted: adds them to the row's sums and writes its own column, both of stride bins, and
-  // then to the counter. Every thread must call; synchronises.
-  __device__ void Publish(int32_t stride, int32_t* row_sums, int32_t* column, uint32_t* counter) {
+  // then, sooner or later, to the counter. *early: see SumUp. Every thread must call; synchronises.
+  __device__ void Publish(int32_t stride, int32_t* row_sums, int32_t* column, uint32_t* counter, int32_t wanted,
+                          int32_t* early) {
+    if (counter != counter_) Complete();
     __syncthreads();
     int32_t* const counts = histogram();
     current_ ^= 1;
     int4* const next = reinterpret_cast<int4*>(histogram());
-    Complete();  // what `next` held is on its way no longer
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) WaitForBulkReads();  // of `next`
+#endif
     switch (bytes_ / (16 * kSparseThreads)) {
       case 1:
-        SumUp<1>(counts, warp_sums_);
+        SumUp<1>(counts, wanted, early, warp_sums_);
         break;
       case 2:
-        SumUp<2>(counts, warp_sums_);
+        SumUp<2>(counts, wanted, early, warp_sums_);
         break;
       default:
-        SumUp<4>(counts, warp_sums_);
+        SumUp<4>(counts, wanted, early, warp_sums_);
     }
 #pragma unroll 1
     for (int i = threadIdx.x; i < bytes_ / 16; i += kSparseThreads) next[i] = make_int4(0, 0, 0, 0);
@@ -83,20 +92,22 @@ class Publisher {
       atomicAdd(row_sums + bin, counts[bin]);
     }
 #endif
-    pending_ = counter;
+    counter_ = counter;
+    ++published_;
   }
 
   // Counts what has been published, once it is there for all to see.
   __device__ void Complete() {
+    if (published_ == 0) return;
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0 && pending_ != nullptr) {
+    if (threadIdx.x == 0) {
       WaitForBulkStores();
-      ArriveThread(pending_, 1);
+      ArriveThread(counter_, published_);
     }
 #else
-    if (pending_ != nullptr) ArriveBlock(pending_, 1);
+    ArriveBlock(counter_, published_);
 #endif
-    pending_ = nullptr;
+    published_ = 0;
   }
 
  private:
@@ -104,7 +115,8 @@ class Publisher {
   const int32_t bytes_;
   int32_t* const warp_sums_;
   int current_ = 0;
-  uint32_t* pending_ = nullptr;
+  uint32_t* counter_ = nullptr;
+  uint32_t published_ = 0;  // runs that the counter does not know of
 };
 
 // Of the complete sums of a row, the score at which they reach `wanted`, 0 < wanted <= the last. Some thread of those

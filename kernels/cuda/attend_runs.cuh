@@ -82,6 +82,7 @@ class RunAttention {
     for (int s = 0; s < num_runs_; ++s) {
       if (runs_[s].source != RunSource::kEntries) AttendInPieces(runs_[s]);
     }
+    Arrive();
   }
 
  private:
@@ -97,7 +98,10 @@ class RunAttention {
     warp_.LoadQuery(static_cast<const T*>(args_.q) + int64_t{run.row_head} * group_ * kDim, group_, args_.scale_log2);
   }
   __device__ void Begin(const Run& run) {
-    if (run.row_head != row_head_) LoadQuery(run);
+    if (run.row_head != row_head_) {
+      Arrive();
+      LoadQuery(run);
+    }
     warp_.Reset();
   }
 
@@ -241,7 +245,14 @@ class RunAttention {
 #if __CUDA_ARCH__ >= 900
     FenceForBulkCopies();
 #endif
-    ArriveBlock(args_.counters + int64_t{run.row_head} * kNumRowCounters + kAttended, 1);
+    __syncthreads();
+    ++num_merged_;
+  }
+
+  // Counts the runs that have been merged, all of one row.
+  __device__ void Arrive() {
+    if (num_merged_ > 0) ArriveBlock(args_.counters + int64_t{row_head_} * kNumRowCounters + kAttended, num_merged_);
+    num_merged_ = 0;
   }
 
   const SparseArgs& args_;
@@ -254,6 +265,7 @@ class RunAttention {
   Ring ring_;
   AttendWarp<T, kDim, kHeadTiles> warp_;
   int32_t row_head_ = -1;
+  uint32_t num_merged_ = 0;
   int fed_run_ = 0, fed_tile_ = Warp();
 };
 

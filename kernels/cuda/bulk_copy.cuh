@@ -63,7 +63,11 @@ __device__ inline void BulkAdd(int32_t* global, const int32_t* shared, int32_t b
 __device__ inline void CommitBulkStores() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
-// Until everything this thread committed is in global memory.
+// Until everything this thread committed has been read.
+__device__ inline void WaitForBulkReads() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Until it is in global memory.
 __device__ inline void WaitForBulkStores() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }

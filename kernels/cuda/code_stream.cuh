@@ -44,11 +44,24 @@ class CodeStream {
     return min(part_pages_, left);
   }
 
-  // Asks the L2 for the pages that follow those on their way, 32 at most.
-  __device__ void Prefetch() const {
+  // Asks the L2 for `count` pages, 32 at most, that follow those on their way.
+  __device__ void Prefetch(int count) const {
 #if __CUDA_ARCH__ >= 900
-    const int32_t page = next_ + static_cast<int32_t>(threadIdx.x % 32);
-    if (run_ < num_runs_ && page < end_) BulkPrefetch(SourceOf(table_[page], head_), kPageBytes);
+    int32_t page = static_cast<int32_t>(threadIdx.x % 32);
+    if (page >= count || run_ == num_runs_) return;
+    page += next_ - runs_[run_].WarpPages().begin;
+#pragma unroll 1
+    for (int r = run_; r < num_runs_; ++r) {
+      const Run& run = runs_[r];
+      const Share pages = run.WarpPages();
+      if (!run.competes) continue;
+      if (page < pages.size) {
+        const int32_t* const table = args_.page_table + int64_t{run.row} * args_.max_pages + run.first_page;
+        BulkPrefetch(SourceOf(table[pages.begin + page], run.head), kPageBytes);
+        return;
+      }
+      page -= pages.size;
+    }
 #endif
   }
 

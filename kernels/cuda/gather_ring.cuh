@@ -39,13 +39,13 @@ class GatherRing {
     char* slot = memory_ + next_ * kSlotBytes;
     const T* from = address(lane < count ? lane : 0);
     __syncwarp();  // all lanes have read what the slot held
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && !defined(GATHER_ASYNC)
     uint64_t* const barrier = barriers_ + next_;
     if (lane == 0) ExpectBytes(barrier, count * kTokenBytes);
     __syncwarp();
     if (lane < count) BulkCopy(PlaceOf(slot, lane), from, kTokenBytes, barrier);
 #else
-#pragma unroll 1
+#pragma unroll 4
     for (int i = 0; i < count; ++i) {
       const auto token = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(from), i);
       if (lane * 16 < kTokenBytes) {
@@ -64,7 +64,7 @@ class GatherRing {
   __device__ void Pop(AttendWarp<T, kDim, kHeadTiles>* warp) {
     using Warp = AttendWarp<T, kDim, kHeadTiles>;
     --size_;
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && !defined(GATHER_ASYNC)
     WaitForPhase(barriers_ + oldest_, *phases_ >> oldest_ & 1);
     *phases_ ^= 1u << oldest_;
 #else

@@ -16,14 +16,20 @@ __device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
   if (threadIdx.x == 0) ArriveThread(counter, count);
 }
 
-// Returns, to every thread of the block, when `count` has arrived. All blocks of the grid must be resident.
-__device__ inline void WaitBlock(const uint32_t* counter, uint32_t count) {
-  if (threadIdx.x == 0) {
+// Returns, to every lane of the warp, when `count` has arrived. All blocks of the grid must be resident.
+__device__ inline void WaitWarp(const uint32_t* counter, uint32_t count) {
+  if (threadIdx.x % 32 == 0) {
     uint32_t arrived;
     do {
       asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter) : "memory");
     } while (arrived < count);
   }
+  __syncwarp();
+}
+
+// The same to every thread of the block.
+__device__ inline void WaitBlock(const uint32_t* counter, uint32_t count) {
+  if (threadIdx.x < 32) WaitWarp(counter, count);
   __syncthreads();
 }
 

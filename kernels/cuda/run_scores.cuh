@@ -48,7 +48,7 @@ __device__ void ForOctets(const Run& run, const uint16_t* scores, int32_t cut, c
   const Share pages = run.WarpPages();
   const int32_t octets = pages.size * kPageOctets;
   const uint4* from = reinterpret_cast<const uint4*>(scores) + pages.begin * kPageOctets;
-#pragma unroll 2
+#pragma unroll 1
   for (int32_t first = 0; first < octets; first += 32) {
     const int32_t i = first + static_cast<int32_t>(threadIdx.x % 32);
     uint32_t chosen = 0, ties = 0;
@@ -77,7 +77,7 @@ __device__ void ScoreRun(const Run& run, const PlaneOperand<kWords>& planes, Cod
   while (left > 0) {
     const Code<kWords>* codes = stream->Wait(*part) + lane;
     const int32_t count = stream->PartOf(left);
-#pragma unroll(kWords == 1 ? 4 : 2)
+#pragma unroll(kWords == 8 ? 2 : 4)
     for (int32_t i = 0; i < count; ++i) {
       const Code<kWords> keys[2] = {codes[i * kPageTokens], codes[i * kPageTokens + 32]};
       int32_t distances[2];

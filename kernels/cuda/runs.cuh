@@ -48,9 +48,11 @@ struct Run {
   Cut cut;                                 // the first run of a row that the block owns has it
   int32_t ties_allowed;                    // of those that equal the cut
   int32_t num_chosen, place, most_chosen;  // how many; how many the runs before have; the most that any run has
-  int32_t overflowed;                      // a warp could not remember all of them
+  // Before the cut was known, warps remembered what is up to `early`, if there was room.
+  int32_t early, overflowed;
+  uint16_t found_begin[kSparseWarps], num_found[kSparseWarps];
   RunSource source;
-  int32_t first_entry;
+  int32_t first_entry, first_always;  // < 0: not looked up ahead
   // Tokens under the cut, and 2^16 times those that equal it, of each warp's pages.
   uint32_t counts[kSparseWarps];
 
@@ -65,6 +67,7 @@ struct Run {
     const int32_t at = index + i * num_runs;
     return at < competition.begin ? at : at + competition.count;
   }
+  __device__ bool remembered() const { return cut.score <= early && overflowed == 0; }
   // Candidates that the competition for `factor` times K keeps.
   __device__ int32_t Wanted(int32_t factor) const {
     return static_cast<int32_t>(min(int64_t{factor} * competition.num_select, int64_t{competition.count}));
@@ -123,6 +126,7 @@ class RunMap {
     run.num_pages = pages.size;
     run.competition = CompetitionOf(run.context_len, num_select, args.sink_tokens, args.recent_tokens);
     run.competes = run.competition.num_select > 0 && run.competition.num_select < run.competition.count;
+    run.early = -1;
     run.overflowed = 0;
     run.num_chosen = 0;
     run.source = RunSource::kAll;

@@ -40,10 +40,12 @@ struct SparseArgs {
   int32_t max_runs;                   // of a (row, KV head)
   int32_t num_prefix_bins, num_bins;  // scores of one word, of all words
 
-  // Shared memory of a block, in this order: its runs; two histograms, whose place its tokens take; scores, then
+  // Shared memory of a block, in this order: its runs; two histograms, whose place its tokens take; what may be
+  // chosen; scores, then
   // numbers of their pages; codes on their way, ring_bytes for each warp. Tiles on their way, tile_ring_bytes for each
   // warp, come over what follows the tokens.
   int32_t run_bytes, histogram_bytes, counting_bytes, score_pages, ring_bytes, tile_ring_bytes;
+  int32_t num_prefetch_pages;  // of a warp, while the kernel before runs
 
   int32_t row_pages;                      // pages of the longest row, to a multiple of 16: stride of what follows
   uint32_t* counters;                     // [rows, Hkv, kNumRowCounters], zero

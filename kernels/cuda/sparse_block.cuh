@@ -16,7 +16,6 @@ namespace spotlight::kernels::cuda {
 struct SparseShared {
   int32_t run_begin[kMaxLaunchRows + 1];
   int32_t warp_sums[kSparseWarps];
-  uint32_t ticket;
   AttendShared attend;
   uint64_t code_barriers[kSparseWarps][kCodeStages];
 };
@@ -26,6 +25,10 @@ __device__ inline uint64_t Nanoseconds() {
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
   return now;
 }
+
+// Entries of sinks and recent tokens that are looked up ahead.
+inline constexpr int kEarlyAlways = 256;
+inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways * 4;
 
 // Which scores a competition is about.
 enum class Scoring { kPrefix, kFull, kRescored };
@@ -38,7 +41,9 @@ class SparseBlock {
         shared_(shared),
         runs_(reinterpret_cast<Run*>(dynamic)),
         counting_(dynamic + args.run_bytes),
-        scores_(reinterpret_cast<uint16_t*>(counting_ + args.counting_bytes)),
+        found_(reinterpret_cast<uint16_t*>(counting_ + args.counting_bytes)),
+        always_(reinterpret_cast<int32_t*>(found_ + kSparseWarps * kMaxFound)),
+        scores_(reinterpret_cast<uint16_t*>(always_ + kEarlyAlways)),
         pages_(reinterpret_cast<int32_t*>(scores_ + args.score_pages * kPageTokens)),
         ring_(reinterpret_cast<char*>(scores_) + args.score_pages * kScoredPageBytes +
               threadIdx.x / 32 * args.ring_bytes),
@@ -62,9 +67,11 @@ class SparseBlock {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      int32_t pages = 0;
+      int32_t pages = 0, always = 0;
       for (int s = 0; s < num_runs_; ++s) {
         Run& run = runs_[s];
+        run.first_always = run.NumAlways() <= kSparseThreads && always + run.NumAlways() <= kEarlyAlways ? always : -1;
+        if (run.first_always >= 0) always += run.NumAlways();
         const bool fits = run.competes && pages + run.num_pages <= args.score_pages;
         run.score_page = fits ? pages : -1;
         if (fits) pages += run.num_pages;
@@ -80,26 +87,29 @@ class SparseBlock {
     if (args_.recent_tokens == 0) WaitForPrevious();
     CodeStream<kWords> stream(args_, codes, runs_, num_runs_, ring_, pages_, shared_->code_barriers[threadIdx.x / 32],
                               &code_phases_);
-    stream.Prefetch();
+    if (args_.num_prefetch_pages > 0) stream.Prefetch(args_.num_prefetch_pages);
+    LookUpAlways();
     WaitForPrevious();
     PlaneOperand<kWords> planes;
     int32_t row_head = -1;
     int part = 0;
 #pragma unroll 1
     for (int s = 0; s < num_runs_; ++s) {
-      const Run& run = runs_[s];
+      Run& run = runs_[s];
       if (!run.competes) continue;
       if (run.row_head != row_head) LoadPlanes(run.row_head, &planes);
       row_head = run.row_head;
       ScoreRun(run, planes, &stream, &part, ScoresOf(args_, run, scores_), publisher_.histogram(), NumBins(scoring));
-      Publish(run, scoring);
+      Publish(&run, scoring);
+      if (s + 1 == num_runs_) publisher_.Complete();
+      if (scoring == Scoring::kFull) RememberBest(&run);
     }
     publisher_.Complete();
   }
 
   // With the prefilter: scores in full what its cut leaves.
   __device__ void Rescore() {
-    Agree(Scoring::kPrefix, 0);
+    Agree(Scoring::kPrefix);
     __syncthreads();
     switch (args_.hash_words) {
       case 1:
@@ -119,10 +129,10 @@ class SparseBlock {
 
   // Finds the chosen tokens, and who attends to them: their entries, or the lists of runs.
   __device__ void Choose(int32_t max_sharing_runs) {
-    Agree(args_.prefilter ? Scoring::kRescored : Scoring::kFull, FoundRoom());
+    Agree(args_.prefilter ? Scoring::kRescored : Scoring::kFull);
     __syncthreads();
     const int lane = threadIdx.x % 32;
-    int32_t entries = 0, found = 0;
+    int32_t entries = 0;
 #pragma unroll 1
     for (int first = 0; first < num_runs_; first += 32) {
       Run* const own = runs_ + first + lane;
@@ -131,17 +141,16 @@ class SparseBlock {
       if (first + lane < num_runs_ && own->competes) {
         const int32_t average = own->competition.num_select / own->num_runs;
         const bool uneven = own->num_runs <= max_sharing_runs && own->most_chosen > average + average / 8 + 64;
-        size = own->NumAlways() + own->num_chosen;
-        source = uneven ? RunSource::kShared : (own->overflowed != 0 ? RunSource::kList : RunSource::kEntries);
+        source = uneven ? RunSource::kShared : RunSource::kEntries;
+        if (!uneven) size = own->NumAlways() + own->num_chosen;
       }
-      if (source != RunSource::kEntries) size = 0;
       const int32_t inclusive = WarpInclusiveSum(size);
       if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
       const int32_t first_entry = entries + inclusive - size;
 #pragma unroll 1
       for (int s = 0; s < min(32, num_runs_ - first); ++s) {
         PlaceChosen(runs_[first + s], static_cast<RunSource>(__shfl_sync(~0u, static_cast<int>(source), s)),
-                    __shfl_sync(~0u, first_entry, s), &found);
+                    __shfl_sync(~0u, first_entry, s));
       }
       entries += __shfl_sync(~0u, inclusive, 31);
       if (threadIdx.x < 32 && first + lane < num_runs_) {
@@ -168,38 +177,28 @@ class SparseBlock {
     attention.AttendToAll();
   }
 
-  // Outputs, one query head and slice of its dimensions at a time, wherever all runs of its row have come.
+  // Outputs, a warp a part of a query head's dimensions, wherever all runs of its row have come.
   template <class T, int kDim, int kHeadTiles>
   __device__ void Combine() {
-    const int32_t group = args_.num_q_heads / args_.num_kv_heads;
-    const int32_t heads = args_.num_rows * args_.num_q_heads;
-    constexpr int kSlices = kDim / 32;
-    const bool sliced = heads * kSlices <= 2 * static_cast<int32_t>(gridDim.x);
-    const int32_t slices = sliced ? kSlices : 1;
-    auto* const shared = reinterpret_cast<CombineShared*>(counting_);
-    float* const weights = reinterpret_cast<float*>(shared + 1);
-    __syncthreads();
+    constexpr int kHeads = kHeadTiles * kTileHeads, kParts = kDim / kCombinedDims;
+    const int32_t group = args_.num_q_heads / args_.num_kv_heads, row_tasks = group * kParts;
+    const int32_t num_tasks = args_.num_rows * args_.num_q_heads * kParts;
+    const int32_t step = static_cast<int32_t>(gridDim.x) * kSparseWarps;
 #pragma unroll 1
-    for (int32_t task = blockIdx.x; task < heads * slices; task += gridDim.x) {
-      const int32_t slice = task % slices, q_head = task / slices;
+    for (int32_t task = blockIdx.x + gridDim.x * (threadIdx.x / 32); task < num_tasks; task += step) {
+      const int32_t q_head = task / kParts, dim = task % kParts * kCombinedDims;
       const int32_t row_head = q_head / group, row = row_head / args_.num_kv_heads;
-      const int32_t head = row_head % args_.num_kv_heads;
+      const int32_t row_task = task - row_head * row_tasks;
       const int32_t num_runs = map_.RunsOf(row);
-      WaitBlock(Counter(row_head, kAttended), num_runs);
-      constexpr int kHeads = kHeadTiles * kTileHeads;
-      const int64_t first = int64_t{map_.HeadBegin(row, head)} * kHeads + q_head % group;
-      T* out = static_cast<T*>(args_.out) + int64_t{q_head} * kDim;
-      if (sliced) {
-        CombineHead<T, kDim, kSlices>(args_.partials + first * kDim, kHeads * kDim, args_.shifts + first,
-                                      args_.sums + first, kHeads, num_runs, slice, weights, shared, out);
-      } else {
-        CombineHead<T, kDim, 1>(args_.partials + first * kDim, kHeads * kDim, args_.shifts + first, args_.sums + first,
-                                kHeads, num_runs, slice, weights, shared, out);
-      }
-      ClearHistograms(row_head, (q_head % group) * slices + slice, group * slices);
-      if (threadIdx.x == 0) shared_->ticket = atomicAdd(Counter(row_head, kCombined), 1);
-      __syncthreads();
-      if (shared_->ticket == static_cast<uint32_t>(group * slices) - 1) Finish(row, row_head);
+      const int64_t first =
+          int64_t{map_.HeadBegin(row, row_head % args_.num_kv_heads)} * kHeads + q_head - row_head * group;
+      WaitWarp(Counter(row_head, kAttended), num_runs);
+      int32_t ticket = 0;
+      if (threadIdx.x % 32 == 0) ticket = static_cast<int32_t>(atomicAdd(Counter(row_head, kCombined), 1));
+      CombineRuns(args_.partials + first * kDim + dim, kHeads * kDim, args_.shifts + first, args_.sums + first, kHeads,
+                  num_runs, static_cast<T*>(args_.out) + int64_t{q_head} * kDim + dim);
+      ClearHistograms(row_head, row_task, row_tasks);
+      if (__shfl_sync(~0u, ticket, 0) == row_tasks - 1) Finish(row, row_head);
     }
   }
 
@@ -227,12 +226,8 @@ class SparseBlock {
     return (scoring == Scoring::kPrefix ? args_.prefix_columns : args_.columns) +
            int64_t{run} * BinStride(NumBins(scoring));
   }
-  // What Collect remembers takes the place of the codes.
-  __device__ uint32_t* Found() const {
-    return reinterpret_cast<uint32_t*>(ring_);
-  }
-  __device__ int32_t FoundRoom() const {
-    return args_.ring_bytes / 4;
+  __device__ uint16_t* Found() const {
+    return found_ + threadIdx.x / 32 * kMaxFound;
   }
 
   template <int kWords>
@@ -241,9 +236,15 @@ class SparseBlock {
                  args_.num_planes, args_.top_plane_weight);
   }
 
-  __device__ void Publish(const Run& run, Scoring scoring) {
-    publisher_.Publish(BinStride(NumBins(scoring)), RowSums(scoring, run.row_head), Column(scoring, run.in_launch),
-                       Counter(run.row_head, scoring == Scoring::kRescored ? kRescored : kScored));
+  // And remembers what may be chosen, while others are still at it.
+  __device__ void Publish(Run* run, Scoring scoring) {
+    const int32_t average = run->competition.num_select / run->num_runs;
+    publisher_.Publish(BinStride(NumBins(scoring)), RowSums(scoring, run->row_head), Column(scoring, run->in_launch),
+                       Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored),
+                       scoring == Scoring::kPrefix ? 0 : 2 * average + 64, &run->early);
+  }
+  __device__ void RememberBest(Run* run) {
+    Remember(run, ScoresOf(args_, *run, scores_), Found(), &num_found_);
   }
 
   // The block's runs from `begin` on that are of one (row, KV head): where they end.
@@ -253,9 +254,9 @@ class SparseBlock {
     return end;
   }
 
-  // Every run's cut, ties and place, once all its row's runs have been published. Collects into `room` on the way. The
-  // block must synchronise before it reads what others found.
-  __device__ void Agree(Scoring scoring, int32_t room) {
+  // Every run's cut, ties and place, once all its row's runs have been published; and its warps' counts. The block must
+  // synchronise before it reads what others found.
+  __device__ void Agree(Scoring scoring) {
     if (num_runs_ == 0) return;
     const int warp = threadIdx.x / 32;
 #pragma unroll 1
@@ -277,16 +278,13 @@ class SparseBlock {
     const bool shares = own < num_runs_ && first.competes;
     ColumnsAtCut columns(Column(scoring, first.in_launch - first.index), stride, shares ? first.num_runs : 0,
                          first.cut);
-    int32_t size = 0;
 #pragma unroll 1
     for (int begin = 0, end; begin < num_runs_; begin = end) {
       end = SegmentEnd(begin);
       if (!runs_[begin].competes) continue;
-      const int32_t cut = runs_[begin].cut.score;
+      const Cut cut = runs_[begin].cut;
 #pragma unroll 1
-      for (int s = begin; s < end; ++s) {
-        Collect(&runs_[s], ScoresOf(args_, runs_[s], scores_), cut, Found(), room, &size);
-      }
+      for (int s = begin; s < end; ++s) Count(&runs_[s], cut, ScoresOf(args_, runs_[s], scores_), Found());
     }
     if (shares) columns.ShareOut(&runs_[own], first.index, SegmentEnd(own) - own, nullptr);
       // Where there are more segments than warps.
@@ -304,17 +302,29 @@ class SparseBlock {
     PlaneOperand<kWords> planes;
 #pragma unroll 1
     for (int s = 0; s < num_runs_; ++s) {
-      const Run& run = runs_[s];
+      Run& run = runs_[s];
       if (!run.competes) continue;
       LoadPlanes(run.row_head, &planes);
       RescoreRun(args_, run, planes, BeforeWarp(run).ties, PagesOf(args_, run, pages_), ScoresOf(args_, run, scores_),
                  reinterpret_cast<uint16_t*>(ring_), publisher_.histogram(), args_.num_bins);
-      Publish(run, Scoring::kRescored);
+      Publish(&run, Scoring::kRescored);
+      RememberBest(&run);
     }
   }
 
-  // The warp's chosen tokens of a run go where they will be looked for. *found: of Found(), those of the runs before.
-  __device__ void PlaceChosen(const Run& run, RunSource source, int32_t first_entry, int32_t* found) const {
+  // Entries of sinks and recent tokens, looked up while there is time.
+  __device__ void LookUpAlways() {
+#pragma unroll 1
+    for (int s = 0; s < num_runs_; ++s) {
+      const Run& run = runs_[s];
+      const int32_t i = static_cast<int32_t>(threadIdx.x);
+      if (run.first_always < 0 || i >= run.NumAlways()) continue;
+      always_[run.first_always + i] = EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
+    }
+  }
+
+  // The warp's chosen tokens of a run go where they will be looked for.
+  __device__ void PlaceChosen(const Run& run, RunSource source, int32_t first_entry) const {
     if (source == RunSource::kAll) return;
     int32_t* const entries = reinterpret_cast<int32_t*>(counting_) + first_entry;
     const int32_t* const pages = PagesOf(args_, run, pages_);
@@ -322,23 +332,20 @@ class SparseBlock {
     uint16_t* const list = args_.lists + (int64_t{run.row_head} * args_.row_pages + run.first_page) * kPageTokens;
     int32_t* const selected =
         args_.selected == nullptr ? nullptr : args_.selected + int64_t{run.row_head} * args_.max_select + run.place;
-    const auto accept = [&](int32_t token, int32_t place) {
+    ForChosen(run, ScoresOf(args_, run, scores_), Found(), [&](int32_t token, int32_t place) {
       if (source == RunSource::kEntries) {
         entries[always + place] = EntryOf(pages, token);
       } else {
         list[place] = static_cast<uint16_t>(token);
       }
       if (selected != nullptr && run.place + place < args_.max_select) selected[place] = first_token + token;
-    };
-    if (run.overflowed != 0) {
-      ForChosen(run, ScoresOf(args_, run, scores_), accept);
-    } else {
-      *found += ForChosen(run, Found() + *found, accept);
-    }
+    });
     if (source != RunSource::kEntries) return;
 #pragma unroll 1
-    for (int32_t i = threadIdx.x; i < always; i += kSparseThreads)
-      entries[i] = EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
+    for (int32_t i = threadIdx.x; i < always; i += kSparseThreads) {
+      entries[i] =
+          run.first_always >= 0 ? always_[run.first_always + i] : EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
+    }
   }
 
   // The task's share of the histograms, which everyone has read.
@@ -346,8 +353,7 @@ class SparseBlock {
     const auto clear = [&](Scoring scoring) {
       int32_t* const sums = RowSums(scoring, row_head);
 #pragma unroll 1
-      for (int bin = task * kSparseThreads + threadIdx.x; bin < BinStride(NumBins(scoring));
-           bin += num_tasks * kSparseThreads) {
+      for (int bin = task * 32 + threadIdx.x % 32; bin < BinStride(NumBins(scoring)); bin += num_tasks * 32) {
         sums[bin] = 0;
       }
     };
@@ -355,7 +361,8 @@ class SparseBlock {
     if (args_.prefilter) clear(Scoring::kPrefix);
   }
 
-  // By the last block that combines a row's head: what no run writes of `selected`; counters become zero.
+  // By the last warp that combines a row's head, when all others know that they may: what no run writes of `selected`;
+  // counters become zero.
   __device__ void Finish(int32_t row, int32_t row_head) {
     const int32_t context_len = args_.context_len[row];
     const Competition competition =
@@ -364,25 +371,28 @@ class SparseBlock {
     if (args_.selected != nullptr) {
       int32_t* const out = args_.selected + int64_t{row_head} * args_.max_select;
 #pragma unroll 1
-      for (int32_t i = (num_select < competition.count ? num_select : 0) + threadIdx.x; i < args_.max_select;
-           i += kSparseThreads) {
+      for (int32_t i = (num_select < competition.count ? num_select : 0) + threadIdx.x % 32; i < args_.max_select;
+           i += 32) {
         out[i] = i < num_select ? competition.begin + i : -1;
       }
     }
-    if (args_.num_selected != nullptr && threadIdx.x == 0) args_.num_selected[row_head] = num_select;
-    if (threadIdx.x < kNumRowCounters) *Counter(row_head, threadIdx.x) = 0;
+    if (args_.num_selected != nullptr && threadIdx.x % 32 == 0) args_.num_selected[row_head] = num_select;
+    if (threadIdx.x % 32 < kNumRowCounters) *Counter(row_head, threadIdx.x % 32) = 0;
   }
 
   const SparseArgs& args_;
   SparseShared* const shared_;
   Run* const runs_;
-  char* const counting_;  // histograms, then entries
+  char* const counting_;   // histograms, then entries
+  uint16_t* const found_;  // of each warp
+  int32_t* const always_;
   uint16_t* const scores_;
   int32_t* const pages_;
   char* const ring_;
   Publisher publisher_;
   RunMap map_;
   int32_t num_runs_;
+  int32_t num_found_ = 0;  // by this warp
   uint32_t code_phases_ = 0;
   uint64_t stage_begin_ = Nanoseconds();
 };

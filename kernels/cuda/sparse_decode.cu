@@ -13,6 +13,8 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 constexpr int32_t kMinRingBytes = 17 << 9, kUsefulRingBytes = 64 << 10;  // of a warp
+// Pages of codes that a warp asks for while the kernel before runs, besides those it has room for.
+constexpr int32_t kPrefetchPages = 8;
 // A block of this size finds room beside one of EncodeDecode's, and begins while that still runs.
 constexpr int32_t kCompanionBytes = 139 << 10;
 
@@ -101,7 +103,7 @@ int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limit
   args->histogram_bytes = 16 * kSparseThreads;
   while (args->histogram_bytes < (args->num_bins + 1) * 4) args->histogram_bytes *= 2;
   args->counting_bytes = std::max(2 * args->histogram_bytes, kMaxEntries * 4);
-  const int32_t fixed = args->run_bytes + args->counting_bytes;
+  const int32_t fixed = args->run_bytes + args->counting_bytes + kFoundBytes;
   const int32_t limit = limits.shared_bytes - static_cast<int32_t>(sizeof(SparseShared));
   const int32_t page_bytes = kScoredPageBytes;
   const int64_t block_pages = (int64_t{block_runs} * run_pages + 31) / 32 * 32;
@@ -155,6 +157,7 @@ int SparseDecode(const SparseDecodeParams& params) {
   args.max_runs = MaxRuns(limits.num_sms, params.num_kv_heads);
   args.num_prefix_bins = 32 * total_weight + 1;
   args.num_bins = 32 * params.hash_words * total_weight + 1;
+  args.num_prefetch_pages = params.overlap_encode ? kPrefetchPages : 0;
   args.row_pages = RowPages(params.max_context);
   args.counters = reinterpret_cast<uint32_t*>(workspace + parts.counters);
   args.prefix_histogram = reinterpret_cast<int32_t*>(workspace + parts.prefix_histogram);
@@ -197,6 +200,7 @@ int SparseDecode(const SparseDecodeParams& params) {
         Launch<__half>(options, args, params.head_dim, limits.num_sms, shared, &sequence);
         break;
     }
+    args.num_prefetch_pages = 0;
     options.cooperative = true;  // a launch after a launch of this kernel shares its workspace
     options.overlap_previous = false;
   }
