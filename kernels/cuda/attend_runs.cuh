@@ -90,7 +90,7 @@ class RunAttention {
     return threadIdx.x / 32;
   }
   __device__ static int TilesOf(const Run& run) {
-    return (run.NumAlways() + run.num_chosen + kTileTokens - 1) / kTileTokens;
+    return (run.num_always + run.num_chosen + kTileTokens - 1) / kTileTokens;
   }
 
   __device__ void LoadQuery(const Run& run) {
@@ -129,13 +129,13 @@ class RunAttention {
       }
       if (fed_run_ >= num_runs_) return;
       const Run& run = runs_[fed_run_];
-      Push(run, entries_ + run.first_entry, run.NumAlways() + run.num_chosen, fed_tile_);
+      Push(run, entries_ + run.first_entry, run.num_always + run.num_chosen, fed_tile_);
       fed_tile_ += kSparseWarps;
     }
   }
 
   __device__ void AttendInPieces(const Run& run) {
-    const int32_t always = run.NumAlways();
+    const int32_t always = run.num_always;
     Share share = {0, run.num_chosen};
     if (run.source == RunSource::kAll) {
       share.size = max(0, min(run.context_len - run.first_page * kPageTokens, run.num_pages * kPageTokens));

@@ -39,7 +39,7 @@ class GatherRing {
     char* slot = memory_ + next_ * kSlotBytes;
     const T* from = address(lane < count ? lane : 0);
     __syncwarp();  // all lanes have read what the slot held
-#if __CUDA_ARCH__ >= 900 && !defined(GATHER_ASYNC)
+#if __CUDA_ARCH__ >= 900
     uint64_t* const barrier = barriers_ + next_;
     if (lane == 0) ExpectBytes(barrier, count * kTokenBytes);
     __syncwarp();
@@ -64,7 +64,7 @@ class GatherRing {
   __device__ void Pop(AttendWarp<T, kDim, kHeadTiles>* warp) {
     using Warp = AttendWarp<T, kDim, kHeadTiles>;
     --size_;
-#if __CUDA_ARCH__ >= 900 && !defined(GATHER_ASYNC)
+#if __CUDA_ARCH__ >= 900
     WaitForPhase(barriers_ + oldest_, *phases_ >> oldest_ & 1);
     *phases_ ^= 1u << oldest_;
 #else

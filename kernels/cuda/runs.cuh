@@ -41,6 +41,8 @@ struct Run {
   int32_t context_len, row_pages;
   int32_t first_page, num_pages;
   Competition competition;
+  int32_t num_always;  // sinks and recent tokens, counted together, that the run attends to: every num_runs-th
+  int32_t average;     // of the chosen of the row's runs
   bool competes;       // false: the row attends to everything
   int32_t score_page;  // where its scores lie in shared memory; < 0: in global memory
 
@@ -58,11 +60,6 @@ struct Run {
 
   // This warp's pages, counted within the run.
   __device__ Share WarpPages() const { return ShareOf(num_pages, kSparseWarps, threadIdx.x / 32); }
-  // Sinks and recent tokens, counted together, that the run attends to: every num_runs-th.
-  __device__ int32_t NumAlways() const {
-    const int32_t all = competes ? context_len - competition.count : 0;
-    return all > index ? (all - index + num_runs - 1) / num_runs : 0;
-  }
   __device__ int32_t AlwaysToken(int32_t i) const {
     const int32_t at = index + i * num_runs;
     return at < competition.begin ? at : at + competition.count;
@@ -126,6 +123,9 @@ class RunMap {
     run.num_pages = pages.size;
     run.competition = CompetitionOf(run.context_len, num_select, args.sink_tokens, args.recent_tokens);
     run.competes = run.competition.num_select > 0 && run.competition.num_select < run.competition.count;
+    const int32_t all_always = run.competes ? run.context_len - run.competition.count : 0;
+    run.num_always = max(0, (all_always - run.index + run.num_runs - 1) / run.num_runs);
+    run.average = run.competition.num_select / run.num_runs;
     run.early = -1;
     run.overflowed = 0;
     run.num_chosen = 0;

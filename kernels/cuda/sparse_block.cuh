@@ -30,6 +30,9 @@ __device__ inline uint64_t Nanoseconds() {
 inline constexpr int kEarlyAlways = 256;
 inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways * 4;
 
+// A run of so few pages is looked through in the time that its histogram takes to be published.
+inline constexpr int kQuickPages = 128;
+
 // Which scores a competition is about.
 enum class Scoring { kPrefix, kFull, kRescored };
 
@@ -70,8 +73,8 @@ class SparseBlock {
       int32_t pages = 0, always = 0;
       for (int s = 0; s < num_runs_; ++s) {
         Run& run = runs_[s];
-        run.first_always = run.NumAlways() <= kSparseThreads && always + run.NumAlways() <= kEarlyAlways ? always : -1;
-        if (run.first_always >= 0) always += run.NumAlways();
+        run.first_always = run.num_always <= kSparseThreads && always + run.num_always <= kEarlyAlways ? always : -1;
+        if (run.first_always >= 0) always += run.num_always;
         const bool fits = run.competes && pages + run.num_pages <= args.score_pages;
         run.score_page = fits ? pages : -1;
         if (fits) pages += run.num_pages;
@@ -101,7 +104,8 @@ class SparseBlock {
       row_head = run.row_head;
       ScoreRun(run, planes, &stream, &part, ScoresOf(args_, run, scores_), publisher_.histogram(), NumBins(scoring));
       Publish(&run, scoring);
-      if (s + 1 == num_runs_) publisher_.Complete();
+      // What has been published is on its way meanwhile; only much to look through takes longer.
+      if (s + 1 == num_runs_ && run.num_pages > kQuickPages) publisher_.Complete();
       if (scoring == Scoring::kFull) RememberBest(&run);
     }
     publisher_.Complete();
@@ -139,10 +143,10 @@ class SparseBlock {
       int32_t size = 0;
       RunSource source = RunSource::kAll;
       if (first + lane < num_runs_ && own->competes) {
-        const int32_t average = own->competition.num_select / own->num_runs;
-        const bool uneven = own->num_runs <= max_sharing_runs && own->most_chosen > average + average / 8 + 64;
+        const bool uneven =
+            own->num_runs <= max_sharing_runs && own->most_chosen > own->average + own->average / 8 + 64;
         source = uneven ? RunSource::kShared : RunSource::kEntries;
-        if (!uneven) size = own->NumAlways() + own->num_chosen;
+        if (!uneven) size = own->num_always + own->num_chosen;
       }
       const int32_t inclusive = WarpInclusiveSum(size);
       if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
@@ -238,10 +242,9 @@ class SparseBlock {
 
   // And remembers what may be chosen, while others are still at it.
   __device__ void Publish(Run* run, Scoring scoring) {
-    const int32_t average = run->competition.num_select / run->num_runs;
     publisher_.Publish(BinStride(NumBins(scoring)), RowSums(scoring, run->row_head), Column(scoring, run->in_launch),
                        Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored),
-                       scoring == Scoring::kPrefix ? 0 : 2 * average + 64, &run->early);
+                       scoring == Scoring::kPrefix ? 0 : 2 * run->average + 64, &run->early);
   }
   __device__ void RememberBest(Run* run) {
     Remember(run, ScoresOf(args_, *run, scores_), Found(), &num_found_);
@@ -318,7 +321,7 @@ class SparseBlock {
     for (int s = 0; s < num_runs_; ++s) {
       const Run& run = runs_[s];
       const int32_t i = static_cast<int32_t>(threadIdx.x);
-      if (run.first_always < 0 || i >= run.NumAlways()) continue;
+      if (run.first_always < 0 || i >= run.num_always) continue;
       always_[run.first_always + i] = EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
     }
   }
@@ -328,7 +331,7 @@ class SparseBlock {
     if (source == RunSource::kAll) return;
     int32_t* const entries = reinterpret_cast<int32_t*>(counting_) + first_entry;
     const int32_t* const pages = PagesOf(args_, run, pages_);
-    const int32_t first_token = run.first_page * kPageTokens, always = run.NumAlways();
+    const int32_t first_token = run.first_page * kPageTokens, always = run.num_always;
     uint16_t* const list = args_.lists + (int64_t{run.row_head} * args_.row_pages + run.first_page) * kPageTokens;
     int32_t* const selected =
         args_.selected == nullptr ? nullptr : args_.selected + int64_t{run.row_head} * args_.max_select + run.place;
