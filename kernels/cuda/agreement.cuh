@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/block_search.cuh"
 #include "kernels/cuda/bulk_copy.cuh"
+#include "kernels/cuda/ordered_sums.cuh"
 #include "kernels/cuda/row_sync.cuh"
 #include "kernels/cuda/runs.cuh"
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/block_search.cuh"
+#include "kernels/cuda/ordered_sums.cuh"
 #include "kernels/cuda/sparse_args.cuh"
 #include "kernels/token_list.h"
 

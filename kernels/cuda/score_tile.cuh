@@ -13,7 +13,6 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/block_search.cuh"
 #include "kernels/layout.h"
 
 namespace spotlight::kernels::cuda {
