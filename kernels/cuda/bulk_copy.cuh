@@ -1,5 +1,5 @@
-// Copies of contiguous runs of bytes from global to shared memory, announced by an mbarrier (sm_90). Before sm_90 only
-// the declarations exist: callers have another way.
+// Copies of contiguous bytes by the copy engine (sm_90): from global to shared memory, announced by an mbarrier; back,
+// in groups of the thread that asks; into the L2. Callers have another way before sm_90.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +44,32 @@ __device__ inline void BulkCopy(void* shared, const void* global, int32_t bytes,
                    SharedAddress(shared)),
                "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
                : "memory");
+}
+// Into the L2 only: a hint.
+__device__ inline void BulkPrefetch(const void* global, int32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+__device__ inline void BulkStore(void* global, const void* shared, int32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(SharedAddress(shared)),
+               "r"(bytes)
+               : "memory");
+}
+// Adds int32 to int32.
+__device__ inline void BulkAdd(int32_t* global, const int32_t* shared, int32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%0], [%1], %2;" ::"l"(global),
+               "r"(SharedAddress(shared)), "r"(bytes)
+               : "memory");
+}
+__device__ inline void CommitBulkStores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until everything this thread committed has been read.
+__device__ inline void WaitForBulkReads() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Until it is in global memory.
+__device__ inline void WaitForBulkStores() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 __device__ inline void WaitForPhase(uint64_t* barrier, uint32_t parity) {
   uint32_t done = 0;

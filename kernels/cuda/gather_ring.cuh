@@ -13,35 +13,30 @@ inline constexpr int kGatherSlots = 3;
 
 // A slot holds 16 tokens as 4 groups of 4, a group 32 bytes further than the last one ends; row m of the tile is token
 // Token(m): what 8 lanes read together lies in different banks.
-template <class T, int kDim>
+// A slot has at least kMinSlotBytes, a multiple of 16.
+template <class T, int kDim, int kMinSlotBytes>
 class GatherRing {
   static constexpr int kTokenBytes = 2 * kDim * static_cast<int>(sizeof(T));
   static constexpr int kGroupTokens = 4, kGroupStride = kGroupTokens * kTokenBytes + 32;
 
  public:
-  static constexpr int kTileBytes = 4 * kGroupStride;
+  static constexpr int kSlotBytes = 4 * kGroupStride < kMinSlotBytes ? kMinSlotBytes : 4 * kGroupStride;
 
-  // memory: bytes >= kTileBytes of this warp, 16-byte aligned. barriers [kGatherSlots]: initialised; *phases: zero at
+  // memory: bytes >= kSlotBytes of this warp, 16-byte aligned. barriers [kGatherSlots]: initialised; *phases: zero at
   // first, then kept from ring to ring. All tiles of the ring before have been popped.
   __device__ GatherRing(char* memory, int32_t bytes, uint64_t* barriers, uint32_t* phases)
-      : memory_(memory), num_slots_(min(kGatherSlots, bytes / kTileBytes)), barriers_(barriers), phases_(phases) {
-#if __CUDA_ARCH__ >= 900
-    FenceForBulkCopies();
-#endif
-  }
+      : memory_(memory), num_slots_(min(kGatherSlots, bytes / kSlotBytes)), barriers_(barriers), phases_(phases) {}
 
-  __device__ int size() const {
-    return size_;
-  }
-  __device__ bool full() const {
-    return size_ == num_slots_;
-  }
+  __device__ int size() const { return size_; }
+  __device__ bool full() const { return size_ == num_slots_; }
+  // Where the next tile goes: until then, anyone's. Not when full.
+  __device__ char* FreeSlot() const { return memory_ + next_ * kSlotBytes; }
 
   // Begins to fetch a tile of `count` tokens; address(i): where token i's K begins, asked by lane i. Not when full.
   template <class Address>
   __device__ void Push(const Address& address, int count) {
     const int lane = threadIdx.x % 32;
-    char* slot = memory_ + next_ * kTileBytes;
+    char* slot = memory_ + next_ * kSlotBytes;
     const T* from = address(lane < count ? lane : 0);
     __syncwarp();  // all lanes have read what the slot held
 #if __CUDA_ARCH__ >= 900
@@ -50,7 +45,7 @@ class GatherRing {
     __syncwarp();
     if (lane < count) BulkCopy(PlaceOf(slot, lane), from, kTokenBytes, barrier);
 #else
-#pragma unroll 1
+#pragma unroll 4
     for (int i = 0; i < count; ++i) {
       const auto token = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(from), i);
       if (lane * 16 < kTokenBytes) {
@@ -64,9 +59,9 @@ class GatherRing {
     ++size_;
   }
 
-  // Adds the oldest tile's tokens whose bits `among` has to what `warp` has attended to. Not when empty.
+  // Adds the oldest tile to what `warp` has attended to. Not when empty.
   template <int kHeadTiles>
-  __device__ void Pop(uint32_t among, AttendWarp<T, kDim, kHeadTiles>* warp) {
+  __device__ void Pop(AttendWarp<T, kDim, kHeadTiles>* warp) {
     using Warp = AttendWarp<T, kDim, kHeadTiles>;
     --size_;
 #if __CUDA_ARCH__ >= 900
@@ -83,14 +78,14 @@ class GatherRing {
     __syncwarp();
 #endif
     const int count = static_cast<int>(counts_ >> 8 * size_ & 0xff);
-    char* slot = memory_ + oldest_ * kTileBytes;
+    char* slot = memory_ + oldest_ * kSlotBytes;
     const auto read = [](const T* chunk, uint4* value) { *value = *reinterpret_cast<const uint4*>(chunk); };
     // Row 0 is token 0, which is always there; what an absent token's place holds need not be finite.
     const auto row = [&](int m) { return reinterpret_cast<const T*>(PlaceOf(slot, Token(m) < count ? Token(m) : 0)); };
     typename Warp::Tile tile;
     Warp::VisitKeys(row, &tile, read);
     const int own = Token(static_cast<int>(threadIdx.x % kTileTokens));
-    const uint32_t present = __ballot_sync(~0u, own < count && (among >> own & 1) != 0);
+    const uint32_t present = __ballot_sync(~0u, own < count);
     const typename Warp::Weights weights = warp->Score(tile, present);
     Warp::VisitValues(row, &tile, read);
     warp->AddValues(tile, weights);
@@ -115,16 +110,17 @@ class GatherRing {
 };
 
 // fp32 is not tuned: a slot only remembers where the tokens are.
-template <int kDim>
-class GatherRing<float, kDim> {
+template <int kDim, int kMinSlotBytes>
+class GatherRing<float, kDim, kMinSlotBytes> {
  public:
-  static constexpr int kTileBytes = 32 * sizeof(void*);
+  static constexpr int kSlotBytes = kMinSlotBytes;
 
   __device__ GatherRing(char* memory, int32_t, uint64_t*, uint32_t*)
       : token_(reinterpret_cast<const float**>(memory) + threadIdx.x % 32) {}
 
   __device__ int size() const { return size_; }
   __device__ bool full() const { return size_ == 1; }
+  __device__ char* FreeSlot() const { return reinterpret_cast<char*>(token_ - threadIdx.x % 32); }
 
   template <class Address>
   __device__ void Push(const Address& address, int count) {
@@ -135,14 +131,14 @@ class GatherRing<float, kDim> {
   }
 
   template <int kHeadTiles>
-  __device__ void Pop(uint32_t among, AttendWarp<float, kDim, kHeadTiles>* warp) {
+  __device__ void Pop(AttendWarp<float, kDim, kHeadTiles>* warp) {
     using Warp = AttendWarp<float, kDim, kHeadTiles>;
     size_ = 0;
     for (int i = 0; i < count_; ++i) {
       const auto token = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(*token_), i);
       typename Warp::Tile tile;
       tile.token = reinterpret_cast<const float*>(token);
-      if ((among >> i & 1) != 0) warp->Accumulate(tile, 1);
+      warp->Accumulate(tile, 1);
     }
   }
 

@@ -5,28 +5,31 @@
 
 namespace spotlight::kernels::cuda {
 
-// What the block wrote before is visible to whoever waits for the count. Every thread must call.
+// What the thread wrote before, or saw written, is visible to whoever waits for the count.
+__device__ inline void ArriveThread(uint32_t* counter, uint32_t count) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+}
+
+// The same for what the block wrote. Every thread must call.
 __device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
   __syncthreads();
-  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+  if (threadIdx.x == 0) ArriveThread(counter, count);
 }
 
-// The same for one warp's writes.
-__device__ inline void ArriveWarp(uint32_t* counter, uint32_t count) {
-  __syncwarp();
+// Returns, to every lane of the warp, when `count` has arrived. All blocks of the grid must be resident.
+__device__ inline void WaitWarp(const uint32_t* counter, uint32_t count) {
   if (threadIdx.x % 32 == 0) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
-  }
-}
-
-// Returns, to every thread of the block, when `count` has arrived. All blocks of the grid must be resident.
-__device__ inline void WaitBlock(const uint32_t* counter, uint32_t count) {
-  if (threadIdx.x == 0) {
     uint32_t arrived;
     do {
       asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(counter) : "memory");
     } while (arrived < count);
   }
+  __syncwarp();
+}
+
+// The same to every thread of the block.
+__device__ inline void WaitBlock(const uint32_t* counter, uint32_t count) {
+  if (threadIdx.x < 32) WaitWarp(counter, count);
   __syncthreads();
 }
 

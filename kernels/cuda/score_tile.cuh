@@ -1,7 +1,8 @@
 // Scores of 64 keys by one warp on the tensor cores' binary units: mma.m16n8k128 with AND and popcount.
 //
-// Scores are linear in the key's bits (kernels/planes.h): with A = sum_j a_j,
-//   raw = A * 32W - sum_j a_j popc(c_j) + sum_j 2 a_j popc(k & c_j) - A popc(k),
+// Scores are linear in the key's bits (kernels/planes.h). What is computed is a key's distance from the best score
+// there is: with A = sum_j a_j,
+//   32W * A - raw = sum_j a_j popc(k ^ c_j) = sum_j a_j popc(c_j) + A popc(k) - sum_j 2 a_j popc(k & c_j),
 // so matrix products of key bits (rows) and plane bits (columns) count everything. An H200 issues one m16n8k128 a clock
 // and SM: 64 keys of W words take 3W clocks where popcounts would take 16W (J = 4).
 //
@@ -12,7 +13,6 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/block_search.cuh"
 #include "kernels/layout.h"
 
 namespace spotlight::kernels::cuda {
@@ -39,33 +39,37 @@ struct alignas(kWords < 4 ? 4 * kWords : 16) Code {
 template <int kWords>
 class PlaneOperand {
  public:
-  // planes [num_planes], each at `stride` words from the last. Every lane must call.
+  // planes [num_planes], each at `stride` words from the last, aligned like a Code. Every lane must call.
   __device__ void Load(const uint32_t* planes, int stride, int num_planes, int32_t top_plane_weight) {
-    const int lane = threadIdx.x % 32, row = lane / 4, column = lane % 4;
-    // Lane j * kWords + w holds word w of plane j.
-    const int own = lane / kWords;
-    const uint32_t held = own < num_planes ? planes[own * stride + lane % kWords] : 0u;
-    const int32_t counted = WarpInclusiveSum(WeightOfPlane(own, num_planes, top_plane_weight) * __popc(held));
-    const int32_t total_weight = (1 << (num_planes - 1)) - 1 + top_plane_weight;
-    base_ = total_weight * 32 * kWords - __shfl_sync(~0u, counted, 31);
-    minus_all_ = -total_weight;
+    const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
+    total_weight_ = (1 << (num_planes - 1)) - 1 + top_plane_weight;
 #pragma unroll
     for (int j = 0; j < kMaxPlanes; ++j) twice_[j] = 2 * WeightOfPlane(j, num_planes, top_plane_weight);
     // This lane's element of an operand: column `row`, word `column`.
     const bool present = column == row / 2;
+    Code<kWords> held[2] = {};
 #pragma unroll
-    for (int w = 0; w < kWords; ++w) {
+    for (int pair = 0; pair < 2; ++pair) {
+      const int plane = 2 * pair + row % 2;
+      if (present && plane < num_planes) held[pair] = *reinterpret_cast<const Code<kWords>*>(planes + plane * stride);
+    }
+    int32_t counted = 0;
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const uint32_t bits = __shfl_sync(~0u, held, ((2 * pair + row % 2) * kWords + w) % 32);
-        operand_[w][pair] = present && 2 * pair + row % 2 < num_planes ? bits : 0u;
+    for (int pair = 0; pair < 2; ++pair) {
+      const int32_t twice = row % 2 == 0 ? twice_[2 * pair] : twice_[2 * pair + 1];
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) {
+        operand_[w][pair] = held[pair].words[w];
+        counted += twice * __popc(held[pair].words[w]);
       }
     }
+    // Lanes 0 and 4 hold all planes.
+    base_ = (__shfl_sync(~0u, counted, 0) + __shfl_sync(~0u, counted, 4)) / 2;
     ones_ = present && row % 2 == 0 ? ~0u : 0u;
   }
 
-  // Raw scores of this lane's keys. Every lane must call.
-  __device__ void Score(const Code<kWords> (&keys)[2], int32_t (&raw)[2]) const {
+  // Distances of this lane's keys. Every lane must call.
+  __device__ void Score(const Code<kWords> (&keys)[2], int32_t (&distances)[2]) const {
     int32_t low[4] = {}, high[4] = {}, all[4] = {};
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
@@ -75,8 +79,8 @@ class PlaneOperand {
     }
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      raw[k] = base_ + twice_[0] * low[2 * k] + twice_[1] * low[2 * k + 1] + twice_[2] * high[2 * k] +
-               twice_[3] * high[2 * k + 1] + minus_all_ * all[2 * k];
+      distances[k] = base_ + total_weight_ * all[2 * k] - twice_[0] * low[2 * k] - twice_[1] * low[2 * k + 1] -
+                     twice_[2] * high[2 * k] - twice_[3] * high[2 * k + 1];
     }
   }
 
@@ -84,7 +88,7 @@ class PlaneOperand {
   uint32_t operand_[kWords][2];
   uint32_t ones_;
   int32_t twice_[kMaxPlanes];
-  int32_t minus_all_, base_;
+  int32_t total_weight_, base_;
 };
 
 }  // namespace spotlight::kernels::cuda

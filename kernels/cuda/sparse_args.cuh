@@ -10,8 +10,10 @@
 namespace spotlight::kernels::cuda {
 
 inline constexpr int kSparseThreads = 32 * kSparseWarps;
-// Tokens that wait for a warp to attend to them, or to score them in full.
-inline constexpr int kQueueEntries = 512;
+// Places of a block's tokens, until its warps fetch them.
+inline constexpr int kMaxEntries = 2048;
+// A page whose scores are in shared memory, and its number.
+inline constexpr int kScoredPageBytes = 2 * kPageTokens + 4;
 
 struct SparseArgs {
   int32_t num_rows, num_q_heads, num_kv_heads, hash_words, num_planes, top_plane_weight;
@@ -35,20 +37,24 @@ struct SparseArgs {
   int32_t* num_selected;
   SparseDecodeStages* stages;
 
-  int32_t max_units;                  // of a (row, KV head)
+  int32_t max_runs;                   // of a (row, KV head)
   int32_t num_prefix_bins, num_bins;  // scores of one word, of all words
-  int32_t histogram_bytes;            // shared memory: the histogram comes first
-  // Shared memory of a warp, in this order: its queue; its units' masks and pages; their scores; codes on their way.
-  // Tokens on their way come over scores and codes.
-  int32_t mask_bytes, score_bytes, ring_bytes;
+
+  // Shared memory of a block, in this order: its runs; two histograms, whose place its tokens take; what may be
+  // chosen; scores, then
+  // numbers of their pages; codes on their way, ring_bytes for each warp. Tiles on their way, tile_ring_bytes for each
+  // warp, come over what follows the tokens.
+  int32_t run_bytes, histogram_bytes, counting_bytes, score_pages, ring_bytes, tile_ring_bytes;
+  int32_t num_prefetch_pages;  // of a warp, while the kernel before runs
+
   int32_t row_pages;                      // pages of the longest row, to a multiple of 16: stride of what follows
   uint32_t* counters;                     // [rows, Hkv, kNumRowCounters], zero
-  int32_t *prefix_histogram, *histogram;  // [rows, Hkv, bins], zero
-  uint8_t* ties;                          // [rows, Hkv, row_pages]: equal scores of each page
-  uint16_t *scores, *masks;               // [rows, Hkv, row_pages, P] and [.., P / 8]: what shared memory cannot hold
-  uint8_t* chosen;                        // [rows, Hkv, row_pages * P / 8]: bits, when `selected` is asked for
-  float* partials;                        // [units, heads, D]: weighted values, heads to a multiple of 8
-  float *shifts, *sums;                   // [units, heads]
+  int32_t *prefix_histogram, *histogram;  // [rows, Hkv, bins], zero: running sums, best score first
+  int32_t *prefix_columns, *columns;      // [runs, bins]: each run's own
+  uint16_t* scores;                       // [rows, Hkv, row_pages, P]: what shared memory cannot hold
+  uint16_t* lists;                        // [rows, Hkv, row_pages, P]: the chosen of runs that share them out
+  float* partials;                        // [runs, heads, D]: weighted values, heads to a multiple of 8
+  float *shifts, *sums;                   // [runs, heads]
 };
 
 }  // namespace spotlight::kernels::cuda

@@ -3,28 +3,21 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attend_tile.cuh"
-#include "kernels/cuda/combine_units.cuh"
-#include "kernels/cuda/gather_ring.cuh"
+#include "kernels/cuda/agreement.cuh"
+#include "kernels/cuda/attend_runs.cuh"
+#include "kernels/cuda/combine_runs.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/run_tokens.cuh"
+#include "kernels/cuda/runs.cuh"
 #include "kernels/cuda/sparse_args.cuh"
-#include "kernels/cuda/sparse_plan.h"
-#include "kernels/cuda/sparse_unit.cuh"
 
 namespace spotlight::kernels::cuda {
 
-static_assert(kHeadMultiple == kTileHeads);
-
-inline constexpr int kQueueBytes = kQueueEntries * 4 + kMaxTies * 2;
-
 struct SparseShared {
-  int32_t unit_begin[kMaxLaunchRows + 1];
-  SearchShared search;
-  Segment segments[kMaxSegments];
-  CombineShared combine;
-  uint32_t ticket;
-  // Of each warp's copies.
-  uint64_t code_barriers[kSparseWarps][CodeStream<1>::kStages], gather_barriers[kSparseWarps][kGatherSlots];
+  int32_t run_begin[kMaxLaunchRows + 1];
+  int32_t warp_sums[kSparseWarps];
+  AttendShared attend;
+  uint64_t code_barriers[kSparseWarps][kCodeStages];
 };
 
 __device__ inline uint64_t Nanoseconds() {
@@ -33,137 +26,212 @@ __device__ inline uint64_t Nanoseconds() {
   return now;
 }
 
-// Shared memory of a warp.
-__host__ __device__ inline int32_t WarpBytes(const SparseArgs& args) {
-  return kQueueBytes + args.mask_bytes + args.score_bytes + args.ring_bytes;
-}
+// Entries of sinks and recent tokens that are looked up ahead.
+inline constexpr int kEarlyAlways = 256;
+inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways * 4;
+
+// A run of so few pages is looked through in the time that its histogram takes to be published.
+inline constexpr int kQuickPages = 128;
+
+// Which scores a competition is about.
+enum class Scoring { kPrefix, kFull, kRescored };
 
 // A block's part of one launch.
 class SparseBlock {
  public:
   __device__ SparseBlock(const SparseArgs& args, char* dynamic, SparseShared* shared)
-      : args_(args), shared_(shared), warp_(threadIdx.x / 32), histogram_(reinterpret_cast<int32_t*>(dynamic)) {
-    queue_ = reinterpret_cast<int32_t*>(dynamic + args.histogram_bytes + warp_ * WarpBytes(args));
-    masks_ = reinterpret_cast<char*>(queue_) + kQueueBytes;
-    scores_ = masks_ + args.mask_bytes;
+      : args_(args),
+        shared_(shared),
+        runs_(reinterpret_cast<Run*>(dynamic)),
+        counting_(dynamic + args.run_bytes),
+        found_(reinterpret_cast<uint16_t*>(counting_ + args.counting_bytes)),
+        always_(reinterpret_cast<int32_t*>(found_ + kSparseWarps * kMaxFound)),
+        scores_(reinterpret_cast<uint16_t*>(always_ + kEarlyAlways)),
+        pages_(reinterpret_cast<int32_t*>(scores_ + args.score_pages * kPageTokens)),
+        ring_(reinterpret_cast<char*>(scores_) + args.score_pages * kScoredPageBytes +
+              threadIdx.x / 32 * args.ring_bytes),
+        publisher_(reinterpret_cast<int32_t*>(counting_), args.histogram_bytes, shared->warp_sums) {
 #pragma unroll 1
-    for (int bin = threadIdx.x; bin < args_.histogram_bytes / 4; bin += kSparseThreads) histogram_[bin] = 0;
+    for (int i = threadIdx.x; i < args.histogram_bytes / 16; i += kSparseThreads) {
+      reinterpret_cast<int4*>(counting_)[i] = make_int4(0, 0, 0, 0);
+    }
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x % 32 == 0) {
-      for (uint64_t& barrier : shared->code_barriers[warp_]) InitBarrier(&barrier);
-      for (uint64_t& barrier : shared->gather_barriers[warp_]) InitBarrier(&barrier);
+      for (uint64_t& barrier : shared->code_barriers[threadIdx.x / 32]) InitBarrier(&barrier);
+      for (uint64_t& barrier : shared->attend.barriers[threadIdx.x / 32]) InitBarrier(&barrier);
       FenceBarrierInit();
     }
 #endif
-    map_.Build(args.context_len, args.num_rows, args.num_kv_heads, args.max_units, shared->unit_begin);
-    const int32_t begin = map_.BlockBegin(blockIdx.x), end = map_.BlockBegin(blockIdx.x + 1);
-    num_segments_ = 0;
-    if (begin == end) return;
-    const int32_t first = map_.RowHeadOf(begin);
-    num_segments_ = map_.RowHeadOf(end - 1) - first + 1;
-    if (static_cast<int32_t>(threadIdx.x) < num_segments_) {
-      shared->segments[threadIdx.x] = SegmentOf(args, map_, first + static_cast<int32_t>(threadIdx.x), begin, end);
+    map_.Build(args, shared->run_begin);
+    const Share own = map_.BlockRuns();
+    num_runs_ = own.size;
+    if (static_cast<int32_t>(threadIdx.x) < num_runs_) {
+      runs_[threadIdx.x] = map_.RunOf(args, own.begin + static_cast<int32_t>(threadIdx.x));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int32_t pages = 0, always = 0;
+      for (int s = 0; s < num_runs_; ++s) {
+        Run& run = runs_[s];
+        run.first_always = run.num_always <= kSparseThreads && always + run.num_always <= kEarlyAlways ? always : -1;
+        if (run.first_always >= 0) always += run.num_always;
+        const bool fits = run.competes && pages + run.num_pages <= args.score_pages;
+        run.score_page = fits ? pages : -1;
+        if (fits) pages += run.num_pages;
+      }
     }
     __syncthreads();
   }
 
   // Scores every candidate by word 0 or by all words, and publishes the histograms.
   template <int kWords>
-  __device__ void Score(const uint32_t* codes, int32_t* histograms, int num_bins) {
+  __device__ void Score(const uint32_t* codes, Scoring scoring) {
     // Codes of older tokens do not depend on the kernel before this one; the newest token's may, if it competes.
     if (args_.recent_tokens == 0) WaitForPrevious();
-    UnitCursor cursor(args_, masks_, scores_);
-    CodeStream<kWords> stream(codes, args_.num_kv_heads, scores_ + args_.score_bytes, args_.ring_bytes,
-                              shared_->code_barriers[warp_]);
+    CodeStream<kWords> stream(args_, codes, runs_, num_runs_, ring_, pages_, shared_->code_barriers[threadIdx.x / 32],
+                              &code_phases_);
+    if (args_.num_prefetch_pages > 0) stream.Prefetch(args_.num_prefetch_pages);
+    LookUpAlways();
+    WaitForPrevious();
+    PlaneOperand<kWords> planes;
+    int32_t row_head = -1;
+    int part = 0;
 #pragma unroll 1
-    for (int32_t s = 0; s < num_segments_; ++s) {
-      const Segment& segment = shared_->segments[s];
-      if (!segment.competes) continue;
-#pragma unroll 1
-      for (int32_t u = segment.begin + warp_; u < segment.end; u += kSparseWarps) {
-        const Unit unit = cursor.At(segment, u, false);
-        stream.Begin(segment.head, unit.pages, unit.page_stride, unit.num_pages, unit.resident_pages);
-        WaitForPrevious();
-        PlaneOperand<kWords> planes;
-        LoadPlanes(segment.row_head, &planes);
-        ScorePages(unit, segment.competition, planes, &stream, histogram_, num_bins);
-      }
-      Publish(segment, histograms, num_bins, kScored);
+    for (int s = 0; s < num_runs_; ++s) {
+      Run& run = runs_[s];
+      if (!run.competes) continue;
+      if (run.row_head != row_head) LoadPlanes(run.row_head, &planes);
+      row_head = run.row_head;
+      ScoreRun(run, planes, &stream, &part, ScoresOf(args_, run, scores_), publisher_.histogram(), NumBins(scoring));
+      Publish(&run, scoring);
+      // What has been published is on its way meanwhile; only much to look through takes longer.
+      if (s + 1 == num_runs_ && run.num_pages > kQuickPages) publisher_.Complete();
+      if (scoring == Scoring::kFull) RememberBest(&run);
     }
+    publisher_.Complete();
   }
 
-  // The two competitions that may follow: with the prefilter, for what is scored in full; then for what is attended to.
-  template <class T, int kDim, int kHeadTiles>
-  __device__ void Select() {
-#pragma unroll 1
-    for (int stage = args_.prefilter ? 0 : 1; stage < 2; ++stage) {
-      const bool rescores = stage == 0;
-      AgreeOnThresholds(rescores);
-      UnitCursor cursor(args_, masks_, scores_);
-#pragma unroll 1
-      for (int32_t s = 0; s < num_segments_; ++s) {
-        const Segment& segment = shared_->segments[s];
-        if (!rescores) {
-          MarkStage(1);
-          AttendSegment<T, kDim, kHeadTiles>(segment, &cursor);
-        } else if (segment.competes) {
-          RescoreUnits(segment, CutOf(segment, kTied), &cursor);
-          Publish(segment, args_.histogram, args_.num_bins, kRescored);
-        }
-      }
+  // With the prefilter: scores in full what its cut leaves.
+  __device__ void Rescore() {
+    Agree(Scoring::kPrefix);
+    __syncthreads();
+    switch (args_.hash_words) {
+      case 1:
+        RescoreBy<1>();
+        break;
+      case 2:
+        RescoreBy<2>();
+        break;
+      case 4:
+        RescoreBy<4>();
+        break;
+      default:
+        RescoreBy<8>();
     }
+    publisher_.Complete();
   }
 
-  // Outputs, one query head and slice of its dimensions at a time, wherever all units of its row have come.
-  template <class T, int kDim, int kHeadTiles>
-  __device__ void Combine(char* dynamic) {
-    const int32_t group = args_.num_q_heads / args_.num_kv_heads;
-    const int32_t heads = args_.num_rows * args_.num_q_heads;
-    constexpr int kSlices = kDim / 32;
-    const bool sliced = heads * kSlices <= 2 * static_cast<int32_t>(gridDim.x);
-    const int32_t slices = sliced ? kSlices : 1;
-    float* const weights = reinterpret_cast<float*>(dynamic);
+  // Finds the chosen tokens, and who attends to them: their entries, or the lists of runs.
+  __device__ void Choose(int32_t max_sharing_runs) {
+    Agree(args_.prefilter ? Scoring::kRescored : Scoring::kFull);
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    int32_t entries = 0;
+#pragma unroll 1
+    for (int first = 0; first < num_runs_; first += 32) {
+      Run* const own = runs_ + first + lane;
+      int32_t size = 0;
+      RunSource source = RunSource::kAll;
+      if (first + lane < num_runs_ && own->competes) {
+        const bool uneven =
+            own->num_runs <= max_sharing_runs && own->most_chosen > own->average + own->average / 8 + 64;
+        source = uneven ? RunSource::kShared : RunSource::kEntries;
+        if (!uneven) size = own->num_always + own->num_chosen;
+      }
+      const int32_t inclusive = WarpInclusiveSum(size);
+      if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
+      const int32_t first_entry = entries + inclusive - size;
+#pragma unroll 1
+      for (int s = 0; s < min(32, num_runs_ - first); ++s) {
+        PlaceChosen(runs_[first + s], static_cast<RunSource>(__shfl_sync(~0u, static_cast<int>(source), s)),
+                    __shfl_sync(~0u, first_entry, s));
+      }
+      entries += __shfl_sync(~0u, inclusive, 31);
+      if (threadIdx.x < 32 && first + lane < num_runs_) {
+        own->source = source;
+        own->first_entry = first_entry;
+      }
+    }
     __syncthreads();
 #pragma unroll 1
-    for (int32_t task = blockIdx.x; task < heads * slices; task += gridDim.x) {
-      const int32_t slice = task % slices, q_head = task / slices;
+    for (int s = 0; s < num_runs_; ++s) {
+      if (runs_[s].source == RunSource::kShared) ArriveBlock(Counter(runs_[s].row_head, kListed), 1);
+    }
+  }
+
+  template <class T, int kDim, int kHeadTiles>
+  __device__ void Attend() {
+    using Attention = RunAttention<T, kDim, kHeadTiles>;
+    uint32_t phases = 0;
+    Attention attention(args_, runs_, num_runs_, reinterpret_cast<int32_t*>(counting_), counting_ + kMaxEntries * 4,
+                        &shared_->attend, &phases);
+    attention.Prepare();
+    Choose(Attention::kMaxSharingRuns);
+    MarkStage(1);
+    attention.AttendToAll();
+  }
+
+  // Outputs, a warp a part of a query head's dimensions, wherever all runs of its row have come.
+  template <class T, int kDim, int kHeadTiles>
+  __device__ void Combine() {
+    constexpr int kHeads = kHeadTiles * kTileHeads, kParts = kDim / kCombinedDims;
+    const int32_t group = args_.num_q_heads / args_.num_kv_heads, row_tasks = group * kParts;
+    const int32_t num_tasks = args_.num_rows * args_.num_q_heads * kParts;
+    const int32_t step = static_cast<int32_t>(gridDim.x) * kSparseWarps;
+#pragma unroll 1
+    for (int32_t task = blockIdx.x + gridDim.x * (threadIdx.x / 32); task < num_tasks; task += step) {
+      const int32_t q_head = task / kParts, dim = task % kParts * kCombinedDims;
       const int32_t row_head = q_head / group, row = row_head / args_.num_kv_heads;
-      const int32_t head = row_head % args_.num_kv_heads;
-      const int32_t num_units = map_.UnitsOf(row);
-      WaitBlock(Counter(row_head, kAttended), num_units);
-      constexpr int kHeads = kHeadTiles * kTileHeads;
-      const int64_t first = int64_t{map_.HeadBegin(row, head)} * kHeads + q_head % group;
-      T* out = static_cast<T*>(args_.out) + int64_t{q_head} * kDim;
-      if (sliced) {
-        CombineHead<T, kDim, kSlices>(args_.partials + first * kDim, kHeads * kDim, args_.shifts + first,
-                                      args_.sums + first, kHeads, num_units, slice, weights, &shared_->combine, out);
-      } else {
-        CombineHead<T, kDim, 1>(args_.partials + first * kDim, kHeads * kDim, args_.shifts + first, args_.sums + first,
-                                kHeads, num_units, slice, weights, &shared_->combine, out);
-      }
-      ClearHistograms(row_head, (q_head % group) * slices + slice, group * slices);
-      if (threadIdx.x == 0) shared_->ticket = atomicAdd(Counter(row_head, kCombined), 1);
-      __syncthreads();
-      if (shared_->ticket == static_cast<uint32_t>(group * slices) - 1) Finish(row, row_head);
+      const int32_t row_task = task - row_head * row_tasks;
+      const int32_t num_runs = map_.RunsOf(row);
+      const int64_t first =
+          int64_t{map_.HeadBegin(row, row_head % args_.num_kv_heads)} * kHeads + q_head - row_head * group;
+      WaitWarp(Counter(row_head, kAttended), num_runs);
+      int32_t ticket = 0;
+      if (threadIdx.x % 32 == 0) ticket = static_cast<int32_t>(atomicAdd(Counter(row_head, kCombined), 1));
+      CombineRuns(args_.partials + first * kDim + dim, kHeads * kDim, args_.shifts + first, args_.sums + first, kHeads,
+                  num_runs, static_cast<T*>(args_.out) + int64_t{q_head} * kDim + dim);
+      ClearHistograms(row_head, row_task, row_tasks);
+      if (__shfl_sync(~0u, ticket, 0) == row_tasks - 1) Finish(row, row_head);
     }
   }
 
   // Boundary 0 ends scoring, 1 the selection, 2 everything; as one block's clock reads them.
   __device__ void MarkStage(int boundary) {
-    if (args_.stages == nullptr || blockIdx.x != 0 || threadIdx.x != 0 || boundary < next_stage_) return;
+    if (args_.stages == nullptr || blockIdx.x != 0 || threadIdx.x != 0) return;
     const uint64_t now = Nanoseconds();
     double* const fields[] = {&args_.stages->score, &args_.stages->select, &args_.stages->attend};
     *fields[boundary] = 1e-9 * static_cast<double>(now - stage_begin_);
     stage_begin_ = now;
-    next_stage_ = boundary + 1;
   }
 
  private:
   __device__ uint32_t* Counter(int32_t row_head, int counter) const {
     return args_.counters + int64_t{row_head} * kNumRowCounters + counter;
   }
-  __device__ uint8_t* Ties(int32_t row_head) const {
-    return args_.ties + int64_t{row_head} * args_.row_pages;
+  __device__ int32_t NumBins(Scoring scoring) const {
+    return scoring == Scoring::kPrefix ? args_.num_prefix_bins : args_.num_bins;
+  }
+  __device__ int32_t* RowSums(Scoring scoring, int32_t row_head) const {
+    return (scoring == Scoring::kPrefix ? args_.prefix_histogram : args_.histogram) +
+           int64_t{row_head} * BinStride(NumBins(scoring));
+  }
+  __device__ int32_t* Column(Scoring scoring, int32_t run) const {
+    return (scoring == Scoring::kPrefix ? args_.prefix_columns : args_.columns) +
+           int64_t{run} * BinStride(NumBins(scoring));
+  }
+  __device__ uint16_t* Found() const {
+    return found_ + threadIdx.x / 32 * kMaxFound;
   }
 
   template <int kWords>
@@ -172,305 +240,164 @@ class SparseBlock {
                  args_.num_planes, args_.top_plane_weight);
   }
 
-  __device__ void Publish(const Segment& segment, int32_t* histograms, int num_bins, int counter) {
-    __syncthreads();
-    PublishHistogram<kSparseThreads>(histogram_, num_bins, histograms + int64_t{segment.row_head} * num_bins);
-    if (threadIdx.x == 0) histogram_[num_bins] = 0;  // tokens that do not compete
-    ArriveBlock(Counter(segment.row_head, counter), segment.end - segment.begin);
+  // And remembers what may be chosen, while others are still at it.
+  __device__ void Publish(Run* run, Scoring scoring) {
+    publisher_.Publish(BinStride(NumBins(scoring)), RowSums(scoring, run->row_head), Column(scoring, run->in_launch),
+                       Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored),
+                       scoring == Scoring::kPrefix ? 0 : 2 * run->average + 64, &run->early);
+  }
+  __device__ void RememberBest(Run* run) {
+    Remember(run, ScoresOf(args_, *run, scores_), Found(), &num_found_);
   }
 
-  // Every segment's threshold, once all its row's blocks have published; then the units' masks and counts of ties.
-  __device__ void AgreeOnThresholds(bool rescores) {
-    const int32_t* histograms = rescores ? args_.prefix_histogram : args_.histogram;
-    const int num_bins = rescores ? args_.num_prefix_bins : args_.num_bins;
-    const bool rescored = !rescores && args_.prefilter;
-    UnitCursor cursor(args_, masks_, scores_);
+  // The block's runs from `begin` on that are of one (row, KV head): where they end.
+  __device__ int SegmentEnd(int begin) const {
+    int end = begin + 1;
+    while (end < num_runs_ && runs_[end].row_head == runs_[begin].row_head) ++end;
+    return end;
+  }
+
+  // Every run's cut, ties and place, once all its row's runs have been published; and its warps' counts. The block must
+  // synchronise before it reads what others found.
+  __device__ void Agree(Scoring scoring) {
+    if (num_runs_ == 0) return;
+    const int warp = threadIdx.x / 32;
 #pragma unroll 1
-    for (int32_t s = 0; s < num_segments_; ++s) {
-      Segment* const segment = &shared_->segments[s];
-      if (!segment->competes) continue;
-      const int32_t wanted = segment->Wanted(rescores ? kPrefilterFactor : 1);
-      WaitBlock(Counter(segment->row_head, rescored ? kRescored : kScored), segment->num_units);
-      const Threshold threshold = FindThreshold<kSparseWarps>(histograms + int64_t{segment->row_head} * num_bins,
-                                                              num_bins, wanted, &shared_->search);
-#pragma unroll 1
-      for (int32_t u = segment->begin + warp_; u < segment->end; u += kSparseWarps) {
-        CompareWithThreshold(cursor.At(*segment, u, true), threshold.score, rescored, Ties(segment->row_head));
-      }
-      if (threshold.exceeded()) {
-        ArriveBlock(Counter(segment->row_head, rescores ? kTied : kRetied), segment->end - segment->begin);
-      }
-      if (threadIdx.x == 0) segment->threshold = threshold;
+    for (int begin = 0, end; begin < num_runs_; begin = end) {
+      end = SegmentEnd(begin);
+      Run* const run = runs_ + begin;
+      if (!run->competes) continue;
+      WaitBlock(Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored), run->num_runs);
+      FindCut(RowSums(scoring, run->row_head), NumBins(scoring),
+              run->Wanted(scoring == Scoring::kPrefix ? kPrefilterFactor : 1), threadIdx.x, kSparseThreads, &run->cut);
     }
     __syncthreads();
-  }
-
-  // Waits for the counts of ties where they matter.
-  __device__ Cut CutOf(const Segment& segment, int tied) {
-    if (!segment.threshold.exceeded()) return {INT32_MAX, 0};
-    WaitBlock(Counter(segment.row_head, tied), segment.num_units);
-    return FindCut<kSparseWarps>(segment.threshold, Ties(segment.row_head), segment.num_pages, &shared_->search);
-  }
-
-  __device__ void RescoreUnits(const Segment& segment, const Cut& cut, UnitCursor* cursor) {
-    switch (args_.hash_words) {
-      case 1:
-        return RescoreUnitsBy<1>(segment, cut, cursor);
-      case 2:
-        return RescoreUnitsBy<2>(segment, cut, cursor);
-      case 4:
-        return RescoreUnitsBy<4>(segment, cut, cursor);
-      default:
-        return RescoreUnitsBy<8>(segment, cut, cursor);
+    // The columns of segment i are warp i's; on their way while it looks at scores.
+    int segment = 0, own = 0;
+#pragma unroll 1
+    for (int begin = 0; begin < num_runs_ && segment < warp; begin = own, ++segment) own = SegmentEnd(begin);
+    const Run& first = runs_[min(own, num_runs_ - 1)];
+    const int32_t stride = BinStride(NumBins(scoring));
+    const bool shares = own < num_runs_ && first.competes;
+    ColumnsAtCut columns(Column(scoring, first.in_launch - first.index), stride, shares ? first.num_runs : 0,
+                         first.cut);
+#pragma unroll 1
+    for (int begin = 0, end; begin < num_runs_; begin = end) {
+      end = SegmentEnd(begin);
+      if (!runs_[begin].competes) continue;
+      const Cut cut = runs_[begin].cut;
+#pragma unroll 1
+      for (int s = begin; s < end; ++s) Count(&runs_[s], cut, ScoresOf(args_, runs_[s], scores_), Found());
+    }
+    if (shares) columns.ShareOut(&runs_[own], first.index, SegmentEnd(own) - own, nullptr);
+      // Where there are more segments than warps.
+#pragma unroll 1
+    for (int begin = own, index = warp; begin < num_runs_; begin = SegmentEnd(begin), ++index) {
+      const Run& other = runs_[begin];
+      if (index == warp || index % kSparseWarps != warp || !other.competes) continue;
+      ColumnsAtCut more(Column(scoring, other.in_launch - other.index), stride, other.num_runs, other.cut);
+      more.ShareOut(&runs_[begin], other.index, SegmentEnd(begin) - begin, nullptr);
     }
   }
+
   template <int kWords>
-  __device__ void RescoreUnitsBy(const Segment& segment, const Cut& cut, UnitCursor* cursor) {
+  __device__ void RescoreBy() {
     PlaneOperand<kWords> planes;
-    LoadPlanes(segment.row_head, &planes);
 #pragma unroll 1
-    for (int32_t u = segment.begin + warp_; u < segment.end; u += kSparseWarps) {
-      RescorePages(args_, cursor->At(segment, u, true), segment.head, planes, cut, queue_, histogram_);
+    for (int s = 0; s < num_runs_; ++s) {
+      Run& run = runs_[s];
+      if (!run.competes) continue;
+      LoadPlanes(run.row_head, &planes);
+      RescoreRun(args_, run, planes, BeforeWarp(run).ties, PagesOf(args_, run, pages_), ScoresOf(args_, run, scores_),
+                 reinterpret_cast<uint16_t*>(ring_), publisher_.histogram(), args_.num_bins);
+      Publish(&run, Scoring::kRescored);
+      RememberBest(&run);
     }
   }
 
-  template <class T, int kDim, int kHeadTiles>
-  __device__ void AttendSegment(const Segment& segment, UnitCursor* cursor) {
-    using Warp = AttendWarp<T, kDim, kHeadTiles>;
-    const int32_t group = args_.num_q_heads / args_.num_kv_heads;
-    const T* q = static_cast<const T*>(args_.q) + int64_t{segment.row_head} * group * kDim;
-    const T* kv = static_cast<const T*>(args_.kv);
-    // Every num_units-th of the row's sinks and recent tokens is the unit's.
-    const int32_t num_always = segment.competes ? segment.context_len - segment.competition.count : 0;
-    // A unit attends to what is over the threshold, then to what ties: the first one of a warp while other blocks still
-    // count their ties, the others in the same order, for the same bits.
-    const bool ties_last = segment.threshold.exceeded();
-    bool has_cut = !ties_last;
-    Cut cut = {INT32_MAX, 0};
+  // Entries of sinks and recent tokens, looked up while there is time.
+  __device__ void LookUpAlways() {
 #pragma unroll 1
-    for (int32_t u = segment.begin + warp_; u < segment.end || !has_cut; u += kSparseWarps) {
-      const bool present = u < segment.end;
-      Unit unit = {};
-      if (present) unit = cursor->At(segment, u, true);
-      Warp warp;
-      warp.LoadQuery(q, group, args_.scale_log2);
-      warp.Reset();
-      WarpQueue queue(queue_);
-      const auto key_of = [&](int i) {
-        const int32_t token = queue[i];
-        const int64_t head = int64_t{token / kPageTokens} * args_.num_kv_heads + segment.head;
-        return kv + (head * kPageTokens + token % kPageTokens) * (2 * kDim);
-      };
-      GatherRing<T, kDim> ring(scores_, args_.score_bytes + args_.ring_bytes, shared_->gather_barriers[warp_],
-                               &gather_phases_);
-      TieList ties(reinterpret_cast<uint16_t*>(queue_ + kQueueEntries));
-      bool last = !ties_last;
-      int32_t always = present ? unit.index : num_always, groups = 0;
-#pragma unroll 1
-      while (true) {
-#pragma unroll 1
-        while (present) {
-#pragma unroll 1
-          for (; always < num_always && queue.size() < kTileTokens; always += 32 * segment.num_units) {
-            AppendAlways(segment, always, num_always, &queue);
-          }
-#pragma unroll 1
-          while (groups < NumGroups(unit) && queue.size() < kTileTokens) {
-            groups += AppendChosen(segment, unit, groups, !ties_last || !last, last, cut, &queue, &ties);
-          }
-          const int32_t count = min(queue.size(), kTileTokens);
-          if (!ring.full() && (count == kTileTokens || (last && count > 0))) {
-            ring.Push(key_of, count);
-            queue.Drop(count);
-          } else if (ring.full() || (last && ring.size() > 0)) {
-            ring.Pop(~0u, &warp);
-          } else {
-            break;
-          }
-        }
-        if (last) break;
-        // What is left and what ties, if it makes one tile, is fetched before it is known which of it counts.
-        const int32_t left = queue.size();
-        const bool guesses = present && left + ties.size() <= kTileTokens && left + ties.size() > 0;
-        if (guesses) {
-#pragma unroll 1
-          for (int first = 0; first < ties.size(); first += 32) {
-            AppendTie(segment, unit, ties.Entry(first), false, &queue);
-          }
-          ring.Push(key_of, queue.size());
-          queue.Drop(queue.size());
-        }
-        if (!has_cut) cut = CutOf(segment, kRetied);
-        has_cut = true;
-        last = true;
-        if (guesses) {
-          const int32_t tie = ties.Chosen(0, unit, cut);
-          if (args_.selected != nullptr) NoteTie(segment, unit, tie);
-          const uint32_t counts = (1u << left) - 1 | __ballot_sync(~0u, tie >= 0) << left;
-          while (ring.size() > 1) ring.Pop(~0u, &warp);
-          ring.Pop(counts, &warp);
-          break;
-        }
-        if (ties.overflowed()) {
-          groups = 0;  // once more, for the ties alone
-        } else {
-#pragma unroll 1
-          for (int first = 0; first < ties.size(); first += 32) {
-            AppendTie(segment, unit, ties.Chosen(first, unit, cut), true, &queue);
-          }
-        }
+    for (int s = 0; s < num_runs_; ++s) {
+      const Run& run = runs_[s];
+      const int32_t i = static_cast<int32_t>(threadIdx.x);
+      if (run.first_always < 0 || i >= run.num_always) continue;
+      always_[run.first_always + i] = EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
+    }
+  }
+
+  // The warp's chosen tokens of a run go where they will be looked for.
+  __device__ void PlaceChosen(const Run& run, RunSource source, int32_t first_entry) const {
+    if (source == RunSource::kAll) return;
+    int32_t* const entries = reinterpret_cast<int32_t*>(counting_) + first_entry;
+    const int32_t* const pages = PagesOf(args_, run, pages_);
+    const int32_t first_token = run.first_page * kPageTokens, always = run.num_always;
+    uint16_t* const list = args_.lists + (int64_t{run.row_head} * args_.row_pages + run.first_page) * kPageTokens;
+    int32_t* const selected =
+        args_.selected == nullptr ? nullptr : args_.selected + int64_t{run.row_head} * args_.max_select + run.place;
+    ForChosen(run, ScoresOf(args_, run, scores_), Found(), [&](int32_t token, int32_t place) {
+      if (source == RunSource::kEntries) {
+        entries[always + place] = EntryOf(pages, token);
+      } else {
+        list[place] = static_cast<uint16_t>(token);
       }
-      if (!present) break;
-      constexpr int kHeads = kHeadTiles * kTileHeads;
-      const int64_t place = int64_t{u} * kHeads;
-#pragma unroll
-      for (int t = 0; t < kHeadTiles; ++t) {
-        const int64_t head = place + t * kTileHeads;
-        warp.Store(t, kDim, args_.partials + head * kDim, args_.shifts + head, args_.sums + head);
-      }
-      ArriveWarp(Counter(segment.row_head, kAttended), 1);
-    }
-  }
-
-  // The chosen of kGroupsAtOnce groups of pages: those over the threshold, those within the cut, or both; what ties
-  // goes to the list while there is no cut. Returns how many groups there was room for.
-  __device__ int AppendChosen(const Segment& segment, const Unit& unit, int32_t groups, bool over, bool has_cut,
-                              const Cut& cut, WarpQueue* queue, TieList* ties) const {
-    uint32_t chosen = 0, tied = 0;
-    if (segment.competes) {
-      chosen = ChosenOfGroups(unit, groups, over, has_cut, cut, &tied);
-    } else {
+      if (selected != nullptr && run.place + place < args_.max_select) selected[place] = first_token + token;
+    });
+    if (source != RunSource::kEntries) return;
 #pragma unroll 1
-      for (int g = 0; g < kGroupsAtOnce; ++g) {
-        chosen |= TokensBefore(unit, groups + g, segment.context_len) << 8 * g;
-      }
+    for (int32_t i = threadIdx.x; i < always; i += kSparseThreads) {
+      entries[i] =
+          run.first_always >= 0 ? always_[run.first_always + i] : EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
     }
-    const int fitting = GroupsThatFit(chosen, queue->room());
-    if (fitting == 1) {
-      chosen &= 0xff;
-      tied &= 0xff;
-    }
-    if (args_.selected != nullptr) NoteChosen(segment, unit, groups, fitting, chosen, over);
-    queue->AppendBits(chosen, [&](int bit) { return EntryOf(unit, LocalTokenOf(groups, bit)); });
-    if (!has_cut && __any_sync(~0u, tied != 0)) {
-      ties->AppendBits(tied, [&](int bit) { return LocalTokenOf(groups, bit); });
-    }
-    return fitting;
-  }
-
-  // Each lane's tied token, page * P + slot of the unit; -1: none.
-  __device__ void AppendTie(const Segment& segment, const Unit& unit, int32_t local, bool chosen,
-                            WarpQueue* queue) const {
-    queue->AppendBits(local >= 0, [&](int) { return EntryOf(unit, local); });
-    if (chosen && args_.selected != nullptr) NoteTie(segment, unit, local);
-  }
-
-  __device__ void NoteTie(const Segment& segment, const Unit& unit, int32_t local) const {
-    if (local < 0) return;
-    uint32_t* const words = reinterpret_cast<uint32_t*>(args_.chosen) +
-                            (int64_t{segment.row_head} * args_.row_pages + unit.LogicalPage(local / kPageTokens)) * 2;
-    atomicOr(words + local % kPageTokens / 32, 1u << local % 32);
-  }
-
-  // A token in the queue: page of the cache * P + slot.
-  __device__ static int32_t EntryOf(const Unit& unit, int32_t local) {
-    return unit.PageOf(local / kPageTokens) * kPageTokens + local % kPageTokens;
-  }
-  // Mask of this lane's octet of a group: tokens before `end`.
-  __device__ static uint32_t TokensBefore(const Unit& unit, int32_t group, int32_t end) {
-    const int32_t page = GroupPage(group);
-    const int32_t count = end - unit.LogicalPage(page) * kPageTokens - OctetSlot();
-    return page < unit.num_pages ? MaskOfTokens((1u << max(0, min(8, count))) - 1) : 0u;
-  }
-
-  // Keeps the candidates among the chosen for ListChosen: bits by token. The first time, or added to what is there.
-  __device__ void NoteChosen(const Segment& segment, const Unit& unit, int32_t groups, int fitting, uint32_t chosen,
-                             bool first) const {
-    const Competition& competition = segment.competition;
-#pragma unroll 1
-    for (int g = 0; g < fitting; ++g) {
-      const int32_t page = GroupPage(groups + g);
-      if (page >= unit.num_pages) continue;
-      uint32_t bits = 0;
-      const int32_t token = unit.LogicalPage(page) * kPageTokens + OctetSlot() - competition.begin;
-#pragma unroll 1
-      for (int bit = 0; bit < 8; ++bit) {
-        const bool candidate =
-            competition.num_select > 0 && token + TokenOfBit(bit) >= 0 && token + TokenOfBit(bit) < competition.count;
-        if (candidate && (chosen >> (8 * g + bit) & 1) != 0) bits |= 1u << TokenOfBit(bit);
-      }
-      uint8_t* out = args_.chosen +
-                     (int64_t{segment.row_head} * args_.row_pages + unit.LogicalPage(page)) * kOctetsPerPage +
-                     OctetSlot() / 8;
-      *out = static_cast<uint8_t>(first ? bits : bits | *out);
-    }
-  }
-
-  // Up to 32 sinks and recent tokens, counted together: `first` and every num_units-th after it.
-  __device__ void AppendAlways(const Segment& segment, int32_t first, int32_t num_always, WarpQueue* queue) const {
-    const int32_t i = first + static_cast<int32_t>(threadIdx.x % 32) * segment.num_units;
-    const int32_t token = i < segment.competition.begin ? i : i + segment.competition.count;
-    const int32_t* table = args_.page_table + int64_t{segment.row} * args_.max_pages;
-    queue->AppendBits(i < num_always,
-                      [&](int) { return table[token / kPageTokens] * kPageTokens + token % kPageTokens; });
   }
 
   // The task's share of the histograms, which everyone has read.
   __device__ void ClearHistograms(int32_t row_head, int32_t task, int32_t num_tasks) const {
+    const auto clear = [&](Scoring scoring) {
+      int32_t* const sums = RowSums(scoring, row_head);
 #pragma unroll 1
-    for (int bin = task * kSparseThreads + threadIdx.x; bin < args_.num_bins; bin += num_tasks * kSparseThreads) {
-      args_.histogram[int64_t{row_head} * args_.num_bins + bin] = 0;
-      if (args_.prefilter && bin < args_.num_prefix_bins) {
-        args_.prefix_histogram[int64_t{row_head} * args_.num_prefix_bins + bin] = 0;
+      for (int bin = task * 32 + threadIdx.x % 32; bin < BinStride(NumBins(scoring)); bin += num_tasks * 32) {
+        sums[bin] = 0;
       }
-    }
+    };
+    clear(Scoring::kFull);
+    if (args_.prefilter) clear(Scoring::kPrefix);
   }
 
-  // By the last block that combines a row's head: lists the chosen, leaves the counters zero.
+  // By the last warp that combines a row's head, when all others know that they may: what no run writes of `selected`;
+  // counters become zero.
   __device__ void Finish(int32_t row, int32_t row_head) {
+    const int32_t context_len = args_.context_len[row];
     const Competition competition =
-        CompetitionOf(args_.context_len[row], args_.num_select[row], args_.sink_tokens, args_.recent_tokens);
-    if (args_.selected != nullptr) ListChosen(row, row_head);
-    if (args_.num_selected != nullptr && threadIdx.x == 0) args_.num_selected[row_head] = competition.num_select;
-    if (threadIdx.x < kNumRowCounters) *Counter(row_head, threadIdx.x) = 0;
-  }
-
-  __device__ void ListChosen(int32_t row, int32_t row_head) {
-    int32_t* out = args_.selected + int64_t{row_head} * args_.max_select;
-    const uint64_t* chosen = reinterpret_cast<const uint64_t*>(args_.chosen) + int64_t{row_head} * args_.row_pages;
-    const int32_t pages = NumPages(args_.context_len[row]);
-    int32_t before = 0;
+        CompetitionOf(context_len, args_.num_select[row], args_.sink_tokens, args_.recent_tokens);
+    const int32_t num_select = competition.num_select;
+    if (args_.selected != nullptr) {
+      int32_t* const out = args_.selected + int64_t{row_head} * args_.max_select;
 #pragma unroll 1
-    for (int32_t first = 0; first < pages; first += kSparseThreads) {
-      const int32_t page = first + static_cast<int32_t>(threadIdx.x);
-      uint64_t bits = page < pages ? __ldcg(reinterpret_cast<const unsigned long long*>(chosen + page)) : 0;
-      const int32_t count = __popcll(bits);
-      const int32_t exclusive = BlockExclusiveSum<kSparseThreads>(count, shared_->search.sums);
-      int32_t place = before + exclusive;
-#pragma unroll 1
-      for (; bits != 0; bits &= bits - 1, ++place) {
-        if (place < args_.max_select) out[place] = page * kPageTokens + __ffsll(static_cast<long long>(bits)) - 1;
+      for (int32_t i = (num_select < competition.count ? num_select : 0) + threadIdx.x % 32; i < args_.max_select;
+           i += 32) {
+        out[i] = i < num_select ? competition.begin + i : -1;
       }
-      if (threadIdx.x == kSparseThreads - 1) shared_->ticket = before + exclusive + count;
-      __syncthreads();
-      before = static_cast<int32_t>(shared_->ticket);
-      __syncthreads();
     }
-#pragma unroll 1
-    for (int32_t i = before + threadIdx.x; i < args_.max_select; i += kSparseThreads) out[i] = -1;
+    if (args_.num_selected != nullptr && threadIdx.x % 32 == 0) args_.num_selected[row_head] = num_select;
+    if (threadIdx.x % 32 < kNumRowCounters) *Counter(row_head, threadIdx.x % 32) = 0;
   }
 
   const SparseArgs& args_;
   SparseShared* const shared_;
-  const int warp_;
-  int32_t* const histogram_;
-  int32_t* queue_;
-  char *masks_, *scores_;
-  UnitMap map_;
-  int32_t num_segments_;
+  Run* const runs_;
+  char* const counting_;   // histograms, then entries
+  uint16_t* const found_;  // of each warp
+  int32_t* const always_;
+  uint16_t* const scores_;
+  int32_t* const pages_;
+  char* const ring_;
+  Publisher publisher_;
+  RunMap map_;
+  int32_t num_runs_;
+  int32_t num_found_ = 0;  // by this warp
+  uint32_t code_phases_ = 0;
   uint64_t stage_begin_ = Nanoseconds();
-  int next_stage_ = 0;
-  uint32_t gather_phases_ = 0;
 };
 
 }  // namespace spotlight::kernels::cuda

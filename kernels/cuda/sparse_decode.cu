@@ -1,5 +1,6 @@
 // One launch: score, agree on the cut, attend, combine. SparseDecodeKernel lists the stages.
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launchers.h"
@@ -11,52 +12,64 @@ namespace spotlight::kernels::cuda {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-constexpr int kMinRingBytes = 17 << 9;      // also holds a tile of 16 tokens
-constexpr int kUsefulRingBytes = 25 << 10;  // three tiles, scores' room included
+constexpr int32_t kMinRingBytes = 17 << 9, kUsefulRingBytes = 64 << 10;  // of a warp
+// Pages of codes that a warp asks for while the kernel before runs, besides those it has room for.
+constexpr int32_t kPrefetchPages = 8;
+// A block of this size finds room beside one of EncodeDecode's, and begins while that still runs.
+constexpr int32_t kCompanionBytes = 139 << 10;
 
 // Stages:
-//   1. every warp scores its units' candidates, blocks add their histograms to the row's;
+//   1. blocks score their runs' candidates, and add the running sums of each run's histogram to its row's;
 //   2. with the prefilter, scores were of word 0: each block finds the row's cut for kPrefilterFactor * K, scores in
-//      full what is left, and adds those histograms;
-//   3. each block finds the row's cut for K, its warps attend to what they own above it;
-//   4. blocks combine the units of whole rows.
+//      full what is left, and publishes those histograms;
+//   3. each block finds the row's cut for K, and its own runs' chosen tokens;
+//   4. its warps attend to those; where few runs of a row have most of them, to equal shares of all;
+//   5. blocks combine the runs of whole rows.
 // Between them stand barriers among the blocks of one (row, KV head) only.
 template <class T, int kDim, int kHeadTiles>
 __global__ void __launch_bounds__(kSparseThreads, 1) SparseDecodeKernel(const __grid_constant__ SparseArgs args) {
   extern __shared__ uint4 dynamic_words[];
   __shared__ SparseShared shared;
-  char* const dynamic = reinterpret_cast<char*>(dynamic_words);
-  SparseBlock block(args, dynamic, &shared);
+  SparseBlock block(args, reinterpret_cast<char*>(dynamic_words), &shared);
+  const Scoring scoring = args.prefilter ? Scoring::kPrefix : Scoring::kFull;
   if (args.prefilter || args.hash_words == 1) {
-    block.Score<1>(args.prefilter ? args.prefix : args.codes, args.prefilter ? args.prefix_histogram : args.histogram,
-                   args.prefilter ? args.num_prefix_bins : args.num_bins);
+    block.Score<1>(args.prefilter ? args.prefix : args.codes, scoring);
   } else if (args.hash_words == 2) {
-    block.Score<2>(args.codes, args.histogram, args.num_bins);
+    block.Score<2>(args.codes, scoring);
   } else if (args.hash_words == 4) {
-    block.Score<4>(args.codes, args.histogram, args.num_bins);
+    block.Score<4>(args.codes, scoring);
   } else {
-    block.Score<8>(args.codes, args.histogram, args.num_bins);
+    block.Score<8>(args.codes, scoring);
   }
-  WaitForPrevious();
   block.MarkStage(0);
-  block.Select<T, kDim, kHeadTiles>();
-  block.MarkStage(1);
-  block.Combine<T, kDim, kHeadTiles>(dynamic);
+  if (args.prefilter) block.Rescore();
+  block.Attend<T, kDim, kHeadTiles>();
+  block.Combine<T, kDim, kHeadTiles>();
   block.MarkStage(2);
 }
 
 struct DeviceLimits {
-  int32_t num_sms = 0, shared_bytes = 0;
+  int num_sms = 0, shared_bytes = 0;  // of a block, what the system keeps not counted
 };
 
-// Of the current device.
-DeviceLimits Limits() {
-  int device = 0;
-  cudaGetDevice(&device);
+DeviceLimits LimitsOf(int device) {
   DeviceLimits limits;
   cudaDeviceGetAttribute(&limits.num_sms, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   return limits;
+}
+
+DeviceLimits Limits() {
+  static const std::vector<DeviceLimits> all = [] {
+    int count = 0;
+    cudaGetDeviceCount(&count);
+    std::vector<DeviceLimits> limits;
+    for (int device = 0; device < count; ++device) limits.push_back(LimitsOf(device));
+    return limits;
+  }();
+  int device = 0;
+  cudaGetDevice(&device);
+  return device < static_cast<int>(all.size()) ? all[device] : DeviceLimits();
 }
 
 template <class T>
@@ -67,6 +80,46 @@ void Launch(const LaunchOptions& options, const SparseArgs& args, int32_t head_d
                                      : (wide ? SparseDecodeKernel<T, 128, 2> : SparseDecodeKernel<T, 128, 1>);
   sequence->Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   sequence->LaunchWith(options, kernel, dim3(blocks), dim3(kSparseThreads), shared, args);
+}
+
+int32_t WarpStateBytes(int32_t head_dim, int32_t group) {
+  return (group > kTileHeads ? 2 : 1) * kTileHeads * (head_dim + 6) * 4;
+}
+
+// A tile's slot, or what a warp leaves to be merged if that is larger.
+int32_t SlotBytes(const SparseDecodeParams& params) {
+  const int32_t tile = params.dtype == DType::kF32 ? 0 : 4 * (4 * 4 * params.head_dim + 32);
+  return std::max(tile, WarpStateBytes(params.head_dim, params.num_q_heads / params.num_kv_heads));
+}
+
+// Lays out a block's shared memory, for any lengths up to max_context; returns its size.
+int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limits, int32_t launch_rows,
+                     SparseArgs* args) {
+  const int32_t runs = NumRuns(params.max_context, args->max_runs);
+  const int32_t run_pages = (NumPages(params.max_context) + runs - 1) / runs;
+  const int64_t launch_runs = int64_t{launch_rows} * params.num_kv_heads * runs;
+  const auto block_runs = static_cast<int32_t>((launch_runs + limits.num_sms - 1) / limits.num_sms);
+  args->run_bytes = (block_runs * static_cast<int32_t>(sizeof(Run)) + 127) / 128 * 128;
+  args->histogram_bytes = 16 * kSparseThreads;
+  while (args->histogram_bytes < (args->num_bins + 1) * 4) args->histogram_bytes *= 2;
+  args->counting_bytes = std::max(2 * args->histogram_bytes, kMaxEntries * 4);
+  const int32_t fixed = args->run_bytes + args->counting_bytes + kFoundBytes;
+  const int32_t limit = limits.shared_bytes - static_cast<int32_t>(sizeof(SparseShared));
+  const int32_t page_bytes = kScoredPageBytes;
+  const int64_t block_pages = (int64_t{block_runs} * run_pages + 31) / 32 * 32;
+  const auto most_scores = static_cast<int32_t>(std::min<int64_t>(block_pages, 1 << 16));
+  // Beside the kernel before, unless that would leave scores without a place.
+  int32_t total = std::min(limit, kCompanionBytes);
+  if (!params.overlap_encode || fixed + most_scores * page_bytes + kSparseWarps * kMinRingBytes > total) total = limit;
+  const int32_t spare = std::max(0, total - fixed - kSparseWarps * kMinRingBytes);
+  args->score_pages = std::min(most_scores, spare / page_bytes / 32 * 32);
+  args->ring_bytes = std::min((total - fixed - args->score_pages * page_bytes) / kSparseWarps, kUsefulRingBytes);
+  args->ring_bytes = args->ring_bytes / 128 * 128;
+  const int32_t slot_bytes = SlotBytes(params);
+  const int32_t tiles = (total - args->run_bytes - kMaxEntries * 4) / kSparseWarps / slot_bytes;
+  args->tile_ring_bytes = std::min(tiles, kGatherSlots) * slot_bytes;
+  return std::max(fixed + args->score_pages * page_bytes + kSparseWarps * args->ring_bytes,
+                  args->run_bytes + kMaxEntries * 4 + kSparseWarps * args->tile_ring_bytes);
 }
 
 }  // namespace
@@ -101,38 +154,23 @@ int SparseDecode(const SparseDecodeParams& params) {
   args.recent_tokens = params.recent_tokens;
   args.max_select = params.max_select;
   args.stages = params.stage_seconds;
-  args.max_units = MaxUnits(limits.num_sms, params.num_kv_heads);
+  args.max_runs = MaxRuns(limits.num_sms, params.num_kv_heads);
   args.num_prefix_bins = 32 * total_weight + 1;
   args.num_bins = 32 * params.hash_words * total_weight + 1;
+  args.num_prefetch_pages = params.overlap_encode ? kPrefetchPages : 0;
   args.row_pages = RowPages(params.max_context);
   args.counters = reinterpret_cast<uint32_t*>(workspace + parts.counters);
   args.prefix_histogram = reinterpret_cast<int32_t*>(workspace + parts.prefix_histogram);
   args.histogram = reinterpret_cast<int32_t*>(workspace + parts.histogram);
-  args.ties = reinterpret_cast<uint8_t*>(workspace + parts.ties);
+  args.prefix_columns = reinterpret_cast<int32_t*>(workspace + parts.prefix_columns);
+  args.columns = reinterpret_cast<int32_t*>(workspace + parts.columns);
   args.scores = reinterpret_cast<uint16_t*>(workspace + parts.scores);
-  args.masks = reinterpret_cast<uint16_t*>(workspace + parts.masks);
-  args.chosen = reinterpret_cast<uint8_t*>(workspace + parts.chosen);
+  args.lists = reinterpret_cast<uint16_t*>(workspace + parts.lists);
   args.partials = reinterpret_cast<float*>(workspace + parts.partials);
   args.shifts = reinterpret_cast<float*>(workspace + parts.shifts);
   args.sums = reinterpret_cast<float*>(workspace + parts.sums);
-
-  // Shared memory of a warp: its units' scores as far as they fit, the rest for codes on their way.
   const int32_t launch_rows = LaunchRows(params.num_rows, params.max_context, params.num_kv_heads, limits.num_sms);
-  const int32_t units = NumUnits(params.max_context, args.max_units);
-  const int32_t warps = limits.num_sms * kSparseWarps;
-  const int32_t unit_pages = (NumPages(params.max_context) + units - 1) / units;
-  const int64_t warp_units = (int64_t{launch_rows} * params.num_kv_heads * units + warps - 1) / warps;
-  args.histogram_bytes = ((args.num_bins + 1) * 4 + 15) / 16 * 16;
-  const int32_t page_bytes = 4 * kPageTokens * (params.prefilter ? 1 : params.hash_words);
-  const int32_t available = limits.shared_bytes - static_cast<int32_t>(sizeof(SparseShared)) - 1024;
-  const int32_t warp_bytes = ((available - args.histogram_bytes) / kSparseWarps - kQueueBytes) / 16 * 16;
-  const int32_t unit_bytes = ScoreBytes(unit_pages) + MaskBytes(unit_pages);
-  const int64_t resident = std::min<int64_t>(warp_units, (warp_bytes - kMinRingBytes) / unit_bytes);
-  args.mask_bytes = static_cast<int32_t>(resident * MaskBytes(unit_pages));
-  args.score_bytes = static_cast<int32_t>(resident * ScoreBytes(unit_pages));
-  const int32_t useful_ring = std::max(64 * page_bytes, kUsefulRingBytes - args.score_bytes);
-  args.ring_bytes = std::min(warp_bytes - args.mask_bytes - args.score_bytes, useful_ring);
-  const int32_t shared = args.histogram_bytes + kSparseWarps * WarpBytes(args);
+  const int32_t shared = LayOutShared(params, limits, std::min(launch_rows, params.num_rows), &args);
 
   LaunchOptions options;
   options.overlap_previous = params.overlap_encode;
@@ -162,6 +200,7 @@ int SparseDecode(const SparseDecodeParams& params) {
         Launch<__half>(options, args, params.head_dim, limits.num_sms, shared, &sequence);
         break;
     }
+    args.num_prefetch_pages = 0;
     options.cooperative = true;  // a launch after a launch of this kernel shares its workspace
     options.overlap_previous = false;
   }

@@ -34,18 +34,30 @@ TEST(SparsePlanTest, HoldsWhatALaunchWrites) {
     SCOPED_TRACE(::testing::Message() << num_kv_heads << " " << group << " " << rows << " " << context);
     const SparseWorkspace parts = WorkspaceFor(rows, context, num_kv_heads, group);
     const size_t row_heads = size_t{1} * LaunchRows(rows, context, num_kv_heads, kSms) * num_kv_heads;
-    const size_t pages = row_heads * RowPages(context), heads = (group + 7) / 8 * 8;
-    const size_t units = row_heads * NumUnits(context, MaxUnits(kSms, num_kv_heads));
+    const size_t tokens = row_heads * RowPages(context) * kPageTokens, heads = (group + 7) / 8 * 8;
+    const size_t runs = row_heads * NumRuns(context, MaxRuns(kSms, num_kv_heads));
     ASSERT_LE(row_heads * kNumRowCounters * 4, parts.prefix_histogram - parts.counters);
-    ASSERT_LE(row_heads * (32 * 15 + 1) * 4, parts.histogram - parts.prefix_histogram);
-    ASSERT_LE(row_heads * (256 * 15 + 1) * 4, parts.ties - parts.histogram);
-    ASSERT_LE(pages, parts.scores - parts.ties);
-    ASSERT_LE(pages * kPageTokens * 2, parts.masks - parts.scores);
-    ASSERT_LE(pages * kPageTokens / 8 * 2, parts.chosen - parts.masks);
-    ASSERT_LE(pages * kPageTokens / 8, parts.partials - parts.chosen);
-    ASSERT_LE(units * heads * kDim * 4, parts.shifts - parts.partials);
-    ASSERT_LE(units * heads * 4, parts.sums - parts.shifts);
-    ASSERT_LE(units * heads * 4, parts.total - parts.sums);
+    ASSERT_LE(row_heads * BinStride(32 * 15 + 1) * 4, parts.histogram - parts.prefix_histogram);
+    ASSERT_LE(row_heads * BinStride(256 * 15 + 1) * 4, parts.prefix_columns - parts.histogram);
+    ASSERT_LE(runs * BinStride(32 * 15 + 1) * 4, parts.columns - parts.prefix_columns);
+    ASSERT_LE(runs * BinStride(256 * 15 + 1) * 4, parts.scores - parts.columns);
+    ASSERT_LE(tokens * 2, parts.lists - parts.scores);
+    ASSERT_LE(tokens * 2, parts.partials - parts.lists);
+    ASSERT_LE(runs * heads * kDim * 4, parts.shifts - parts.partials);
+    ASSERT_LE(runs * heads * 4, parts.sums - parts.shifts);
+    ASSERT_LE(runs * heads * 4, parts.total - parts.sums);
+  }
+}
+
+TEST(SparsePlanTest, CutsRowsIntoRunsWhoseTokens16BitsName) {
+  for (const int32_t max_runs : {1, 16, 33, 132}) {
+    for (int64_t context = 0; context <= INT32_MAX - kPageTokens; context = context * 17 / 16 + 1) {
+      const auto length = static_cast<int32_t>(context);
+      const int32_t runs = NumRuns(length, max_runs);
+      ASSERT_GE(runs, 1);
+      ASSERT_LT((NumPages(length) + runs - 1) / runs * kPageTokens, 1 << 16) << context;
+      ASSERT_GE(NumRuns(length + kPageTokens, max_runs), runs);
+    }
   }
 }
 
@@ -53,7 +65,7 @@ TEST(SparsePlanTest, KeepsWhatMustBeZeroInOnePlace) {
   const SparseWorkspace one = WorkspaceFor(1, 100, 1, 1), large = WorkspaceFor(200, 1 << 20, 8, 16);
   EXPECT_EQ(one.prefix_histogram, large.prefix_histogram);
   EXPECT_EQ(one.histogram, large.histogram);
-  EXPECT_EQ(one.ties, large.ties);
+  EXPECT_EQ(one.prefix_columns, large.prefix_columns);
 }
 
 }  // namespace

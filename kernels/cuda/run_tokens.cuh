@@ -1,0 +1,103 @@
+// From a run's scores and its cut to the tokens that are attended to, in order of index.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/run_scores.cuh"
+
+namespace spotlight::kernels::cuda {
+
+// A token's place in the cache: page * P + slot.
+__device__ inline int32_t EntryOf(const int32_t* page_table, int32_t token) {
+  return page_table[token / kPageTokens] * kPageTokens + token % kPageTokens;
+}
+__device__ inline const int32_t* PageTableOf(const SparseArgs& args, const Run& run) {
+  return args.page_table + int64_t{run.row} * args.max_pages;
+}
+
+// Tokens that a warp can remember, of all its runs.
+inline constexpr int kMaxFound = 512;
+
+// Remembers the warp's tokens of the run whose scores are up to run->early; found [kMaxFound], *size: those of all
+// runs. Every lane must call.
+__device__ inline void Remember(Run* run, const uint16_t* scores, uint16_t* found, int32_t* size) {
+  int32_t end = *size;
+  const int32_t early = run->early;
+  ForTokens(*run, scores, [&](int32_t token, int32_t score) {
+    const uint32_t all = __ballot_sync(~0u, score <= early);
+    const int32_t at = end + __popc(all & LanesBelow());
+    if (score <= early && at < kMaxFound) found[at] = static_cast<uint16_t>(token);
+    end += __popc(all);
+  });
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x % 32 == 0) {
+    run->found_begin[warp] = static_cast<uint16_t>(*size);
+    run->num_found[warp] = static_cast<uint16_t>(end - *size);
+    if (end > kMaxFound) atomicOr(&run->overflowed, 1);
+  }
+  if (end <= kMaxFound) *size = end;
+  __syncwarp();
+}
+
+// Calls visit(token, score) for 32 of the warp's remembered tokens of a run at a time, in order. Every lane must call.
+template <class Visit>
+__device__ void ForFound(const Run& run, const uint16_t* scores, const uint16_t* found, const Visit& visit) {
+  const int warp = threadIdx.x / 32;
+  const int32_t size = run.num_found[warp];
+  found += run.found_begin[warp];
+#pragma unroll 1
+  for (int32_t first = 0; first < size; first += 32) {
+    const int32_t i = first + static_cast<int32_t>(threadIdx.x % 32);
+    const int32_t token = i < size ? found[i] : 0, score = i < size ? scores[token] : INT32_MAX;
+    visit(token, score);
+  }
+}
+
+// Counts the warp's tokens of the run that the cut chooses, and those that tie. Every lane must call.
+__device__ inline void Count(Run* run, const Cut& cut, const uint16_t* scores, const uint16_t* found) {
+  uint32_t counts = 0;
+  const auto count = [&](int32_t, int32_t score) {
+    counts += __popc(__ballot_sync(~0u, score < cut.score)) | __popc(__ballot_sync(~0u, score == cut.score)) << 16;
+  };
+  if (cut.score <= run->early && run->overflowed == 0) {
+    ForFound(*run, scores, found, count);
+  } else {
+    ForTokens(*run, scores, count);
+  }
+  if (threadIdx.x % 32 == 0) run->counts[threadIdx.x / 32] = counts;
+}
+
+// Counts of the warps before this one.
+struct Before {
+  int32_t chosen, ties;
+};
+__device__ inline Before BeforeWarp(const Run& run) {
+  uint32_t sum = 0;
+#pragma unroll
+  for (int w = 0; w < kSparseWarps; ++w) sum += w < static_cast<int>(threadIdx.x / 32) ? run.counts[w] : 0u;
+  return {static_cast<int32_t>(sum & 0xffff), static_cast<int32_t>(sum >> 16)};
+}
+
+// The chosen of the warp's tokens in order: accept(token of the run, place among the run's chosen). Every lane must
+// call.
+template <class Accept>
+__device__ void ForChosen(const Run& run, const uint16_t* scores, const uint16_t* found, const Accept& accept) {
+  const Before before = BeforeWarp(run);
+  int32_t allowed_ties = run.ties_allowed - before.ties, place = before.chosen + min(before.ties, run.ties_allowed);
+  const int32_t cut = run.cut.score;
+  const auto choose = [&](int32_t token, int32_t score) {
+    const uint32_t ties = __ballot_sync(~0u, score == cut);
+    const bool chosen = score < cut || (score == cut && __popc(ties & LanesBelow()) < allowed_ties);
+    const uint32_t all = __ballot_sync(~0u, chosen);
+    if (chosen) accept(token, place + __popc(all & LanesBelow()));
+    allowed_ties -= __popc(ties);
+    place += __popc(all);
+  };
+  if (run.remembered()) {
+    ForFound(run, scores, found, choose);
+  } else {
+    ForTokens(run, scores, choose);
+  }
+}
+
+}  // namespace spotlight::kernels::cuda
