@@ -90,6 +90,7 @@ void Describe(const EvaluationOptions& options, const SequenceModel& model, cons
   report->libtorch_version = TORCH_VERSION;
   report->num_queries = options.num_queries;
   report->prefilter_factor = options.prefilter_factor;
+  report->adaptive_share = options.adaptive_share;
   report->seed = options.seed;
   for (size_t i = 0; i < list.selectors.size(); ++i) {
     SelectorDescription description;
@@ -176,6 +177,7 @@ absl::StatusOr<EvaluationReport> Evaluate(const EvaluationOptions& options, cons
   if (!has_oracle) list_options.names.push_back(kOracleB);
   list_options.hash_path = *hash;
   list_options.prefilter_factor = options.prefilter_factor;
+  list_options.adaptive_share = options.adaptive_share;
   list_options.seed = options.seed;
   const auto list = MakeSelectors(list_options, (*model)->config(), (*model)->fingerprint(), (*model)->device());
   if (!list.ok()) return list.status();

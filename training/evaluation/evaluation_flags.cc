@@ -25,6 +25,7 @@ ABSL_FLAG(std::string, selectors,
 ABSL_FLAG(int32_t, queries, 32, "Queries of each sequence, drawn from its second half");
 ABSL_FLAG(int32_t, sequences, 1, "Sequences of each text, one after the other");
 ABSL_FLAG(int32_t, prefilter_factor, 4, "Candidates of hash-prefilter's second pass, in budgets");
+ABSL_FLAG(double, adaptive_share, 0.5, "Share of the estimated attention mass that hash-adaptive selects for");
 ABSL_FLAG(uint64_t, seed, 0, "Of the queries drawn and of random selectors");
 ABSL_FLAG(bool, perplexity, false,
           "Measure perplexity too: of running text, repeated text and a passage that comes again");
@@ -59,6 +60,7 @@ const std::vector<FlagGroup>& Groups() {
         {"sequences", "N"},
         {"queries", "N"},
         {"prefilter_factor", "N"},
+        {"adaptive_share", "SHARE"},
         {"seed", "N"}}},
       {"End to end, at the longest context and with every selector",
        {{"perplexity", ""}, {"needle", ""}, {"tasks", ""}, {"fidelity", ""}}},
@@ -119,6 +121,10 @@ absl::Status ParseCounts(EvaluationOptions* options) {
   absl::Status status = take("queries", absl::GetFlag(FLAGS_queries), 1, &options->num_queries);
   status.Update(take("sequences", absl::GetFlag(FLAGS_sequences), 1, &options->num_sequences));
   status.Update(take("prefilter-factor", absl::GetFlag(FLAGS_prefilter_factor), 1, &options->prefilter_factor));
+  options->adaptive_share = absl::GetFlag(FLAGS_adaptive_share);
+  if (!(options->adaptive_share > 0 && options->adaptive_share < 1)) {
+    status.Update(Bad("adaptive-share", absl::StrCat(options->adaptive_share), "above 0 and below 1"));
+  }
   status.Update(take("threads", absl::GetFlag(FLAGS_threads), 0, &options->num_threads));
   return status;
 }

@@ -19,6 +19,7 @@ struct EvaluationOptions {
   std::vector<double> budgets;
   std::vector<std::string> selectors;
   int32_t num_queries = 0, num_sequences = 0, prefilter_factor = 0;
+  double adaptive_share = 0;
   uint64_t seed = 0;
   bool perplexity = false, needle = false, tasks = false, fidelity = false;
   bool check_bars = false;

@@ -38,6 +38,7 @@ struct EvaluationReport {
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
   std::string device, dtype, libtorch_version;
   int32_t num_queries = 0, prefilter_factor = 0;
+  double adaptive_share = 0;
   uint64_t seed = 0;
   std::string hash_path;  // --hash, found; empty: none
   std::vector<SelectorDescription> selectors;

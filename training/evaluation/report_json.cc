@@ -154,6 +154,7 @@ std::string ToJson(const EvaluationReport& report) {
   json["seed"] = report.seed;
   json["queries"] = report.num_queries;
   json["prefilter_factor"] = report.prefilter_factor;
+  json["adaptive_share"] = report.adaptive_share;
   json["texts"] = ordered_json::array();
   for (const EvaluationText& text : report.texts) {
     json["texts"].push_back({{"path", text.path}, {"name", text.name}, {"kind", text.kind}});

@@ -76,6 +76,15 @@ class EncoderReader {
     return encoder;
   }
 
+  // [units, 1, 1].
+  absl::StatusOr<at::Tensor> ReadScale(const std::string& name, int64_t units) {
+    at::Tensor scale;
+    absl::Status status;
+    Take(name, {units}, &scale, &status);
+    if (!status.ok()) return status;
+    return scale.view({units, 1, 1});
+  }
+
  private:
   // Vectors come as [U, 1, n]. -1: any size. Does nothing after an error.
   void Take(const std::string& name, const std::vector<int64_t>& shape, at::Tensor* out, absl::Status* status) {
@@ -119,7 +128,9 @@ absl::Status ReadLayers(const engine::SafetensorsFile& file, const engine::Model
     if (!key.ok()) return key.status();
     auto query = reader.Read(prefix + "query.", units, query_heads * head_dim, bits);
     if (!query.ok()) return query.status();
-    hash->layers[layer] = {*std::move(key), *std::move(query)};
+    auto scale = reader.ReadScale(prefix + "logit_scale", units);
+    if (!scale.ok()) return scale.status();
+    hash->layers[layer] = {*std::move(key), *std::move(query), *std::move(scale)};
   }
   return absl::OkStatus();
 }

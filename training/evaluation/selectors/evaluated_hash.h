@@ -29,6 +29,7 @@ at::Tensor Encode(const HashEncoder& encoder, const at::Tensor& x);
 
 struct LayerEncoders {
   HashEncoder key, query;
+  at::Tensor logit_scale;  // [U, 1, 1]
 };
 
 struct EvaluatedHash {

@@ -3,8 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/floor.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/minimum.h>
+#include <ATen/ops/softmax.h>
 
 #include <algorithm>
+#include <limits>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +20,12 @@ namespace {
 
 constexpr int64_t kPrefixBits = 32;
 constexpr double kSmallestRms = 1e-6;
+// kAdaptive's bounds, in budgets.
+constexpr int64_t kLeastDivisor = 8, kMostFactor = 5;
+
+at::Tensor Rms(const at::Tensor& weights) {
+  return weights.square().mean(-1, /*keepdim=*/true).sqrt().clamp_min(kSmallestRms);
+}
 
 // NaN counts as a bit that is not set.
 at::Tensor Signs(const at::Tensor& h) {
@@ -37,29 +48,42 @@ class HashSelector : public Selector {
       return Signs(Encode(layer->second.key, k.to(at::kFloat)));
     });
     const at::Tensor bits = codes.narrow(1, 0, queries.k.size(1));
-    const at::Tensor weights = Weights(queries, layer->second.query);
+    const at::Tensor real = RealWeights(queries, layer->second.query);
+    const at::Tensor weights = real.defined() ? Quantise(real) : BitWeights(queries, layer->second.query);
     at::Tensor candidates = queries.candidates;
     if (options_.scoring == HashScoring::kPrefilter) {
       const at::Tensor prefix = Score(queries, weights.narrow(-1, 0, kPrefixBits), bits.narrow(-1, 0, kPrefixBits));
       candidates = TopCandidates(prefix, candidates, queries.num_select * options_.prefilter_factor);
     }
-    return Selection{TopCandidates(Score(queries, weights, bits), candidates, queries.num_select), {}};
+    const at::Tensor score = Score(queries, weights, bits);
+    at::Tensor num_select = queries.num_select;
+    if (options_.scoring == HashScoring::kAdaptive) {
+      // kernels/encode_and_append.h: an estimated logit is logit_scale * plane_unit / 2 times the score.
+      const at::Tensor unit = Rms(real) * (hash_->metadata.plane_step / 2) * layer->second.logit_scale;
+      num_select = TokensForShare(score * unit.view({score.size(0), score.size(1), score.size(2), 1}), candidates,
+                                  options_.adaptive_share, (num_select / kLeastDivisor).to(at::kLong).clamp_min(1),
+                                  num_select * kMostFactor);
+    }
+    return Selection{TopCandidates(score, candidates, num_select), {}};
   }
 
  private:
-  // One weight for each bit [U, N, bits].
-  at::Tensor Weights(const QuerySet& queries, const HashEncoder& encoder) const {
+  // One real weight for each bit [U, N, bits]; undefined for files that compare bits with bits.
+  at::Tensor RealWeights(const QuerySet& queries, const HashEncoder& encoder) const {
+    if (hash_->symmetric) return at::Tensor();
     const at::Tensor q = queries.q.to(at::kFloat);
     const int64_t kv_heads = q.size(0), group = q.size(1), num_queries = q.size(2), head_dim = q.size(3);
-    if (hash_->by_query_head) {
-      const at::Tensor w = Encode(encoder, q.reshape({kv_heads * group, num_queries, head_dim}));
-      return hash_->symmetric ? Signs(w) : Quantise(w);
-    }
-    if (hash_->symmetric) {
-      const at::Tensor w = Encode(encoder, q.reshape({kv_heads, group * num_queries, head_dim}));
-      return Signs(w).view({kv_heads, group, num_queries, -1}).sum(1);
-    }
-    return Quantise(Encode(encoder, q.transpose(1, 2).reshape({kv_heads, num_queries, group * head_dim})));
+    if (hash_->by_query_head) return Encode(encoder, q.reshape({kv_heads * group, num_queries, head_dim}));
+    return Encode(encoder, q.transpose(1, 2).reshape({kv_heads, num_queries, group * head_dim}));
+  }
+
+  // The queries' own bits, +-1, summed over the group where it shares a code [U, N, bits].
+  at::Tensor BitWeights(const QuerySet& queries, const HashEncoder& encoder) const {
+    const at::Tensor q = queries.q.to(at::kFloat);
+    const int64_t kv_heads = q.size(0), group = q.size(1), num_queries = q.size(2), head_dim = q.size(3);
+    if (hash_->by_query_head) return Signs(Encode(encoder, q.reshape({kv_heads * group, num_queries, head_dim})));
+    const at::Tensor w = Encode(encoder, q.reshape({kv_heads, group * num_queries, head_dim}));
+    return Signs(w).view({kv_heads, group, num_queries, -1}).sum(1);
   }
 
   at::Tensor Quantise(const at::Tensor& weights) const {
@@ -82,7 +106,8 @@ class HashSelector : public Selector {
 
 absl::StatusOr<std::unique_ptr<Selector>> MakeHashSelector(std::shared_ptr<const EvaluatedHash> hash,
                                                            const HashSelectorOptions& options) {
-  if (options.scoring == HashScoring::kReal && hash->symmetric) {
+  const bool real_queries = options.scoring == HashScoring::kReal || options.scoring == HashScoring::kAdaptive;
+  if (real_queries && hash->symmetric) {
     return absl::InvalidArgumentError(
         absl::StrCat(options.name, ": ", hash->path, " compares bits with bits, it has no real-valued queries"));
   }
@@ -90,9 +115,18 @@ absl::StatusOr<std::unique_ptr<Selector>> MakeHashSelector(std::shared_ptr<const
 }
 
 at::Tensor QuantiseToPlanes(const at::Tensor& weights, int32_t num_planes, double step) {
-  const at::Tensor rms = weights.square().mean(-1, /*keepdim=*/true).sqrt().clamp_min(kSmallestRms);
   const auto most = static_cast<double>((1 << num_planes) - 1);
-  return at::floor(weights / (rms * step)).mul_(2).add_(1).clamp_(-most, most);
+  return at::floor(weights / (Rms(weights) * step)).mul_(2).add_(1).clamp_(-most, most);
+}
+
+at::Tensor TokensForShare(const at::Tensor& logits, const at::Tensor& candidates, double share, const at::Tensor& least,
+                          const at::Tensor& most) {
+  const at::Tensor competing = logits.masked_fill(~candidates, -std::numeric_limits<float>::infinity());
+  const at::Tensor best_first = std::get<0>(at::softmax(competing, -1).sort(-1, /*descending=*/true));
+  const at::Tensor before = best_first.cumsum(-1) - best_first;
+  // A row without candidates has no softmax: nothing is before anything in it.
+  const at::Tensor count = at::minimum(at::maximum((before < share).sum(-1), least), most);
+  return at::minimum(count, candidates.sum(-1));
 }
 
 }  // namespace spotlight::training

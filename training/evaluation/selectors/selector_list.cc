@@ -18,8 +18,9 @@ namespace spotlight::training {
 namespace {
 
 constexpr int32_t kLshBits = 128;
-constexpr const char* kNames[] = {"oracle-a", "oracle-b", "hash",        "hash-real", "hash-prefilter", "lsh",
-                                  "lsh-head", "quest",    "quest-group", "magicpig",  "window",         "random"};
+constexpr const char* kNames[] = {"oracle-a",      "oracle-b", "hash",     "hash-real", "hash-prefilter",
+                                  "hash-adaptive", "lsh",      "lsh-head", "quest",     "quest-group",
+                                  "magicpig",      "window",   "random"};
 
 // Null: no such name.
 std::unique_ptr<Selector> MakeWithoutFile(absl::string_view name, uint64_t seed) {
@@ -46,6 +47,8 @@ bool ParseScoring(absl::string_view name, HashScoring* scoring) {
     *scoring = HashScoring::kReal;
   } else if (name == "hash-prefilter") {
     *scoring = HashScoring::kPrefilter;
+  } else if (name == "hash-adaptive") {
+    *scoring = HashScoring::kAdaptive;
   } else {
     return false;
   }
@@ -71,7 +74,7 @@ absl::StatusOr<SelectorList> MakeSelectors(const SelectorListOptions& options, c
       continue;
     }
     const size_t colon = name.find(':');
-    HashSelectorOptions hash_options{name, HashScoring::kServed, options.prefilter_factor};
+    HashSelectorOptions hash_options{name, HashScoring::kServed, options.prefilter_factor, options.adaptive_share};
     if (!ParseScoring(absl::string_view(name).substr(0, colon), &hash_options.scoring)) {
       return absl::InvalidArgumentError(absl::StrCat("selector ", name, ": must be one of ", SelectorNames(),
                                                      "; the hash ones may be followed by :PATH"));

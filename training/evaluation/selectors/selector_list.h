@@ -17,9 +17,10 @@ namespace spotlight::training {
 std::string SelectorNames();
 
 struct SelectorListOptions {
-  std::vector<std::string> names;  // of SelectorNames; hash, hash-real and hash-prefilter may be followed by ":PATH"
+  std::vector<std::string> names;  // of SelectorNames; those that begin with hash may be followed by ":PATH"
   std::string hash_path;           // of names without a path; empty: they are refused
   int32_t prefilter_factor = 4;
+  double adaptive_share = 0.5;
   uint64_t seed = 0;
 };
 

@@ -1,6 +1,8 @@
 // Selection by hash files against the kernels' specification, and kinds that are never served against loops in double.
 #include "training/evaluation/selectors/hash.h"
 
+#include <ATen/ops/equal.h>
+#include <ATen/ops/minimum.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -45,7 +47,7 @@ Tensors RandomEncoders(int64_t units, int64_t query_width, bool hidden, uint64_t
     tensors[prefix + "b2"] = Randn({units, kBits}, ++seed);
     tensors[prefix + "skip"] = Randn({units, in, kBits}, ++seed);
   }
-  tensors["layers.4.logit_scale"] = at::ones({kKvHeads});
+  tensors["layers.4.logit_scale"] = at::ones({units}) * 0.1;
   return tensors;
 }
 
@@ -348,6 +350,51 @@ TEST(HashSelectorTest, QuantisingTakesOddStepsOfTheRms) {
   EXPECT_EQ(At(QuantiseToPlanes(at::zeros({1, 4}), 4, 0.335), {0, 0}), 1) << "no weights at all";
 }
 
+TEST(TokensForShareTest, TakesTheFewestThatReachTheShareWithinBounds) {
+  const QuerySet queries = RandomQueries(kTokens, kPositions, kRatio, 11);
+  const at::Tensor logits = Randn({kKvHeads, 1, static_cast<int64_t>(kPositions.size()), kTokens}, 12) * 3;
+  for (const double share : {0.1, 0.5, 0.9, 1.5}) {
+    const at::Tensor least = queries.num_select, most = queries.num_select * 4;
+    const at::Tensor counts = TokensForShare(logits, queries.candidates, share, least, most);
+    for (int64_t head = 0; head < kKvHeads; ++head) {
+      for (int64_t n = 0; n < static_cast<int64_t>(kPositions.size()); ++n) {
+        std::vector<double> mass;
+        for (int64_t token = 0; token < kTokens; ++token) {
+          if (At(queries.candidates, {n, token}) != 0) mass.push_back(std::exp(At(logits, {head, 0, n, token})));
+        }
+        std::sort(mass.rbegin(), mass.rend());
+        const double wanted = share * std::accumulate(mass.begin(), mass.end(), 0.0);
+        double sum = 0;
+        int64_t count = 0;
+        while (count < static_cast<int64_t>(mass.size()) && sum < wanted) sum += mass[count++];
+        const auto k = static_cast<int64_t>(At(queries.num_select, {n}));
+        const int64_t bounded = std::min(std::max(count, k), 4 * k);
+        EXPECT_EQ(At(counts, {head, 0, n}), std::min<int64_t>(bounded, mass.size())) << "share " << share;
+      }
+    }
+  }
+}
+
+TEST(HashSelectorTest, AdaptiveTakesTheBestFromAnEighthToFiveBudgets) {
+  const QuerySet queries = RandomQueries(kTokens, kPositions, kRatio, 3);
+  const Tensors tensors = RandomEncoders(kKvHeads, kGroup * kHeadDim, /*hidden=*/true, 100);
+  auto hash = LoadEvaluatedHash(WriteHash("adaptive.safetensors", "z", "asymmetric", tensors), Config(), kFingerprint,
+                                at::kCPU);
+  ASSERT_TRUE(hash.ok()) << hash.status();
+  const auto file = std::make_shared<EvaluatedHash>(*std::move(hash));
+  const auto selected = [&](HashScoring scoring, double share, const QuerySet& set) {
+    return (*MakeHashSelector(file, {"hash", scoring, 4, share}))->Select(set)->mask;
+  };
+  QuerySet least = queries, most = queries;
+  least.num_select = (queries.num_select / 8).to(at::kLong).clamp_min(1);
+  most.num_select = queries.num_select * 5;
+  EXPECT_TRUE(at::equal(selected(HashScoring::kAdaptive, 0, queries), selected(HashScoring::kServed, 0, least)));
+  EXPECT_TRUE(at::equal(selected(HashScoring::kAdaptive, 2, queries), selected(HashScoring::kServed, 0, most)));
+  const at::Tensor between = selected(HashScoring::kAdaptive, 0.3, queries).sum(-1);
+  EXPECT_TRUE((between >= at::minimum(least.num_select, queries.candidates.sum(-1))).all().item<bool>());
+  EXPECT_TRUE((between < at::minimum(most.num_select, queries.candidates.sum(-1))).any().item<bool>());
+}
+
 TEST(HashSelectorTest, RefusesWhatTheFileDoesNotHave) {
   const Tensors tensors = RandomEncoders(kKvHeads, kHeadDim, /*hidden=*/false, 200);
   const std::string path = WriteHash("refused.safetensors", "linear", "symmetric", tensors);
@@ -392,10 +439,9 @@ TEST(SelectorListTest, NamesAllSelectorsWhenOneIsUnknown) {
   options.names = {"oracle-a", "orcale"};
   const auto list = MakeSelectors(options, Config(), kFingerprint, at::kCPU);
   ASSERT_FALSE(list.ok());
-  EXPECT_EQ(
-      list.status().message(),
-      "selector orcale: must be one of oracle-a, oracle-b, hash, hash-real, hash-prefilter, lsh, lsh-head, quest, "
-      "quest-group, magicpig, window, random; the hash ones may be followed by :PATH");
+  EXPECT_EQ(list.status().message(),
+            "selector orcale: must be one of oracle-a, oracle-b, hash, hash-real, hash-prefilter, hash-adaptive, lsh, "
+            "lsh-head, quest, quest-group, magicpig, window, random; the hash ones may be followed by :PATH");
 }
 
 TEST(SelectorListTest, RefusesTwiceTheSameAndHashesWithoutAFile) {
