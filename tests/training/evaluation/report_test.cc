@@ -80,6 +80,7 @@ TEST(QualityRowsTest, QuantilesInterpolate) {
   EXPECT_DOUBLE_EQ(Quantile(values, 0.995), 99.5);
   EXPECT_DOUBLE_EQ(Quantile({3}, 0.01), 3);
   EXPECT_DOUBLE_EQ(Quantile({1, 2}, 0), 1);
+  EXPECT_TRUE(std::isnan(Quantile({1, std::nanf(""), 2}, 0.5)));
 }
 
 QualityRow Row(const std::string& selector, double rec_b, double mass_c, double err) {
