@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
 #include "engine/model/fingerprint.h"
@@ -30,8 +31,9 @@ absl::StatusOr<std::string> Fingerprint(const engine::LoadOptions& load) {
   return engine::CheckpointFingerprint(**checkpoint, *config);
 }
 
+// As a part of a file name: models are often called OWNER/NAME.
 std::string ModelName(const engine::LoadOptions& load) {
-  if (!load.model_name.empty()) return load.model_name;
+  if (!load.model_name.empty()) return absl::StrReplaceAll(load.model_name, {{"/", "-"}});
   std::error_code ignored;  // a folder that was read a moment ago
   return fs::weakly_canonical(load.model_folder, ignored).filename().string();
 }

@@ -2,12 +2,15 @@
 
 #include <ATen/ops/isfinite.h>
 
+#include <filesystem>
 #include <memory>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/model/safetensors.h"
 #include "engine/model/safetensors_writer.h"
 
 namespace spotlight::training {
@@ -46,6 +49,22 @@ engine::HashFileMetadata HashMetadata(const Recipe& recipe, const engine::ModelC
   metadata.trained = true;
   metadata.recipe = FormatRecipe(recipe);
   return metadata;
+}
+
+absl::Status CheckReplaceable(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::exists(path, error) || (fs::is_regular_file(path, error) && fs::is_empty(path, error))) {
+    return absl::OkStatus();
+  }
+  if (const auto file = engine::SafetensorsFile::Open(path); file.ok()) {
+    const auto format = (*file)->metadata().find("format");
+    if (format != (*file)->metadata().end() && absl::StartsWith(format->second, "spotlight-hash-")) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": is there and is no hash file; delete it, or give another --out"));
 }
 
 absl::Status WriteHashFile(const std::string& path, const std::map<std::string, at::Tensor>& encoders,

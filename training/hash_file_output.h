@@ -21,6 +21,10 @@ namespace spotlight::training {
 engine::HashFileMetadata HashMetadata(const Recipe& recipe, const engine::ModelConfig& config,
                                       const std::string& model_fingerprint);
 
+// Whether writing `path` replaces nothing but a hash file. INVALID_ARGUMENT: something else is there, such as the
+// checkpoint's weights or a text.
+absl::Status CheckReplaceable(const std::string& path);
+
 // `encoders`: HashTrainer::Export's; matrices are stored in bf16, logit_scale in fp32. The file takes the place of
 // another in one step, at the end. RESOURCE_EXHAUSTED: the disk is full. INTERNAL: a value that is not finite, named.
 absl::Status WriteHashFile(const std::string& path, const std::map<std::string, at::Tensor>& encoders,

@@ -273,7 +273,7 @@ int64_t HashTrainer::StepBytes(const Recipe& recipe, const HashShape& shape, c10
   const int64_t persistent = 4 * 4 * layout.num_units() * layout.row;  // parameters, gradient, two moments
   const int64_t queries =
       3 * 4 * int64_t{shape.num_layers} * shape.num_q_heads * recipe.queries_per_step * shape.head_dim;
-  const int64_t masks = 2 * recipe.queries_per_step * tokens + 8 * 2 * tokens * shape.head_dim;
+  const int64_t masks = 2 * int64_t{recipe.queries_per_step} * tokens + 8 * 2 * tokens * shape.head_dim;
   return persistent + queries + masks + BytesAtOnce(layout.num_kv_heads, head_bytes, device);
 }
 

@@ -20,7 +20,8 @@ namespace {
 // Whether the name still leads to the open file: its last holder may have removed it before we locked it.
 bool IsNamed(const std::string& path, int file) {
   struct stat named = {}, opened = {};
-  return stat(path.c_str(), &named) == 0 && fstat(file, &opened) == 0 && named.st_ino == opened.st_ino;
+  return stat(path.c_str(), &named) == 0 && fstat(file, &opened) == 0 && named.st_ino == opened.st_ino &&
+         named.st_dev == opened.st_dev;
 }
 
 }  // namespace
@@ -44,8 +45,15 @@ absl::StatusOr<std::unique_ptr<OutputLock>> OutputLock::Acquire(const std::strin
                           absl::StrCat(path, ": cannot be written: ", std::string(std::strerror(errno))));
     }
     if (flock(file, LOCK_EX | LOCK_NB) != 0) {
+      const int error = errno;
       close(file);
-      return absl::FailedPreconditionError(absl::StrCat(path, ": another process is making it (", lock_path, ")"));
+      if (error == EINTR) continue;
+      if (error == EWOULDBLOCK) {
+        return absl::FailedPreconditionError(absl::StrCat(path, ": another process is making it (", lock_path, ")"));
+      }
+      unlink(lock_path.c_str());
+      return absl::InvalidArgumentError(
+          absl::StrCat(lock_path, ": cannot be locked: ", std::string(std::strerror(error))));
     }
     if (IsNamed(lock_path, file)) return std::unique_ptr<OutputLock>(new OutputLock(std::move(lock_path), file));
     close(file);

@@ -8,7 +8,6 @@
 #include <ATen/ops/tensor.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 
 #include <filesystem>
 #include <map>
@@ -18,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/device.h"
+#include "training/torch_errors.h"
 
 namespace spotlight::training {
 namespace {
@@ -59,10 +59,6 @@ absl::StatusOr<std::unique_ptr<engine::Tokenizer>> LoadTokenizer(const SequenceM
   return engine::Tokenizer::Load(path);
 }
 
-absl::Status OutOfMemory(const c10::OutOfMemoryError& error) {
-  return absl::ResourceExhaustedError(absl::StrCat("out of memory: ", error.what_without_backtrace()));
-}
-
 }  // namespace
 
 at::Tensor Rotate(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& inv_freq, double scale) {
@@ -83,9 +79,9 @@ at::Tensor DenseAttention(const AttentionInput& input) {
 }
 
 absl::StatusOr<std::unique_ptr<SequenceModel>> SequenceModel::Load(const SequenceModelOptions& options) {
-  try {
+  std::unique_ptr<SequenceModel> model(new SequenceModel());
+  const absl::Status status = CatchTorch("loading the model", [&]() -> absl::Status {
     const c10::AutoGradMode no_autograd(false);
-    std::unique_ptr<SequenceModel> model(new SequenceModel());
     auto device = engine::ResolveDevice(options.device);
     if (!device.ok()) return device.status();
     model->device_ = *device;
@@ -102,12 +98,10 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> SequenceModel::Load(const Sequenc
     auto decoder = engine::Decoder::Load(model->config_, model->weights_->source.get(), model->dtype_, *device);
     if (!decoder.ok()) return decoder.status();
     model->decoder_ = *std::move(decoder);
-    return model;
-  } catch (const c10::OutOfMemoryError& error) {
-    return OutOfMemory(error);
-  } catch (const c10::Error& error) {
-    return absl::InternalError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
-  }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  return model;
 }
 
 absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_ids, const AttentionFunction& attend,
@@ -126,7 +120,8 @@ absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_id
           absl::StrCat("token id ", id, " is outside the vocabulary of ", config_.vocab_size));
     }
   }
-  try {
+  at::Tensor states;
+  const absl::Status status = CatchTorch("running the model", [&] {
     const c10::AutoGradMode no_autograd(false);
     const c10::OptionalDeviceGuard on_device(device_);
     engine::StepTensors step;
@@ -136,13 +131,14 @@ absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_id
     step.positions =
         at::arange(first_position, first_position + tokens, at::TensorOptions().dtype(at::kInt).device(device_));
     CallbackAttention attention(config_, device_, attend);
-    return decoder_->HiddenStates(step, at::arange(begin, end, at::TensorOptions().dtype(at::kLong).device(device_)),
-                                  {}, &attention, /*seconds=*/nullptr);
-  } catch (const c10::OutOfMemoryError& error) {
-    return OutOfMemory(error);
-  } catch (const c10::Error& error) {
-    return absl::InternalError(absl::StrCat("running the model: ", error.what_without_backtrace()));
-  }
+    auto result =
+        decoder_->HiddenStates(step, at::arange(begin, end, at::TensorOptions().dtype(at::kLong).device(device_)), {},
+                               &attention, /*seconds=*/nullptr);
+    if (result.ok()) states = *std::move(result);
+    return result.status();
+  });
+  if (!status.ok()) return status;
+  return states;
 }
 
 }  // namespace spotlight::training

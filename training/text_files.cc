@@ -41,6 +41,22 @@ bool IsText(const std::string& text) {
   return std::memchr(text.data(), '\0', text.size()) == nullptr && engine::IsValidUtf8(text);
 }
 
+// Whether the first block is text, but for a character that its end cuts. False where it cannot be read.
+bool BeginsAsText(const std::string& path) {
+  constexpr size_t kBlockBytes = 64 << 10, kMaxCharacterBytes = 4;
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (file == nullptr) return false;
+  std::string block(kBlockBytes, '\0');
+  block.resize(std::fread(block.data(), 1, block.size(), file.get()));
+  if (IsText(block)) return true;
+  if (block.size() < kBlockBytes) return false;
+  for (size_t cut = 1; cut < kMaxCharacterBytes; ++cut) {
+    block.pop_back();
+    if (IsText(block)) return true;
+  }
+  return false;
+}
+
 // Regular files below `folder`. Links to folders are not followed: they may lead back.
 // Not recursive_directory_iterator: LibTorch brings parts of an older libstdc++'s, and they do not fit together.
 absl::Status AddFilesOf(const std::string& folder, std::vector<std::string>& files) {
@@ -136,13 +152,14 @@ absl::StatusOr<Source> Find(const std::string& path) {
   return source;
 }
 
+// Of what is text by its beginning: archives and pictures beside it must not shrink its share.
 int64_t NumBytes(const std::vector<Source>& sources) {
   int64_t num_bytes = 0;
   for (const Source& source : sources) {
     for (const std::string& file : source.files) {
       std::error_code error;  // reading it says what is wrong
       const auto bytes = fs::file_size(file, error);
-      if (!error) num_bytes += static_cast<int64_t>(bytes);
+      if (!error && BeginsAsText(file)) num_bytes += static_cast<int64_t>(bytes);
     }
   }
   return num_bytes;

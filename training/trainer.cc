@@ -18,6 +18,7 @@
 #include "engine/model/config.h"
 #include "training/corpus.h"
 #include "training/data_parallel.h"
+#include "training/hash_file_output.h"
 #include "training/memory_plan.h"
 #include "training/output_lock.h"
 #include "training/sequence_model.h"
@@ -146,6 +147,7 @@ absl::StatusOr<TrainReport> Train(const TrainOptions& options, const std::functi
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   const auto lock = OutputLock::Acquire(options.out);
   if (!lock.ok()) return lock.status();
+  if (absl::Status status = CheckReplaceable(options.out); !status.ok()) return status;
   if (options.num_threads > 0) at::set_num_threads(options.num_threads);
   auto devices = Devices(options.device);
   if (!devices.ok()) return devices.status();

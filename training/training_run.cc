@@ -152,7 +152,8 @@ absl::Status TrainingRun::Finish(Worker& worker) {
     return status;
   }
   std::error_code ignored;
-  std::filesystem::remove(checkpoint_path(), ignored);
+  // Without checkpoints a file of that name is another run's.
+  if (options_.checkpoint_seconds > 0) std::filesystem::remove(checkpoint_path(), ignored);
   report_.heldout_recall = figures.recall;
   report_.heldout_mass = figures.candidate_mass;
   report_.heldout_iou = figures.iou;

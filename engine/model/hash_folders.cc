@@ -11,7 +11,8 @@ namespace spotlight::engine {
 std::string UserHashFolder() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache");
+  const std::string root =
+      cache != nullptr && *cache != '\0' ? cache : absl::StrCat(home != nullptr ? home : "", "/.cache");
   return absl::StrCat(root, "/spotlight/hashes");
 }
 

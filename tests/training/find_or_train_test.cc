@@ -78,6 +78,14 @@ TEST_F(FindOrTrainTest, RandomWeightsGoToTheUsersCache) {
   EXPECT_TRUE(fs::is_directory(folder_ + "/cache/spotlight/hashes"));
 }
 
+TEST_F(FindOrTrainTest, NameWithAnOwnerIsAFileNameToo) {
+  load_.random_weights_seed = kSeed;
+  load_.model_name = "owner/tiny";
+  const auto path = Find();
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_THAT(*path, HasSubstr("/cache/spotlight/hashes/owner-tiny-"));
+}
+
 TEST_F(FindOrTrainTest, AFileOfTheModelsFolderIsTakenAsItIs) {
   // Unreadable: loading it then says what is wrong, and nothing of the user's is replaced.
   fs::create_directories(load_.model_folder + "/spotlight_hash.safetensors");

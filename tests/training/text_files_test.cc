@@ -117,5 +117,24 @@ TEST_F(TextFilesTest, OfTooMuchTextAnEvenShareIsTaken) {
   EXPECT_THAT(files->pieces.back().path, EndsWith("b/197"));
 }
 
+TEST_F(TextFilesTest, FilesThatAreNoTextDoNotShrinkTheShare) {
+  for (int i = 0; i < 100; ++i) Write("b/" + std::to_string(100 + i), std::string(1000, 'a'));
+  Write("b/inner/archive", std::string(1'000'000, '\0'));
+  Write("b/inner/picture", std::string(1'000'000, '\xff'));
+  const auto files = ReadTextFiles({folder_}, 25'000);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(files->num_bytes, 25'000);
+  EXPECT_EQ(files->num_skipped_files, 2);
+}
+
+TEST_F(TextFilesTest, LongTextCutInACharacterIsText) {
+  std::string text = "x";
+  while (text.size() < 200'000) text += "\xe4\xbd\xa0";
+  for (const char* name : {"b/1", "b/2", "b/3", "b/4"}) Write(name, text);
+  const auto files = ReadTextFiles({folder_}, 2 * static_cast<int64_t>(text.size()));
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(files->num_files, 2) << "the share of four texts";
+}
+
 }  // namespace
 }  // namespace spotlight::training

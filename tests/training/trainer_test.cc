@@ -273,10 +273,33 @@ TEST_F(TrainerTest, OutputThatCannotBeWrittenIsFoundBeforeTraining) {
   EXPECT_EQ(Train(Options()).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(TrainerTest, OnlyHashFilesAreReplaced) {
+  TrainOptions options = Options();
+  options.out = options.text_paths.front();
+  const std::string text = Read(options.out);
+  const auto over_text = Train(options);
+  EXPECT_EQ(over_text.status().code(), absl::StatusCode::kInvalidArgument) << over_text.status();
+  EXPECT_THAT(std::string(over_text.status().message()), HasSubstr("text.txt: is there and is no hash file"));
+  EXPECT_EQ(Read(options.out), text);
+  options.out = Path("model.safetensors");
+  fs::copy_file(std::string(kModel) + "/model-00001-of-00002.safetensors", options.out);
+  EXPECT_EQ(Train(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TrainerTest, WithoutCheckpointsAnotherRunsProgressIsLeftAlone) {
+  TrainOptions options = Options();
+  options.recipe.steps = 2;
+  options.checkpoint_seconds = 0;
+  std::ofstream(options.out + ".training") << "another run's";
+  ASSERT_TRUE(Train(options).ok());
+  EXPECT_EQ(Read(options.out + ".training"), "another run's");
+}
+
 TEST_F(TrainerTest, FullDiskLeavesTheOldFileInPlace) {
   TrainOptions options = Options();
   options.checkpoint_seconds = 0;
-  std::ofstream(options.out) << "an older file";
+  ASSERT_TRUE(engine::WriteUntrainedHashFile(options.out, *engine::LoadModelConfig(kModel), "another", 2, 4, 1).ok());
+  const std::string older = Read(options.out);
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit before = {};
   getrlimit(RLIMIT_FSIZE, &before);
@@ -287,7 +310,7 @@ TEST_F(TrainerTest, FullDiskLeavesTheOldFileInPlace) {
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_EQ(report.status().code(), absl::StatusCode::kResourceExhausted) << report.status();
   EXPECT_THAT(std::string(report.status().message()), HasSubstr("hash.safetensors.partial: cannot be written"));
-  EXPECT_EQ(Read(options.out), "an older file");
+  EXPECT_EQ(Read(options.out), older);
   EXPECT_FALSE(fs::exists(options.out + ".partial"));
 }
 

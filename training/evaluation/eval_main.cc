@@ -1,10 +1,13 @@
 // spotlight-eval: how well a hash, or another selector of tokens, stands in for exact attention.
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "command_line/bound_spinning.h"
 #include "training/evaluation/evaluation.h"
@@ -46,7 +49,13 @@ class OutputFile {
     if (!path_.empty()) std::remove(partial_.c_str());
   }
   // Minutes of work are not lost to a misspelt folder.
-  bool CanBeWritten() const { return path_.empty() || Report(static_cast<bool>(std::ofstream(partial_))); }
+  bool CanBeWritten() const {
+    if (path_.empty()) return true;
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(path_, ignored)) return Report(static_cast<bool>(std::ofstream(partial_)));
+    errno = EISDIR;
+    return Report(false);
+  }
   bool Write(const std::string& text) const {
     if (path_.empty()) return true;
     std::ofstream file(partial_, std::ios::binary | std::ios::trunc);

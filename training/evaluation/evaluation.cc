@@ -18,6 +18,7 @@
 #include "training/evaluation/measured_sequence.h"
 #include "training/evaluation/selectors/selector_list.h"
 #include "training/sequence_model.h"
+#include "training/torch_errors.h"
 
 namespace spotlight::training {
 namespace {
@@ -154,9 +155,7 @@ class Evaluation {
   std::vector<Selector*> selectors_;
 };
 
-}  // namespace
-
-absl::StatusOr<EvaluationReport> Evaluate(const EvaluationOptions& options, const EvaluationNote& note) {
+absl::StatusOr<EvaluationReport> EvaluateAll(const EvaluationOptions& options, const EvaluationNote& note) {
   if (options.num_threads > 0) at::set_num_threads(options.num_threads);
   // Texts first: what is wrong with them should not wait for a model to load.
   const auto texts = FindTexts(options.texts);
@@ -205,6 +204,18 @@ absl::StatusOr<EvaluationReport> Evaluate(const EvaluationOptions& options, cons
   end_to_end.sequences = by_context[longest - options.contexts.begin()];
   const auto progress = [&](const EvaluationProgress& step) { note(step.what, step.done, step.total); };
   if (absl::Status status = MeasureEndToEnd(end_to_end, progress, &report); !status.ok()) return status;
+  return report;
+}
+
+}  // namespace
+
+absl::StatusOr<EvaluationReport> Evaluate(const EvaluationOptions& options, const EvaluationNote& note) {
+  absl::StatusOr<EvaluationReport> report = absl::UnknownError("not evaluated");
+  const absl::Status caught = CatchTorch("evaluation", [&] {
+    report = EvaluateAll(options, note);
+    return absl::OkStatus();
+  });
+  if (!caught.ok()) return caught;
   return report;
 }
 

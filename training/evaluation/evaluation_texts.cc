@@ -30,17 +30,26 @@ EvaluationText TextAt(const fs::path& path, const std::string& kind) {
   return text;
 }
 
+// Links to folders are not followed: they may lead back.
+// Not recursive_directory_iterator: LibTorch brings parts of an older libstdc++'s, and they do not fit together.
+absl::Status AddFilesOf(const fs::path& folder, std::vector<fs::path>* files) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code ignored;  // a link that leads nowhere
+    if (absl::StartsWith(it->path().filename().string(), ".")) continue;
+    if (it->is_directory(ignored) && !it->is_symlink(ignored)) {
+      if (absl::Status status = AddFilesOf(it->path(), files); !status.ok()) return status;
+    } else if (it->is_regular_file(ignored)) {
+      files->push_back(it->path());
+    }
+  }
+  return error ? AtPath(folder, error.message()) : absl::OkStatus();
+}
+
 // With the files of `folder` in the order of their paths.
 absl::Status AppendFolder(const fs::path& folder, const std::string& kind, std::vector<EvaluationText>* texts) {
-  std::error_code error;
   std::vector<fs::path> files;
-  fs::recursive_directory_iterator it(folder, error);
-  for (; !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
-    const bool hidden = absl::StartsWith(it->path().filename().string(), ".");
-    if (hidden && it->is_directory(error)) it.disable_recursion_pending();
-    if (!hidden && it->is_regular_file(error)) files.push_back(it->path());
-  }
-  if (error) return AtPath(folder, error.message());
+  if (absl::Status status = AddFilesOf(folder, &files); !status.ok()) return status;
   if (files.empty()) return AtPath(folder, "holds no files");
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) texts->push_back(TextAt(file, kind));

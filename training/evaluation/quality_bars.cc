@@ -116,7 +116,7 @@ absl::optional<double> PerplexityRatio(const EvaluationReport& report, double bu
 
 absl::optional<double> Larger(const absl::optional<double>& a, const absl::optional<double>& b) {
   if (!a.has_value() || !b.has_value()) return a.has_value() ? a : b;
-  return std::max(*a, *b);
+  return std::isnan(*a) || *a > *b ? a : b;  // what is not a number must not pass for the other one
 }
 
 void AddPerplexityBars(const EvaluationReport& report, BarList* bars) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -151,6 +152,10 @@ const QualityRow* FindRow(const std::vector<QualityRow>& rows, absl::string_view
 }
 
 double Quantile(std::vector<float> values, double share) {
+  // Of these no order exists, and sorting by none is undefined.
+  if (std::any_of(values.begin(), values.end(), [](float value) { return std::isnan(value); })) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
   std::sort(values.begin(), values.end());
   const double place = share * static_cast<double>(values.size() - 1);
   const auto below = static_cast<size_t>(place);

@@ -67,7 +67,8 @@ std::vector<HashLoss> HashLosses(const std::vector<QualityRow>& rows);
 const QualityRow* FindRow(const std::vector<QualityRow>& rows, absl::string_view selector, double budget,
                           int64_t context, absl::string_view kind);
 
-// Of `values` in any order, not empty, with linear interpolation between neighbours; share in [0, 1].
+// Of `values` in any order, not empty, with linear interpolation between neighbours; share in [0, 1]. NaN where
+// one of them is.
 double Quantile(std::vector<float> values, double share);
 
 }  // namespace spotlight::training

@@ -50,7 +50,7 @@ struct TaskAnswerRow {
 };
 
 // Through the engine, a row for each cell and budget. INVALID_ARGUMENT: an example that the engine's context does not
-// hold; FAILED_PRECONDITION: no hash, or no tokenizer to read answers with.
+// hold; FAILED_PRECONDITION: no hash, or no answer has any text (no tokenizer).
 absl::StatusOr<std::vector<TaskAnswerRow>> MeasureTaskAnswers(engine::Engine* engine, absl::Span<const TaskCell> cells,
                                                               absl::Span<const double> budgets,
                                                               const ProgressFunction& progress);

@@ -45,6 +45,9 @@ TEST_F(EvaluationTextsTest, TheKindIsTheFolderUnlessItIsGiven) {
   Write("code/b.go.txt", "b");
   Write("books/a.txt", "a");
   Write("books/.hidden", "no");
+  Write("books/.git/object", "no");
+  fs::create_symlink("nowhere", folder_ / "books" / "broken");
+  fs::create_symlink("..", folder_ / "books" / "loop");
   const auto texts = FindTexts({folder_.string(), "prose=" + (folder_ / "books").string(), Write("c.txt", "c")});
   ASSERT_TRUE(texts.ok()) << texts.status();
   std::vector<std::string> found;

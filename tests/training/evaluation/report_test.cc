@@ -1,6 +1,8 @@
 // Means, percentiles, bars and the JSON of a report, on made-up figures.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "nlohmann/json.hpp"
 #include "training/evaluation/evaluation_report.h"
 #include "training/evaluation/quality_bars.h"
@@ -78,6 +80,7 @@ TEST(QualityRowsTest, QuantilesInterpolate) {
   EXPECT_DOUBLE_EQ(Quantile(values, 0.995), 99.5);
   EXPECT_DOUBLE_EQ(Quantile({3}, 0.01), 3);
   EXPECT_DOUBLE_EQ(Quantile({1, 2}, 0), 1);
+  EXPECT_TRUE(std::isnan(Quantile({1, std::nanf(""), 2}, 0.5)));
 }
 
 QualityRow Row(const std::string& selector, double rec_b, double mass_c, double err) {
@@ -139,6 +142,16 @@ TEST(QualityBarsTest, AGoodHashPassesAll) {
   EXPECT_EQ(bars.size(), 13u);
   EXPECT_TRUE(Passed(bars));
   EXPECT_EQ(CheckBars(GoodReport(), /*absolute=*/false).size(), 7u);
+}
+
+TEST(QualityBarsTest, WhatIsNotANumberIsAMiss) {
+  EvaluationReport report = GoodReport();
+  for (PerplexityRow& row : report.perplexity) {
+    const bool is_copied_code = row.text == "code/c" && row.kind == "needle";
+    if (is_copied_code && row.budget == 0.02) row.value = std::nan("");
+  }
+  const auto bars = CheckBars(report, /*absolute=*/true);
+  EXPECT_EQ(Count(bars, BarResult::kMiss), 1) << ToTable(bars);
 }
 
 TEST(QualityBarsTest, OneMissFailsAndIsNamed) {
