@@ -53,9 +53,9 @@ struct TrainReport {
 
 // Lines worth reading before the work starts (memory, sequences, device) go to `note`, steps to `progress`; both may be
 // null and are called in the caller's thread. `stop` may be null; set, it ends the run after the step at hand.
-// INVALID_ARGUMENT, NOT_FOUND: options, model or texts, the thing named, or `out` is a file of another kind; RESOURCE_EXHAUSTED: memory or disk.
-// FAILED_PRECONDITION: progress of another model, recipe or corpus lies where this run's would, or another process
-// makes the same file. CANCELLED: stopped; the same call goes on from there.
+// INVALID_ARGUMENT, NOT_FOUND: options, model or texts, the thing named, or `out` is a file of another kind;
+// RESOURCE_EXHAUSTED: memory or disk. FAILED_PRECONDITION: progress of another model, recipe or corpus lies where this
+// run's would, or another process makes the same file. CANCELLED: stopped; the same call goes on from there.
 absl::StatusOr<TrainReport> TrainHash(const TrainOptions& options, const std::function<void(const std::string&)>& note,
                                       const std::function<void(const TrainProgress&)>& progress,
                                       const std::atomic<bool>* stop = nullptr);
