@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -19,16 +20,17 @@ constexpr absl::Duration kLogInterval = absl::Seconds(10);
 class ProgressLog {
  public:
   void operator()(const training::TrainProgress& progress) {
-    if (progress.heldout_recall.has_value()) recall_ = *progress.heldout_recall;
+    if (progress.heldout_recall.has_value())
+      recall_ = absl::StrFormat(", held-out recall %.3f", *progress.heldout_recall);
     if (absl::Now() < next_) return;
     next_ = absl::Now() + kLogInterval;
-    spdlog::info("training the hash: step {} of {}, loss {:.3f}, held-out recall {:.3f}, {:.0f} s left", progress.step,
-                 progress.num_steps, progress.loss, recall_, progress.seconds_left);
+    spdlog::info("training the hash: step {} of {}, loss {:.3f}{}, {:.0f} s left", progress.step, progress.num_steps,
+                 progress.loss, recall_, progress.seconds_left);
   }
 
  private:
   absl::Time next_ = absl::InfinitePast();
-  double recall_ = 0;
+  std::string recall_;  // empty until it was measured
 };
 
 }  // namespace

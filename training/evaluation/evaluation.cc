@@ -40,6 +40,7 @@ absl::StatusOr<std::string> FindHash(const EvaluationOptions& options, const Seq
       engine::FindHashFile(options.model_folder, engine::HashFolders(options.hash_folders), model.fingerprint());
   if (path.empty()) {
     return absl::NotFoundError(absl::StrCat("--hash auto: found no trained hash of ", options.model_folder,
+                                            " in that folder, among the shipped ones or in ", engine::UserHashFolder(),
                                             "; name one, or leave the hash selectors out of --selectors"));
   }
   return path;
