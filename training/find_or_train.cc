@@ -20,8 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kFileName[] = "spotlight_hash.safetensors";
-
 absl::StatusOr<std::string> Fingerprint(const engine::LoadOptions& load) {
   const auto config = engine::LoadModelConfig(load.model_folder);
   if (!config.ok()) return config.status();
@@ -40,7 +38,7 @@ std::string ModelName(const engine::LoadOptions& load) {
 
 absl::StatusOr<std::string> PathForNewFile(const engine::LoadOptions& load, const std::string& fingerprint) {
   std::error_code error;
-  const std::string own = absl::StrCat(load.model_folder, "/", kFileName);
+  const std::string own = absl::StrCat(load.model_folder, "/", engine::kHashFileName);
   const bool is_free = access(load.model_folder.c_str(), W_OK) == 0 && !fs::exists(own, error);
   // Random weights are not what the folder holds.
   if (is_free && !load.random_weights_seed.has_value()) return own;

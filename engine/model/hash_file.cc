@@ -14,7 +14,6 @@
 namespace spotlight::engine {
 namespace {
 
-constexpr char kFileName[] = "spotlight_hash.safetensors";
 // Hidden sizes that the kernels take: multiples of kHiddenStep up to kMaxHidden.
 constexpr int64_t kHiddenStep = 16;
 constexpr int64_t kMaxHidden = 4096;
@@ -199,7 +198,7 @@ std::string FindHashFile(const std::string& model_folder, const std::vector<std:
                          const std::string& model_fingerprint) {
   namespace fs = std::filesystem;
   std::error_code error;  // what cannot be listed holds nothing for us
-  const std::string own = absl::StrCat(model_folder, "/", kFileName);
+  const std::string own = absl::StrCat(model_folder, "/", kHashFileName);
   if (fs::exists(own, error) && MatchOf(own, model_fingerprint) != Match::kNo) return own;
   for (const std::string& folder : folders) {
     std::vector<std::string> paths;

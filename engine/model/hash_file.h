@@ -45,7 +45,10 @@ struct HashFile {
 absl::StatusOr<HashFile> LoadHashFile(const std::string& path, const ModelConfig& config,
                                       const std::string& model_fingerprint, bool allow_untrained);
 
-// What --hash auto does: looks for a trained file of this model in the model's folder (spotlight_hash.safetensors),
+// The name of a hash file in its model's folder.
+inline constexpr char kHashFileName[] = "spotlight_hash.safetensors";
+
+// What --hash auto does: looks for a trained file of this model in the model's folder (kHashFileName),
 // then in each of `folders` (every *.safetensors whose fingerprint matches, by name). Empty string: none. Files of
 // `folders` that cannot be read are passed over; the model folder's own is returned, so that loading it says what is
 // wrong.
