@@ -13,6 +13,9 @@
 #include <random>
 #include <vector>
 
+#include "benchmarks/kernels/device_kernels.h"
+#include "benchmarks/kernels/median.h"
+
 namespace {
 
 constexpr int kBlocks = 132, kThreads = 256;
@@ -20,6 +23,7 @@ constexpr int kHeads = 4, kBlocksPerHead = kBlocks / kHeads;
 constexpr int kPageTokens = 64, kCodePageBytes = 1024, kTokenBytes = 512;
 constexpr int kLevels = 1924;  // of scores: 15 * 128 + 1, rounded up to whole int4
 constexpr int kSamples = 40;
+constexpr int64_t kSpinNs = 80'000;  // what the host needs to enqueue a sample
 constexpr size_t kFlushBytes = size_t{256} << 20, kCodeBytes = size_t{256} << 20, kTokenPoolBytes = size_t{8} << 30;
 constexpr int kCounterStride = 32, kCombineCounters = 1024;
 
@@ -41,12 +45,6 @@ struct Work {
   int parts;
   int* sink;
 };
-
-__global__ void Spin(long long clocks) {
-  const long long begin = clock64();
-  while (clock64() - begin < clocks) {
-  }
-}
 
 __device__ void MeetRow(unsigned* counter) {
   __syncthreads();
@@ -129,11 +127,11 @@ double MedianUs(Work work, cudaStream_t stream, char* flush, size_t counter_byte
   cudaEvent_t begin, end;
   Check(cudaEventCreate(&begin), "cudaEventCreate");
   Check(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times;
+  std::vector<double> times;
   for (int sample = -3; sample < kSamples; ++sample) {
     Check(cudaMemsetAsync(flush, sample, kFlushBytes, stream), "cudaMemsetAsync");
     Check(cudaMemsetAsync(work.counters, 0, counter_bytes, stream), "cudaMemsetAsync");
-    Spin<<<1, 1, 0, stream>>>(150000);
+    spotlight::benchmarks::Spin(stream, kSpinNs);
     Check(cudaEventRecord(begin, stream), "cudaEventRecord");
     void* arguments[] = {&work};
     Check(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(Skeleton), kBlocks, kThreads, arguments, 0, stream),
@@ -144,8 +142,7 @@ double MedianUs(Work work, cudaStream_t stream, char* flush, size_t counter_byte
     Check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
     if (sample >= 0) times.push_back(ms * 1000);
   }
-  std::nth_element(times.begin(), times.begin() + kSamples / 2, times.end());
-  return times[kSamples / 2];
+  return spotlight::benchmarks::Median(times);
 }
 
 }  // namespace
