@@ -83,13 +83,14 @@ at::Tensor TrainingKeyBits(const Recipe& recipe, const at::Tensor& h) {
 }
 
 at::Tensor ServedQueryWeights(const Recipe& recipe, const at::Tensor& h, int64_t group) {
-  if (recipe.query == QueryForm::kReal) return QuantiseToPlanes(h, recipe.num_planes).levels;
+  if (recipe.query == QueryForm::kReal)
+    return QuantiseToPlanes(h, recipe.num_planes, PlaneStep(recipe.num_planes)).levels;
   return ByHead(HardBits(h), group).sum(1);
 }
 
 at::Tensor TrainingQueryWeights(const Recipe& recipe, const at::Tensor& h, int64_t group) {
   if (recipe.query == QueryForm::kBits) return ByHead(SoftBits(h, Steepness(recipe)), group).sum(1);
-  PlaneWeights planes = QuantiseToPlanes(h, recipe.num_planes);
+  PlaneWeights planes = QuantiseToPlanes(h, recipe.num_planes, PlaneStep(recipe.num_planes));
   return planes.levels.mul_(planes.unit.mul_(0.5));
 }
 

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "engine/ops/parallel.h"
+
 namespace spotlight::training {
 namespace {
 
@@ -56,7 +58,7 @@ void ForHeadBatches(int64_t num_heads, int64_t bytes_per_head, c10::DeviceType d
     }
   };
   if (device == c10::kCPU) {
-    at::parallel_for(0, num_batches, 1, run);
+    engine::ParallelFor(num_batches, 1, run);
   } else {
     run(0, num_batches);
   }

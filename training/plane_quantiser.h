@@ -12,6 +12,7 @@ struct PlaneWeights {
   at::Tensor levels;  // [..., N]: odd integers within +-(2^J - 1), of w's type
   at::Tensor unit;    // [..., 1]: c * rms(w), rms floored at 1e-6
 };
-PlaneWeights QuantiseToPlanes(const at::Tensor& w, int32_t num_planes);
+// step: c, of recipe.h's PlaneStep or a hash file.
+PlaneWeights QuantiseToPlanes(const at::Tensor& w, int32_t num_planes, double step);
 
 }  // namespace spotlight::training

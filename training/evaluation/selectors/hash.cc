@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/floor.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/softmax.h>
@@ -14,18 +13,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "training/evaluation/selectors/key_cache.h"
+#include "training/plane_quantiser.h"
 
 namespace spotlight::training {
 namespace {
 
 constexpr int64_t kPrefixBits = 32;
-constexpr double kSmallestRms = 1e-6;
 // kAdaptive's bounds, in budgets.
 constexpr int64_t kLeastDivisor = 8, kMostFactor = 5;
-
-at::Tensor Rms(const at::Tensor& weights) {
-  return weights.square().mean(-1, /*keepdim=*/true).sqrt().clamp_min(kSmallestRms);
-}
 
 // NaN counts as a bit that is not set.
 at::Tensor Signs(const at::Tensor& h) {
@@ -49,7 +44,14 @@ class HashSelector : public Selector {
     });
     const at::Tensor bits = codes.narrow(1, 0, queries.k.size(1));
     const at::Tensor real = RealWeights(queries, layer->second.query);
-    const at::Tensor weights = real.defined() ? Quantise(real) : BitWeights(queries, layer->second.query);
+    PlaneWeights planes;
+    if (real.defined()) {
+      planes = QuantiseToPlanes(real, hash_->metadata.num_planes, hash_->metadata.plane_step);
+      if (options_.scoring == HashScoring::kReal) planes.levels = real;
+    } else {
+      planes.levels = BitWeights(queries, layer->second.query);
+    }
+    const at::Tensor& weights = planes.levels;
     at::Tensor candidates = queries.candidates;
     if (options_.scoring == HashScoring::kPrefilter) {
       const at::Tensor prefix = Score(queries, weights.narrow(-1, 0, kPrefixBits), bits.narrow(-1, 0, kPrefixBits));
@@ -59,7 +61,7 @@ class HashSelector : public Selector {
     at::Tensor num_select = queries.num_select;
     if (options_.scoring == HashScoring::kAdaptive) {
       // kernels/encode_and_append.h: an estimated logit is logit_scale * plane_unit / 2 times the score.
-      const at::Tensor unit = Rms(real) * (hash_->metadata.plane_step / 2) * layer->second.logit_scale;
+      const at::Tensor unit = planes.unit / 2 * layer->second.logit_scale;
       num_select = TokensForShare(score * unit.view({score.size(0), score.size(1), score.size(2), 1}), candidates,
                                   options_.adaptive_share, (num_select / kLeastDivisor).to(at::kLong).clamp_min(1),
                                   num_select * kMostFactor);
@@ -86,11 +88,6 @@ class HashSelector : public Selector {
     return Signs(w).view({kv_heads, group, num_queries, -1}).sum(1);
   }
 
-  at::Tensor Quantise(const at::Tensor& weights) const {
-    if (options_.scoring == HashScoring::kReal) return weights;
-    return QuantiseToPlanes(weights, hash_->metadata.num_planes, hash_->metadata.plane_step);
-  }
-
   // [Hkv, G or 1, N, T]. Sums of small integers are exact in fp32, so tokens tie as they do in the kernels.
   static at::Tensor Score(const QuerySet& queries, const at::Tensor& weights, const at::Tensor& bits) {
     const at::Tensor score = at::bmm(weights, bits.transpose(1, 2));
@@ -112,11 +109,6 @@ absl::StatusOr<std::unique_ptr<Selector>> MakeHashSelector(std::shared_ptr<const
         absl::StrCat(options.name, ": ", hash->path, " compares bits with bits, it has no real-valued queries"));
   }
   return std::unique_ptr<Selector>(std::make_unique<HashSelector>(std::move(hash), options));
-}
-
-at::Tensor QuantiseToPlanes(const at::Tensor& weights, int32_t num_planes, double step) {
-  const auto most = static_cast<double>((1 << num_planes) - 1);
-  return at::floor(weights / (Rms(weights) * step)).mul_(2).add_(1).clamp_(-most, most);
 }
 
 at::Tensor TokensForShare(const at::Tensor& logits, const at::Tensor& candidates, double share, const at::Tensor& least,

@@ -31,9 +31,6 @@ struct HashSelectorOptions {
 absl::StatusOr<std::unique_ptr<Selector>> MakeHashSelector(std::shared_ptr<const EvaluatedHash> hash,
                                                            const HashSelectorOptions& options);
 
-// w [..., bits] -> n_b = clamp(2 * floor(w_b / (step * rms(w))) + 1, +-(2^J - 1)), as kernels/encode_and_append.h.
-at::Tensor QuantiseToPlanes(const at::Tensor& weights, int32_t num_planes, double step);
-
 // How many of a row's best candidates reach `share` of the softmax of `logits` [..., N, T] over its candidates [N, T]:
 // the fewest, at least least [N], at most most [N] and no more than there are -> [..., N] int64.
 at::Tensor TokensForShare(const at::Tensor& logits, const at::Tensor& candidates, double share, const at::Tensor& least,

@@ -14,6 +14,7 @@
 #include "kernels/reference/sparse_decode.h"
 #include "tests/training/evaluation/selectors/random_queries.h"
 #include "training/evaluation/selectors/selector_list.h"
+#include "training/plane_quantiser.h"
 
 namespace spotlight::training {
 namespace {
@@ -340,14 +341,14 @@ TEST(HashSelectorTest, QuantisingTakesOddStepsOfTheRms) {
   const at::Tensor w = at::tensor({0.f, 0.5f, -0.5f, 100.f, -100.f, 0.f}).view({1, 6});
   const double rms = std::sqrt((0.25 + 0.25 + 2 * 100.0 * 100.0) / 6);
   for (const int32_t planes : {1, 2, 4}) {
-    const at::Tensor n = QuantiseToPlanes(w, planes, 0.335);
+    const at::Tensor n = QuantiseToPlanes(w, planes, 0.335).levels;
     const double most = (1 << planes) - 1;
     for (int64_t i = 0; i < 6; ++i) {
       const double level = 2 * std::floor(At(w, {0, i}) / (0.335 * rms)) + 1;
       EXPECT_EQ(At(n, {0, i}), std::clamp(level, -most, most));
     }
   }
-  EXPECT_EQ(At(QuantiseToPlanes(at::zeros({1, 4}), 4, 0.335), {0, 0}), 1) << "no weights at all";
+  EXPECT_EQ(At(QuantiseToPlanes(at::zeros({1, 4}), 4, 0.335).levels, {0, 0}), 1) << "no weights at all";
 }
 
 TEST(TokensForShareTest, TakesTheFewestThatReachTheShareWithinBounds) {
