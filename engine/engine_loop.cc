@@ -137,6 +137,7 @@ void EngineLoop::RunStep() {
   stats_.num_prefill_tokens = batch_.num_tokens() - plan_.num_decode_rows;
   stats_.num_preempted = plan_.num_preempted;
   stats_.retrieval = result->retrieval;
+  stats_.cuda_graph = result->cuda_graph;
   if (batch_.quality.has_value() && result->quality.has_value()) JudgeRetrieval(*result->quality);
   size_t next_token = 0;
   for (int32_t r = 0; r < batch_.num_rows; ++r) {

@@ -37,6 +37,7 @@ struct StepResult {
   std::vector<SampledToken> tokens;            // one per Batch::samples, in that order
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
   absl::optional<RetrievalQuality> quality;    // when Batch::quality
+  bool cuda_graph = false;                     // replayed from a captured graph
 };
 
 // Engine thread only.
