@@ -46,6 +46,9 @@ ABSL_FLAG(int32_t, first_layer, kRecipe.first_layer, "First layer that gets a ha
 ABSL_FLAG(int32_t, key_hidden, kRecipe.key_hidden, "Hidden units of a key's encoder");
 ABSL_FLAG(int32_t, query_hidden, kRecipe.query_hidden, "Hidden units of a query's encoder");
 
+ABSL_FLAG(std::string, weights, "int8",
+          "How the file stores matrices: int8, with a scale per output, or bf16, twice the size; served alike");
+
 ABSL_FLAG(
     std::string, loss, "ce",
     "ce: cross-entropy against the attention mass; bt: the paper's Bradley-Terry; soft-topk: against the exact top");
@@ -88,7 +91,8 @@ const std::vector<FlagGroup>& Groups() {
         {"prefix_weight", "X"},
         {"first_layer", "N"},
         {"key_hidden", "N"},
-        {"query_hidden", "N"}}},
+        {"query_hidden", "N"},
+        {"weights", "int8|bf16"}}},
       {"Baselines and experiments",
        {{"loss", "ce|bt|soft-topk"},
         {"encoder", "z|linear|paper"},
@@ -207,6 +211,11 @@ absl::Status ReadExperiment(Recipe* recipe) {
   return status;
 }
 
+absl::Status ReadWeights(TrainOptions* options) {
+  return Choose<StoredWeights>("weights", absl::GetFlag(FLAGS_weights),
+                               {{"int8", StoredWeights::kInt8}, {"bf16", StoredWeights::kBf16}}, &options->weights);
+}
+
 absl::Status ReadMachine(TrainOptions* options) {
   options->device = absl::GetFlag(FLAGS_device);
   uint32_t index = 0;
@@ -253,7 +262,7 @@ absl::StatusOr<TrainCommandLine> ParseTrainCommandLine(int argc, const char* con
   }
   TrainOptions& options = line.options;
   for (const absl::Status& status : {ReadFiles(&options), ReadLength(&options), ReadHash(&options.recipe),
-                                     ReadExperiment(&options.recipe), ReadMachine(&options)}) {
+                                     ReadWeights(&options), ReadExperiment(&options.recipe), ReadMachine(&options)}) {
     if (!status.ok()) return status;
   }
   return line;

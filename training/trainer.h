@@ -23,6 +23,7 @@ struct TrainOptions {
   std::vector<std::string> text_paths;           // files, or folders whose files are read in the order of their names
   std::string out;                               // the hash file; written whole or not at all
   Recipe recipe;                                 // steps, tokens_per_sequence 0: chosen for the device
+  StoredWeights weights = StoredWeights::kInt8;  // of the file
   // To train on, evenly spread over the text; 0: as many as the steps use, on a CPU kCpuSequences at most.
   int32_t max_sequences = 0;
   std::string device = "auto";                             // cpu, cuda:N, "cuda" for every GPU of the machine, auto

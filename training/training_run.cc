@@ -141,16 +141,16 @@ absl::Status TrainingRun::Stopped(int32_t step, Worker& worker) {
 }
 
 absl::Status TrainingRun::Finish(Worker& worker) {
-  const HeldOutFigures figures = worker.EvaluateHeldOut();
+  const auto encoders = worker.trainer().Export();
+  const HeldOutFigures figures = worker.EvaluateHeldOut(AsStored(encoders, options_.weights));
   engine::HashFileMetadata metadata = HashMetadata(task_.recipe, worker.model().config(), worker.model().fingerprint());
   metadata.corpus_sha256 = task_.corpus->sha256;
   metadata.heldout = absl::StrFormat(
       R"({"recall": %.4f, "mass": %.4f, "iou": %.4f, "step": %d, "heldout_sequences": %d, "sequences": %d})",
       figures.recall, figures.candidate_mass, figures.iou, task_.recipe.steps, report_.num_heldout_sequences,
       report_.num_sequences);
-  if (absl::Status status = WriteHashFile(options_.out, worker.trainer().Export(), metadata); !status.ok()) {
-    return status;
-  }
+  absl::Status status = WriteHashFile(options_.out, encoders, options_.weights, metadata);
+  if (!status.ok()) return status;
   std::error_code ignored;
   // Without checkpoints a file of that name is another run's.
   if (options_.checkpoint_seconds > 0) std::filesystem::remove(checkpoint_path(), ignored);

@@ -149,11 +149,11 @@ absl::StatusOr<StepFigures> Worker::Step(int32_t step) {
   return figures;
 }
 
-HeldOutFigures Worker::EvaluateHeldOut() const {
+HeldOutFigures Worker::EvaluateHeldOut(const std::map<std::string, at::Tensor>& encoders) const {
   HeldOutFigures mean;
   const auto count = static_cast<double>(heldout_.size());
   for (size_t i = 0; i < heldout_.size(); ++i) {
-    const HeldOutFigures figures = trainer_->Evaluate(heldout_[i], static_cast<int32_t>(i));
+    const HeldOutFigures figures = trainer_->Evaluate(heldout_[i], static_cast<int32_t>(i), kHeldOutQueries, encoders);
     mean.recall += figures.recall / count;
     mean.candidate_mass += figures.candidate_mass / count;
     mean.iou += figures.iou / count;

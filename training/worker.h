@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,8 +39,9 @@ class Worker {
 
   // All workers take the same step together.
   absl::StatusOr<StepFigures> Step(int32_t step);
-  // Mean over the sequences held out.
-  HeldOutFigures EvaluateHeldOut() const;
+  // Mean over the sequences held out: of the hash as it is, or of encoders that the trainer gave
+  // (HashTrainer::Evaluate).
+  HeldOutFigures EvaluateHeldOut(const std::map<std::string, at::Tensor>& encoders = {}) const;
 
   HashTrainer& trainer() { return *trainer_; }
   const SequenceModel& model() const { return *model_; }

@@ -117,6 +117,27 @@ TEST_F(TrainerTest, WritesAFileThatTheEngineLoads) {
   EXPECT_THAT(notes_, AllOf(HasSubstr("memory on cpu"), HasSubstr("held out"), HasSubstr("4 layers (2 to hash)")));
 }
 
+TEST_F(TrainerTest, Int8FilesAreSmallerAndJudgedAsTheyAreWritten) {
+  TrainOptions options = Options();
+  options.weights = StoredWeights::kBf16;
+  const auto bf16 = Train(options);
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  const auto bf16_hash = Load(options.out);
+  ASSERT_TRUE(bf16_hash.ok()) << bf16_hash.status();
+  options.weights = StoredWeights::kInt8;
+  options.out = Path("int8.safetensors");
+  const auto int8 = Train(options);
+  ASSERT_TRUE(int8.ok()) << int8.status();
+  const auto int8_hash = Load(options.out);
+  ASSERT_TRUE(int8_hash.ok()) << int8_hash.status();
+
+  EXPECT_LT(int8->file_bytes, bf16->file_bytes * 0.55);
+  EXPECT_TRUE(bf16_hash->dequantised.empty());
+  EXPECT_EQ(int8_hash->dequantised.size(), 12u) << "w1, w2 and skip, for keys and queries of two layers";
+  EXPECT_NEAR(int8->heldout_recall, bf16->heldout_recall, 0.02);
+  EXPECT_NE(int8->heldout_mass, bf16->heldout_mass) << "one of them is not its own file's";
+}
+
 TEST_F(TrainerTest, EqualSeedsGiveEqualFilesAndOthersDoNot) {
   TrainOptions options = Options();
   ASSERT_TRUE(Train(options).ok());
