@@ -60,7 +60,7 @@ ABSL_FLAG(bool, per_query_head, kRecipe.per_query_head, "A code per query head, 
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu; cuda: every GPU, data-parallel");
 ABSL_FLAG(std::string, dtype, "auto", "Of the model's pass; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads; 0: one per core");
-ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use; 0: most of what is free");
+ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use at most; 0: most of what is free");
 ABSL_FLAG(double, checkpoint_seconds, kOptions.checkpoint_seconds,
           "Keep progress in FILE.training this often and resume from it; 0: never");
 ABSL_FLAG(std::string, random_weights, "",
@@ -208,6 +208,9 @@ absl::Status ReadExperiment(Recipe* recipe) {
       {{"z", EncoderKind::kZ}, {"linear", EncoderKind::kLinear}, {"paper", EncoderKind::kPaper}}, &recipe->encoder));
   status.Update(Choose<QueryForm>("query", absl::GetFlag(FLAGS_query),
                                   {{"real", QueryForm::kReal}, {"bits", QueryForm::kBits}}, &recipe->query));
+  if (status.ok() && recipe->encoder == EncoderKind::kPaper && recipe->query != QueryForm::kBits) {
+    status = Invalid("query", "must be bits with --encoder paper, got \"real\"");
+  }
   return status;
 }
 

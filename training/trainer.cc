@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<at::Device>> Devices(const std::string& name) {
 absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device, Recipe& recipe, std::string& note) {
   const char* where = device.is_cuda() ? "a GPU" : "a CPU";
   if (recipe.steps < 0 || recipe.tokens_per_sequence < 0) {
-    return Invalid(absl::StrCat("steps and tokens_per_sequence must be at least 1 (0: chosen for the device), are ",
+    return Invalid(absl::StrCat("--steps and --tokens-per-sequence must be at least 1 (0: chosen for the device), are ",
                                 recipe.steps, " and ", recipe.tokens_per_sequence));
   }
   if (recipe.tokens_per_sequence == 0) {
@@ -68,13 +68,18 @@ absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device,
     recipe.steps = device.is_cuda() ? 6000 : 1200;
     absl::StrAppend(&note, note.empty() ? "" : ", ", recipe.steps, " steps");
   }
+  if (recipe.target_context == 0) recipe.target_context = config.max_context_tokens;
   if (!note.empty()) absl::StrAppend(&note, ": the defaults on ", where, " (--tokens-per-sequence, --steps)");
   if (recipe.tokens_per_sequence < kMinTokensPerSequence || recipe.tokens_per_sequence > config.max_context_tokens) {
-    return Invalid(absl::StrCat("tokens_per_sequence: must be in [", kMinTokensPerSequence, ", ",
+    return Invalid(absl::StrCat("--tokens-per-sequence: must be in [", kMinTokensPerSequence, ", ",
                                 config.max_context_tokens, "] (the model's context), is ", recipe.tokens_per_sequence));
   }
+  if (recipe.queries_per_step > recipe.tokens_per_sequence) {
+    return Invalid(absl::StrCat("--queries-per-step: must be at most ", recipe.tokens_per_sequence,
+                                ", the tokens of a sequence, is ", recipe.queries_per_step));
+  }
   if (recipe.first_layer < 0 || recipe.first_layer >= config.num_layers) {
-    return Invalid(absl::StrCat("first_layer: must be in [0, ", config.num_layers - 1, "] for a model of ",
+    return Invalid(absl::StrCat("--first-layer: must be in [0, ", config.num_layers - 1, "] for a model of ",
                                 config.num_layers, " layers, is ", recipe.first_layer));
   }
   return absl::OkStatus();

@@ -225,7 +225,10 @@ std::string FindHashFile(const std::string& model_folder, const std::vector<std:
     }
     std::sort(paths.begin(), paths.end());
     for (const std::string& path : paths) {
-      if (MatchOf(path, model_fingerprint) == Match::kYes) return path;
+      if (MatchOf(path, model_fingerprint) != Match::kYes) continue;
+      // Among a built program's runfiles lie links: where they lead says more to whoever reads the log.
+      const fs::path target = fs::canonical(path, error);
+      return fs::is_symlink(path, error) && !target.empty() ? target.string() : path;
     }
   }
   return "";

@@ -66,13 +66,13 @@ class EndToEnd {
     const int64_t context = Context();
     std::vector<int64_t> lengths;
     for (const int64_t part : kGridParts) lengths.push_back(context / part);
-    return Tasks(MakeNeedleGrid(lengths, kGridDepths, kGridExamples, options_.seed, Encoder()), &report_.needle,
-                 &report_.needle_answers);
+    return Tasks("--needle", MakeNeedleGrid(lengths, kGridDepths, kGridExamples, options_.seed, Encoder()),
+                 &report_.needle, &report_.needle_answers);
   }
 
   absl::Status GeneratedTasks() {
     const int64_t context = Context();
-    return Tasks(MakeTaskCells({}, {context}, kTaskExamples, options_.seed, Encoder()), &report_.tasks,
+    return Tasks("--tasks", MakeTaskCells({}, {context}, kTaskExamples, options_.seed, Encoder()), &report_.tasks,
                  &report_.task_answers);
   }
 
@@ -100,8 +100,8 @@ class EndToEnd {
   int64_t Context() const { return *std::max_element(options_.contexts.begin(), options_.contexts.end()); }
   EncodeFunction Encoder() const { return EncodeWith(*input_.model->tokenizer()); }
 
-  absl::Status Tasks(const absl::StatusOr<std::vector<TaskCell>>& cells, std::vector<TaskLikelihoodRow>* likelihood,
-                     std::vector<TaskAnswerRow>* answers) {
+  absl::Status Tasks(const char* flag, const absl::StatusOr<std::vector<TaskCell>>& cells,
+                     std::vector<TaskLikelihoodRow>* likelihood, std::vector<TaskAnswerRow>* answers) {
     if (!cells.ok()) return cells.status();
     TaskLikelihoodOptions options;
     options.run = run_;
@@ -109,7 +109,13 @@ class EndToEnd {
     auto rows = MeasureTaskLikelihood(*input_.model, *cells, input_.selectors, oracle_, options, progress_);
     if (!rows.ok()) return rows.status();
     *likelihood = *std::move(rows);
-    if (absl::Status status = StartEngine(); !status.ok() || engine_ == nullptr) return status;
+    if (absl::Status status = StartEngine(); !status.ok()) return status;
+    if (engine_ == nullptr) {
+      report_.notes.push_back(absl::StrCat(flag,
+                                           ": by likelihood alone; answers are written by the engine, and need a ",
+                                           "hash that can be served: --hash FILE and selector hash"));
+      return absl::OkStatus();
+    }
     auto answered = MeasureTaskAnswers(engine_.get(), *cells, options_.budgets, progress_);
     if (!answered.ok()) return answered.status();
     *answers = *std::move(answered);

@@ -25,7 +25,7 @@ struct EndToEndInput {
 };
 
 // Adds what options.perplexity, needle, tasks and fidelity ask for to the report. Without a hash that can be served
-// fidelity is INVALID_ARGUMENT, and tasks are judged by likelihood alone.
+// fidelity is INVALID_ARGUMENT, and tasks are judged by likelihood alone, which the report's notes say.
 absl::Status MeasureEndToEnd(const EndToEndInput& input, const ProgressFunction& progress, EvaluationReport* report);
 
 }  // namespace spotlight::training

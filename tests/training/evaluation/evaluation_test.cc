@@ -149,6 +149,23 @@ TEST(EvaluationTest, MeasuresWholeRunsWhenAsked) {
   EXPECT_FALSE(ToTable(*report).empty());
 }
 
+TEST(EvaluationTest, AnswersThatAreLeftOutAreNotLeftOutInSilence) {
+  EvaluationOptions options = Options();
+  options.selectors = {"window"};
+  options.budgets = {0.3};
+  options.texts.resize(1);
+  options.num_sequences = 1;
+  options.contexts = {1280};
+  options.tasks = true;
+  const auto report = Evaluate(options, kSilent);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_FALSE(report->tasks.empty());
+  EXPECT_TRUE(report->task_answers.empty());
+  ASSERT_EQ(report->notes.size(), 1u);
+  EXPECT_TRUE(absl::StrContains(ToTable(*report), "\nnote: --tasks: by likelihood alone; ")) << ToTable(*report);
+  EXPECT_TRUE(absl::StrContains(ToJson(*report), "\"--tasks: by likelihood alone; "));
+}
+
 TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
   const auto error = [](std::vector<const char*> words) {
     words.insert(words.begin(), "spotlight-eval");
@@ -163,7 +180,18 @@ TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
   EXPECT_EQ(error({"--model", "m", "--context", "8192", "--queries", "0"}), "--queries: must be at least 1, got \"0\"");
   EXPECT_EQ(error({"--model", "m", "--queries", "4", "--dtype", "fp8"}),
             "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
-  EXPECT_FALSE(EvaluationHelp().empty());
+  EXPECT_EQ(error({"--model", "m", "--dtype", "auto", "--device", "tpu"}),
+            "--device: must be auto, cpu or cuda:N, got \"tpu\"");
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--device", "cpu", "--selectors", "hash,clairvoyant"}),
+                                "--selectors: selector clairvoyant: must be one of oracle-a, "));
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "hash,hash"}), "hash: given twice"));
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "quest:a"}), "quest:a: must be one of"));
+  EXPECT_EQ(error({"--model", "m", "--selectors", "hash:"}), "--selectors: selector hash:: names no file");
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "hash"}),
+                                "--text: must be given: training/texts/eval is neither in this folder nor "));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "*.safetensors. Required"));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "--version"));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "Exit codes: 0 done, "));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "kernels/reference/sparse_decode.h"
 #include "tests/training/evaluation/selectors/random_queries.h"
 #include "training/evaluation/selectors/selector_list.h"
+#include "training/evaluation/selectors/selector_names.h"
 #include "training/plane_quantiser.h"
 
 namespace spotlight::training {
