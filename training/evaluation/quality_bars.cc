@@ -166,6 +166,9 @@ std::string ToTable(const std::vector<QualityBar>& bars) {
       absl::StrAppendFormat(&out, "%s  %.4f\n", bar.result == BarResult::kPass ? "pass" : "MISS", bar.value);
     }
   }
+  const bool all_skipped =
+      std::all_of(bars.begin(), bars.end(), [](const QualityBar& bar) { return bar.result == BarResult::kSkipped; });
+  if (all_skipped) absl::StrAppend(&out, "no bar was checked, which is no pass\n");
   return out;
 }
 

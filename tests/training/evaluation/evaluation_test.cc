@@ -124,6 +124,13 @@ TEST(EvaluationTest, NamesWhatIsWrong) {
   options.selectors = {"clairvoyant"};
   EXPECT_TRUE(absl::StrContains(ErrorOf(options), "must be one of oracle-a, oracle-b"));
   options = Options();
+  options.selectors = {"window"};
+  options.fidelity = true;
+  EXPECT_EQ(ErrorOf(options), "--fidelity: needs a hash that can be served, --hash FILE and selector hash");
+  options.fidelity = false;
+  options.needle = true;
+  EXPECT_TRUE(absl::StrContains(ErrorOf(options), "--needle: task needle: its shortest text has ")) << ErrorOf(options);
+  options = Options();
   options.texts = {"nowhere.txt"};
   EXPECT_EQ(ErrorOf(options), "nowhere.txt: no such file or folder");
   options = Options();
@@ -155,15 +162,15 @@ TEST(EvaluationTest, AnswersThatAreLeftOutAreNotLeftOutInSilence) {
   options.budgets = {0.3};
   options.texts.resize(1);
   options.num_sequences = 1;
-  options.contexts = {1280};
-  options.tasks = true;
+  options.contexts = {1600};
+  options.needle = true;
   const auto report = Evaluate(options, kSilent);
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_FALSE(report->tasks.empty());
-  EXPECT_TRUE(report->task_answers.empty());
+  EXPECT_FALSE(report->needle.empty());
+  EXPECT_TRUE(report->needle_answers.empty());
   ASSERT_EQ(report->notes.size(), 1u);
-  EXPECT_TRUE(absl::StrContains(ToTable(*report), "\nnote: --tasks: by likelihood alone; ")) << ToTable(*report);
-  EXPECT_TRUE(absl::StrContains(ToJson(*report), "\"--tasks: by likelihood alone; "));
+  EXPECT_TRUE(absl::StrContains(ToTable(*report), "\nnote: --needle: by likelihood alone; ")) << ToTable(*report);
+  EXPECT_TRUE(absl::StrContains(ToJson(*report), "\"--needle: by likelihood alone; "));
 }
 
 TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {

@@ -184,7 +184,9 @@ TEST(QualityBarsTest, WhatWasNotMeasuredIsSkippedAndNothingMeasuredIsNoPass) {
   const auto bars = CheckBars(nothing, /*absolute=*/true);
   EXPECT_EQ(Count(bars, BarResult::kSkipped), static_cast<int>(bars.size()));
   EXPECT_FALSE(Passed(bars));
+  EXPECT_NE(ToTable(bars).find("no bar was checked"), std::string::npos);
   EvaluationReport report = GoodReport();
+  EXPECT_EQ(ToTable(CheckBars(report, /*absolute=*/true)).find("no bar was checked"), std::string::npos);
   report.selectors.back().hash.recipe = "encoder=linear loss=bt query=bits";
   EXPECT_EQ(Count(CheckBars(report, /*absolute=*/true), BarResult::kSkipped), 1);
 }
