@@ -5,7 +5,7 @@
   training/round_hash.py IN OUT bf16      back again, as the server reads it
   training/round_hash.py IN OUT rank=R    of rank R, by singular values, in IN's types: to see what that would keep
 
-Biases and logit scales stay as they are. So does the header: its held-out figures are IN's.
+Biases and logit scales stay as they are. The header's held-out figures are IN's, and say so in "before_rounding_to".
 """
 
 import json
@@ -101,6 +101,10 @@ def main():
         for name, (dtype, array) in tensors.items():
             if dtype == "F32" and array.ndim == 2 and not name.endswith(".scale"):
                 rounded[name] = "BF16", to_bf16(array)
+    if metadata.get("heldout"):
+        figures = json.loads(metadata["heldout"])
+        figures["before_rounding_to"] = how
+        metadata["heldout"] = json.dumps(figures)
     write(target, rounded, metadata)
 
 

@@ -176,6 +176,7 @@ absl::StatusOr<TrainReport> Train(const TrainOptions& options, const std::functi
   TrainingTask task;
   task.recipe = options.recipe;
   task.max_memory_bytes = options.max_memory_bytes;
+  task.stop = stop;
   std::string chosen;
   if (absl::Status status = ChooseLengths(*config, devices->front(), task.recipe, chosen); !status.ok()) return status;
 

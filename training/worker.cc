@@ -106,6 +106,7 @@ absl::Status Worker::PlanAndCapture() {
   // Every worker looks at the same samples, so that all begin with the same statistics.
   std::vector<Activations> samples;
   for (int32_t i = 0; i < needs.num_samples; ++i) {
+    if (absl::Status status = CheckNotStopped(); !status.ok()) return status;
     const size_t spread = i * task_.corpus->train.size() / needs.num_samples;
     const double start = Now();
     auto sample = task_.group->num_workers() == 1
@@ -118,11 +119,17 @@ absl::Status Worker::PlanAndCapture() {
   if (absl::Status status = MakeTrainer(samples); !status.ok()) return status;
   samples.clear();
   for (int32_t i = 0; i < needs.num_heldout; ++i) {
+    if (absl::Status status = CheckNotStopped(); !status.ok()) return status;
     auto activations = Capture(*model_, task_.corpus->heldout[i], recipe.first_layer, device);
     if (!activations.ok()) return activations.status();
     heldout_.push_back(*std::move(activations));
   }
   return absl::OkStatus();
+}
+
+absl::Status Worker::CheckNotStopped() const {
+  if (task_.stop == nullptr || !task_.stop->load()) return absl::OkStatus();
+  return absl::CancelledError("stopped before the first step");
 }
 
 absl::Status Worker::MakeTrainer(const std::vector<Activations>& samples) {

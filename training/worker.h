@@ -3,6 +3,7 @@
 
 #include <c10/core/Device.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -27,13 +28,14 @@ struct TrainingTask {
   const Corpus* corpus = nullptr;
   DataParallel* group = nullptr;
   int64_t max_memory_bytes = 0;  // 0: what is free
+  const std::atomic<bool>* stop = nullptr;
 };
 
 // Used by one thread, that of its rank. Torch exceptions leave it.
 class Worker {
  public:
   // Plans the memory, captures the first sequences and sets up the hashes. Errors as PlanMemory and
-  // HashTrainer::Create.
+  // HashTrainer::Create; CANCELLED: told to stop meanwhile.
   static absl::StatusOr<std::unique_ptr<Worker>> Create(const TrainingTask& task, int32_t rank,
                                                         std::unique_ptr<SequenceModel> model);
 
@@ -52,6 +54,7 @@ class Worker {
  private:
   Worker(const TrainingTask& task, int32_t rank, std::unique_ptr<SequenceModel> model);
   absl::Status PlanAndCapture();
+  absl::Status CheckNotStopped() const;
   absl::Status MakeTrainer(const std::vector<Activations>& samples);
 
   const TrainingTask task_;

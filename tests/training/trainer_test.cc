@@ -180,6 +180,16 @@ TEST_F(TrainerTest, StoppedRunGoesOnToTheSameFile) {
   EXPECT_FALSE(fs::exists(options.out + ".training"));
 }
 
+TEST_F(TrainerTest, RunStoppedBeforeItsFirstStepLeavesProgressAsItWas) {
+  TrainOptions options = Options();
+  stop_ = true;
+  const auto stopped = Train(options);
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  EXPECT_EQ(std::string(stopped.status().message()), "stopped before the first step");
+  EXPECT_FALSE(fs::exists(options.out + ".training"));
+  EXPECT_TRUE(losses_.empty());
+}
+
 TEST_F(TrainerTest, ResumesOnlyTheSameRun) {
   TrainOptions options = Options();
   options.recipe.learning_rate = 2e-3;
