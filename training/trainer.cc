@@ -142,7 +142,7 @@ absl::StatusOr<Corpus> CorpusOf(const TrainOptions& options, const Recipe& recip
   const auto found = static_cast<int64_t>(corpus->train.size());
   LimitSequences(wanted.max_sequences, *corpus);
   if (wanted.max_sequences > 0 && found > wanted.max_sequences) {
-    absl::StrAppend(&line, "; ", wanted.max_sequences, " of them are used (--sequences)");
+    absl::StrAppend(&line, "; ", wanted.max_sequences, " of them used (--sequences)");
   }
   Say(note, line);
   return corpus;
