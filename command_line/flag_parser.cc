@@ -76,7 +76,8 @@ absl::StatusOr<FlagAction> ParseFlags(const std::vector<FlagGroup>& groups, int 
         value = "false";
       }
     } else if (flag != nullptr && !has_value) {
-      if (!IsSwitch(*flag) && i + 1 == argc) {
+      const bool is_next_flag = i + 1 < argc && IsList(*flag) && absl::StartsWith(argv[i + 1], "--");
+      if (!IsSwitch(*flag) && (i + 1 == argc || is_next_flag)) {
         return absl::InvalidArgumentError(absl::StrCat("--", spelling, ": needs a value, ", flag->value));
       }
       value = IsSwitch(*flag) ? "true" : argv[++i];

@@ -6,6 +6,11 @@
 
 int main(int argc, char** argv) {
   spotlight::command_line::BoundSpinning(argv);
+  spotlight::server::TrainingLoader loader(spotlight::engine::LoadEngine, spotlight::training::TrainHash);
   return spotlight::server::RunProgram(
-      argc, argv, spotlight::server::TrainingLoader(spotlight::engine::LoadEngine, spotlight::training::TrainHash));
+      argc, argv,
+      [&loader](const spotlight::engine::LoadOptions& options, spotlight::engine::StatsObserver* observer) {
+        return loader.Load(options, observer);
+      },
+      [&loader] { return loader.Stop(); });
 }

@@ -46,7 +46,7 @@ void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded,
   spdlog::info("ready after {:.1f} s", absl::ToDoubleSeconds(load_time));
 }
 
-int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
+int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const std::function<bool()>& stop_loading) {
   LogToStandardError();
   StopSignal stop;
   RequestLog request_log;
@@ -72,6 +72,11 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
   });
   const bool stopped_early = stop.Wait();
   if (stopped_early) {
+    if (stop_loading != nullptr && stop_loading()) {
+      spdlog::info("stopping: what was trained so far is kept first; a second signal stops at once");
+      loader.join();
+      if (!loaded.ok()) spdlog::info("{}", Text(loaded.status()));
+    }
     // Loading cannot be interrupted, and nothing that it holds outlives the process.
     spdlog::info("stopped while loading");
     std::_Exit(0);
@@ -98,7 +103,8 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
 
 }  // namespace
 
-int RunProgram(int argc, const char* const* argv, const EngineLoader& load_engine) {
+int RunProgram(int argc, const char* const* argv, const EngineLoader& load_engine,
+               const std::function<bool()>& stop_loading) {
   const auto line = ParseCommandLine(argc, argv);
   if (!line.ok()) {
     std::fprintf(stderr, "spotlight-server: %s\n", Text(line.status()).c_str());
@@ -114,7 +120,7 @@ int RunProgram(int argc, const char* const* argv, const EngineLoader& load_engin
     case Action::kServe:
       break;
   }
-  return Serve(line->options, load_engine);
+  return Serve(line->options, load_engine, stop_loading);
 }
 
 }  // namespace spotlight::server

@@ -35,20 +35,27 @@ class ProgressLog {
 
 }  // namespace
 
-EngineLoader TrainingLoader(EngineLoader load_engine, training::TrainFunction train) {
-  return
-      [load_engine = std::move(load_engine), train = std::move(train)](
-          const engine::LoadOptions& options, engine::StatsObserver* observer) -> absl::StatusOr<engine::LoadedEngine> {
-        absl::string_view texts = options.hash;
-        if (!absl::ConsumePrefix(&texts, kTrainPrefix)) return load_engine(options, observer);
-        const auto path = training::FindOrTrainHash(
-            options, absl::StrSplit(texts, ',', absl::SkipEmpty()), train,
-            [](const std::string& note) { spdlog::info("{}", note); }, ProgressLog());
-        if (!path.ok()) return path.status();
-        engine::LoadOptions with_file = options;
-        with_file.hash = *path;
-        return load_engine(with_file, observer);
-      };
+TrainingLoader::TrainingLoader(EngineLoader load_engine, training::TrainFunction train)
+    : load_engine_(std::move(load_engine)), train_(std::move(train)) {}
+
+absl::StatusOr<engine::LoadedEngine> TrainingLoader::Load(const engine::LoadOptions& options,
+                                                          engine::StatsObserver* observer) {
+  absl::string_view texts = options.hash;
+  if (!absl::ConsumePrefix(&texts, kTrainPrefix)) return load_engine_(options, observer);
+  training_ = true;
+  const auto path = training::FindOrTrainHash(
+      options, absl::StrSplit(texts, ',', absl::SkipEmpty()), train_,
+      [](const std::string& note) { spdlog::info("{}", note); }, ProgressLog(), &stop_);
+  training_ = false;
+  if (!path.ok()) return path.status();
+  engine::LoadOptions with_file = options;
+  with_file.hash = *path;
+  return load_engine_(with_file, observer);
+}
+
+bool TrainingLoader::Stop() {
+  stop_ = true;
+  return training_;
 }
 
 }  // namespace spotlight::server

@@ -17,7 +17,7 @@ SINKS, RECENT, MIN_TOKENS = 4, 64, 64
 
 
 def read_safetensors(path):
-    dtypes = {'F32': torch.float32, 'BF16': torch.bfloat16, 'F16': torch.float16}
+    dtypes = {'F32': torch.float32, 'BF16': torch.bfloat16, 'F16': torch.float16, 'I8': torch.int8}
     with open(path, 'rb') as file:
         data = bytearray(file.read())
     size = struct.unpack('<Q', data[:8])[0]
@@ -82,6 +82,9 @@ class Hash:
         assert self.meta['scoring'] == 'asymmetric', 'checks what is served: scoring = asymmetric'
         prefix = f'layers.{layer}.'
         self.w = {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}
+        for name in [name for name in self.w if name.endswith('.scale')]:  # 8-bit matrices are served in bf16
+            matrix, scale = name[:-len('.scale')], self.w.pop(name)
+            self.w[matrix] = (self.w[matrix] * scale[:, None]).bfloat16().float()
 
     def encode(self, side, x):
         h = x @ self.w[f'{side}.skip'] + self.w[f'{side}.b2'][:, None]

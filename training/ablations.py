@@ -107,7 +107,7 @@ def measure(arguments, device, flags, folder):
         flags += ["--tokens-per-sequence", str(arguments.tokens_per_sequence)]
     start = time.monotonic()
     call([arguments.bin / "spotlight-train", "--model", arguments.model, "--out", hash_file, "--device", device,
-          "--checkpoint-seconds", "0", *flags])
+          "--checkpoint-seconds", "0", "--weights", "bf16", *flags])
     seconds = time.monotonic() - start
     if rounding:
         rounded = folder / "rounded.safetensors"

@@ -24,15 +24,6 @@ absl::StatusOr<std::vector<int32_t>> Separator(const engine::Tokenizer& tokenize
   return tokenizer.Encode("\n\n", /*add_special_tokens=*/false);
 }
 
-absl::StatusOr<std::vector<int32_t>> TokensBeforeText(const engine::Tokenizer& tokenizer) {
-  auto with = tokenizer.Encode("a", /*add_special_tokens=*/true);
-  if (!with.ok()) return with;
-  const auto plain = tokenizer.Encode("a", /*add_special_tokens=*/false);
-  if (!plain.ok()) return plain;
-  with->erase(std::search(with->begin(), with->end(), plain->begin(), plain->end()), with->end());
-  return with;
-}
-
 struct TokenStream {
   std::vector<int32_t> ids;
   std::string sha256;
@@ -81,6 +72,15 @@ uint64_t Below(uint64_t bound, std::mt19937_64& random) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<int32_t>> TokensBeforeText(const engine::Tokenizer& tokenizer) {
+  auto with = tokenizer.Encode("a", /*add_special_tokens=*/true);
+  if (!with.ok()) return with;
+  const auto plain = tokenizer.Encode("a", /*add_special_tokens=*/false);
+  if (!plain.ok()) return plain;
+  with->erase(std::search(with->begin(), with->end(), plain->begin(), plain->end()), with->end());
+  return with;
+}
 
 absl::StatusOr<Corpus> MakeCorpus(const TextFiles& files, const engine::Tokenizer& tokenizer,
                                   const engine::ModelConfig& config, int32_t tokens_per_sequence) {

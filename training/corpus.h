@@ -20,6 +20,9 @@ struct Corpus {
   std::string sha256;              // of the texts, a NUL byte between documents
 };
 
+// What the tokenizer puts before a text: a BOS, where the model has one.
+absl::StatusOr<std::vector<int32_t>> TokensBeforeText(const engine::Tokenizer& tokenizer);
+
 // Documents follow each other, the model's end-of-text token between them (a blank line where it has none), and the
 // whole is cut every `tokens_per_sequence` tokens: small files share a sequence. Each sequence begins with the tokens
 // that the tokenizer puts before a text (a BOS, where the model has one). Of n sequences 1 (n < 8), 2 (n < 40) or 4 are

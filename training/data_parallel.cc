@@ -1,5 +1,7 @@
 #include "training/data_parallel.h"
 
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/cuda/nccl.h>
 
 #include <utility>
@@ -9,24 +11,25 @@ namespace spotlight::training {
 namespace nccl = torch::cuda::nccl;
 
 struct DataParallel::Nccl {
-  nccl::ncclUniqueId id;
-  std::vector<nccl::ncclComm_t> communicators;  // by rank; null until its worker's first reduction
+  std::vector<nccl::ncclComm_t> communicators;  // by rank; LibTorch's own. Empty until the first reduction
 };
 
-DataParallel::DataParallel(std::vector<at::Device> devices) : devices_(std::move(devices)), offered_(devices_.size()) {
+DataParallel::DataParallel(std::vector<at::Device> devices)
+    : devices_(std::move(devices)), offered_(devices_.size()), nccl_is_up_(devices_.size()) {
   if (devices_.size() > 1 && devices_.front().is_cuda()) {
     nccl_ = std::make_unique<Nccl>();
-    nccl::get_unique_id(nccl_->id);
-    nccl_->communicators.resize(devices_.size());
   }
 }
 
-DataParallel::~DataParallel() {
-  // After a failure work may be queued that never ends, and destroying would wait for it.
-  if (nccl_ == nullptr || failed_) return;
-  for (const nccl::ncclComm_t communicator : nccl_->communicators) {
-    if (communicator != nullptr) nccl::comm_destroy(communicator);
-  }
+DataParallel::~DataParallel() = default;
+
+// All at once and by one thread: were each worker to make its own, those that can would wait for ever for one that
+// cannot.
+void DataParallel::StartNccl() {
+  const c10::OptionalDeviceGuard back_to_own(devices_.front());
+  std::vector<at::Tensor> on_each;
+  for (const at::Device device : devices_) on_each.push_back(at::empty({1}, at::TensorOptions().device(device)));
+  nccl_->communicators = nccl::detail::get_communicators(on_each).vec();
 }
 
 bool DataParallel::Agree(bool go_on) {
@@ -77,8 +80,12 @@ void DataParallel::ReduceOnHost(int32_t rank, std::vector<at::Tensor>& tensors) 
 void DataParallel::ReduceByNccl(int32_t rank, std::vector<at::Tensor>& tensors) {
   // A collective operation that one worker never joins hangs the others' devices: none begins before all are here.
   if (!Agree(true)) throw OtherWorkerFailed();
-  nccl::ncclComm_t& communicator = nccl_->communicators[rank];
-  if (communicator == nullptr) communicator = nccl::comm_init_rank(num_workers(), nccl_->id, rank);
+  if (!nccl_is_up_[rank]) {
+    if (rank == 0) StartNccl();
+    if (!Agree(true)) throw OtherWorkerFailed();
+    nccl_is_up_[rank] = true;
+  }
+  const nccl::ncclComm_t communicator = nccl_->communicators[rank];
   for (at::Tensor& tensor : tensors) tensor.div_(num_workers());
   const nccl::AutoNcclGroup one_launch;
   for (at::Tensor& tensor : tensors) {

@@ -41,11 +41,13 @@ class DataParallel {
   struct Nccl;
 
   void ReduceOnHost(int32_t rank, std::vector<at::Tensor>& tensors);
+  void StartNccl();
   void ReduceByNccl(int32_t rank, std::vector<at::Tensor>& tensors);
 
   const std::vector<at::Device> devices_;
   std::unique_ptr<Nccl> nccl_;
   std::vector<std::vector<at::Tensor>*> offered_;  // by rank; ReduceOnHost's
+  std::vector<char> nccl_is_up_;                   // by rank, as far as that worker knows
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
 #include "engine/model/fingerprint.h"
@@ -19,6 +21,8 @@ namespace spotlight::training {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr absl::Duration kWaitInterval = absl::Milliseconds(500);
 
 absl::StatusOr<std::string> Fingerprint(const engine::LoadOptions& load) {
   const auto config = engine::LoadModelConfig(load.model_folder);
@@ -57,12 +61,14 @@ absl::StatusOr<std::string> PathForNewFile(const engine::LoadOptions& load, cons
 absl::StatusOr<std::string> FindOrTrainHash(const engine::LoadOptions& load, const std::vector<std::string>& text_paths,
                                             const TrainFunction& train,
                                             const std::function<void(const std::string&)>& note,
-                                            const std::function<void(const TrainProgress&)>& progress) {
+                                            const std::function<void(const TrainProgress&)>& progress,
+                                            const std::atomic<bool>* stop) {
   const auto fingerprint = Fingerprint(load);
   if (!fingerprint.ok()) return fingerprint.status();
-  const std::string found =
-      engine::FindHashFile(load.model_folder, engine::HashFolders(load.hash_folders), *fingerprint);
-  if (!found.empty()) {
+  const auto find = [&] {
+    return engine::FindHashFile(load.model_folder, engine::HashFolders(load.hash_folders), *fingerprint);
+  };
+  if (std::string found = find(); !found.empty()) {
     note(absl::StrCat("this model's hash is there, nothing to train: ", found));
     return found;
   }
@@ -77,8 +83,19 @@ absl::StatusOr<std::string> FindOrTrainHash(const engine::LoadOptions& load, con
   options.device = load.device;
   options.dtype = load.dtype;
   options.num_threads = load.num_threads;
+  options.replace_progress = true;
   note(absl::StrCat("this model has no hash yet: training one, to be kept in ", *path));
-  const auto report = train(options, note, progress, nullptr);
+  auto report = train(options, note, progress, stop);
+  for (bool said = false; absl::IsUnavailable(report.status()); said = true) {
+    if (!said) note(absl::StrCat(report.status().message(), "; waiting for it"));
+    if (stop != nullptr && stop->load()) return absl::CancelledError("stopped while another process made the hash");
+    absl::SleepFor(kWaitInterval);
+    if (std::string found = find(); !found.empty()) {
+      note(absl::StrCat("the other process has made this model's hash: ", found));
+      return found;
+    }
+    report = train(options, note, progress, stop);
+  }
   if (!report.ok()) return report.status();
   note(absl::StrFormat("hash trained in %.0f s: held-out recall %.3f, attention mass %.3f, IoU %.3f", report->seconds,
                        report->heldout_recall, report->heldout_mass, report->heldout_iou));

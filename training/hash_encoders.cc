@@ -31,6 +31,11 @@ at::Tensor ByHead(const at::Tensor& h, int64_t group) {
 
 }  // namespace
 
+Encoder UnitsOf(const Encoder& encoder, int64_t begin, int64_t count) {
+  const auto some = [&](const at::Tensor& x) { return x.defined() ? x.narrow(0, begin, count) : x; };
+  return {some(encoder.w1), some(encoder.b1), some(encoder.w2), some(encoder.b2), some(encoder.skip)};
+}
+
 Encoder EncoderOf(const Recipe& recipe, Side side, const std::map<std::string, at::Tensor>& parameters,
                   const at::Tensor& rotations) {
   const bool own = side == Side::kQuery && parameters.count("query.b2") > 0;

@@ -18,6 +18,9 @@ struct Encoder {
   at::Tensor skip;    // [u, in, N]
 };
 
+// Units [begin, begin + count).
+Encoder UnitsOf(const Encoder& encoder, int64_t begin, int64_t count);
+
 enum class Side : uint8_t { kKey, kQuery };
 
 // From the views of a layout's parameters; `rotations` [D, N] are the paper's fixed ones. Differentiable.

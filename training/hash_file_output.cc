@@ -1,7 +1,10 @@
 #include "training/hash_file_output.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/round.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -10,11 +13,34 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/model/int8_matrix.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/safetensors_writer.h"
 
 namespace spotlight::training {
 namespace {
+
+constexpr double kMaxInt8 = 127;
+
+struct StoredTensor {
+  std::string name;
+  at::Tensor values;  // fp32, bf16 or int8; contiguous
+};
+
+bool IsLogitScale(const std::string& name) {
+  return absl::EndsWith(name, ".logit_scale");
+}
+
+// One tensor, or integers and their scales.
+std::vector<StoredTensor> Store(const std::string& name, const at::Tensor& tensor, StoredWeights weights) {
+  if (IsLogitScale(name)) return {{name, tensor.to(at::kFloat).contiguous()}};
+  if (tensor.dim() < 3 || weights == StoredWeights::kBf16) return {{name, tensor.to(at::kBFloat16).contiguous()}};
+  const at::Tensor matrix = tensor.to(at::kFloat);
+  at::Tensor scale = matrix.abs().amax({1}).div_(kMaxInt8);
+  scale.masked_fill_(scale == 0, 1);  // nothing but zeros
+  at::Tensor integers = at::round(matrix / scale.unsqueeze(1)).to(at::kChar);
+  return {{name, integers.contiguous()}, {name + engine::kScaleSuffix, scale.contiguous()}};
+}
 
 std::string EncoderName(const Recipe& recipe) {
   switch (recipe.encoder) {
@@ -68,27 +94,42 @@ absl::Status CheckReplaceable(const std::string& path) {
 }
 
 absl::Status WriteHashFile(const std::string& path, const std::map<std::string, at::Tensor>& encoders,
-                           const engine::HashFileMetadata& metadata) {
-  using engine::SafetensorsWriter;
-  // The fp32 tensors first: that keeps every tensor aligned to its elements.
-  std::vector<SafetensorsWriter::Tensor> tensors;
-  std::vector<at::Tensor> values;
-  for (const bool is_scale : {true, false}) {
-    for (const auto& [name, tensor] : encoders) {
-      if (absl::EndsWith(name, ".logit_scale") != is_scale) continue;
-      if (!at::isfinite(tensor).all().item<bool>()) {
-        return absl::InternalError(absl::StrCat("training diverged: ", name, " holds a number that is not finite"));
-      }
-      tensors.push_back({name, is_scale ? kernels::DType::kF32 : kernels::DType::kBF16, tensor.sizes().vec()});
-      values.push_back(tensor.to(is_scale ? at::kFloat : at::kBFloat16).contiguous());
+                           StoredWeights weights, const engine::HashFileMetadata& metadata) {
+  std::vector<StoredTensor> stored;
+  for (const auto& [name, tensor] : encoders) {
+    if (!at::isfinite(tensor).all().item<bool>()) {
+      return absl::InternalError(absl::StrCat("training diverged: ", name, " holds a number that is not finite"));
     }
+    for (StoredTensor& part : Store(name, tensor, weights)) stored.push_back(std::move(part));
   }
-  auto writer = SafetensorsWriter::Create(path, tensors, FormatHashFileMetadata(metadata));
+  // The widest elements first: that keeps every tensor aligned to its own.
+  std::stable_sort(stored.begin(), stored.end(), [](const StoredTensor& a, const StoredTensor& b) {
+    return a.values.element_size() > b.values.element_size();
+  });
+  std::vector<engine::SafetensorsWriter::Tensor> tensors;
+  for (const StoredTensor& tensor : stored) {
+    const at::ScalarType type = tensor.values.scalar_type();
+    tensors.push_back({tensor.name, type == at::kFloat ? kernels::DType::kF32 : kernels::DType::kBF16,
+                       tensor.values.sizes().vec(), type == at::kChar});
+  }
+  auto writer = engine::SafetensorsWriter::Create(path, tensors, FormatHashFileMetadata(metadata));
   if (!writer.ok()) return writer.status();
-  for (const at::Tensor& value : values) {
-    if (absl::Status status = (*writer)->Append(value.data_ptr(), value.nbytes()); !status.ok()) return status;
+  for (const StoredTensor& tensor : stored) {
+    absl::Status status = (*writer)->Append(tensor.values.data_ptr(), tensor.values.nbytes());
+    if (!status.ok()) return status;
   }
   return (*writer)->Finish();
+}
+
+std::map<std::string, at::Tensor> AsStored(const std::map<std::string, at::Tensor>& encoders, StoredWeights weights) {
+  std::map<std::string, at::Tensor> read;
+  for (const auto& [name, tensor] : encoders) {
+    const std::vector<StoredTensor> parts = Store(name, tensor, weights);
+    at::Tensor values = parts.front().values.to(at::kFloat);
+    if (parts.size() > 1) values.mul_(parts[1].values.unsqueeze(1));
+    read[name] = IsLogitScale(name) ? values : values.to(at::kBFloat16).to(at::kFloat);
+  }
+  return read;
 }
 
 }  // namespace spotlight::training

@@ -25,9 +25,13 @@ engine::HashFileMetadata HashMetadata(const Recipe& recipe, const engine::ModelC
 // checkpoint's weights or a text.
 absl::Status CheckReplaceable(const std::string& path);
 
-// `encoders`: HashTrainer::Export's; matrices are stored in bf16, logit_scale in fp32. The file takes the place of
-// another in one step, at the end. RESOURCE_EXHAUSTED: the disk is full. INTERNAL: a value that is not finite, named.
+// `encoders`: HashTrainer::Export's; matrices are stored as `weights` says, biases in bf16, logit_scale in fp32. The
+// file takes the place of another in one step, at the end. RESOURCE_EXHAUSTED: the disk is full. INTERNAL: a value that
+// is not finite, named.
 absl::Status WriteHashFile(const std::string& path, const std::map<std::string, at::Tensor>& encoders,
-                           const engine::HashFileMetadata& metadata);
+                           StoredWeights weights, const engine::HashFileMetadata& metadata);
+
+// What who loads that file works with: `encoders` after rounding, in fp32.
+std::map<std::string, at::Tensor> AsStored(const std::map<std::string, at::Tensor>& encoders, StoredWeights weights);
 
 }  // namespace spotlight::training

@@ -10,8 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "training/hash_encoders.h"
-
 namespace spotlight::training {
 namespace {
 
@@ -120,6 +118,13 @@ at::Tensor ServedScores(const Recipe& recipe, const HashLayout& layout, const Un
   const at::NoGradGuard no_grad;
   const Encoded encoded = EncodeBoth(recipe, units, ViewsOf(layout, units.parameters));
   return at::bmm(ServedQueryWeights(recipe, encoded.queries, layout.group), HardBits(encoded.keys).transpose(1, 2));
+}
+
+at::Tensor ServedScores(const Recipe& recipe, const HashLayout& layout, const Encoder& query, const Encoder& key,
+                        const at::Tensor& q, const at::Tensor& k) {
+  const at::NoGradGuard no_grad;
+  return at::bmm(ServedQueryWeights(recipe, Encode(query, QueryInputs(recipe, q)), layout.group),
+                 HardBits(Encode(key, k)).transpose(1, 2));
 }
 
 }  // namespace spotlight::training

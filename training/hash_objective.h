@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "training/attention_targets.h"
+#include "training/hash_encoders.h"
 #include "training/hash_layout.h"
 #include "training/ranking_loss.h"
 #include "training/recipe.h"
@@ -38,5 +39,8 @@ at::Tensor LossAndGradient(const Recipe& recipe, const HashLayout& layout, const
 // Scores [u, N, T] before the logit scale as training sees them, and as they are served (integers).
 at::Tensor TrainingScores(const Recipe& recipe, const HashLayout& layout, const UnitBatch& units);
 at::Tensor ServedScores(const Recipe& recipe, const HashLayout& layout, const UnitBatch& units);
+// The same by a hash file's encoders, of queries and keys that are not centred: q [u, G, N, D], k [u, T, D].
+at::Tensor ServedScores(const Recipe& recipe, const HashLayout& layout, const Encoder& query, const Encoder& key,
+                        const at::Tensor& q, const at::Tensor& k);
 
 }  // namespace spotlight::training

@@ -1,6 +1,7 @@
 #include "training/hash_trainer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/std.h>
 #include <ATen/ops/zeros_like.h>
@@ -95,8 +96,10 @@ class HashTrainer::Implementation {
     return figures;
   }
 
-  HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries) const {
+  HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries,
+                          const std::map<std::string, at::Tensor>& encoders) const {
     const TorchScope scope(device_);
+    const Encoder key = Imported(encoders, "key"), query = Imported(encoders, "query");
     const int64_t tokens = sequence.k.size(2);
     StepRandom random(0, Draw::kHeldOut, sequence_index);
     const std::vector<int64_t> queries = random.Distinct(num_queries, FirstQuery(tokens, 2), tokens);
@@ -107,7 +110,9 @@ class HashTrainer::Implementation {
         FigureBytesPerHead(recipe_, layout_, shape_.head_dim, tokens, static_cast<int64_t>(queries.size()));
     ForHeadBatches(layout_.num_kv_heads, head_bytes, device_.type(), [&](int64_t begin, int64_t count) {
       const HeadBatch heads = reader.ReadHeads(begin, count);
-      const at::Tensor score = ServedScores(recipe_, layout_, Units(heads, begin));
+      const at::Tensor score = encoders.empty() ? ServedScores(recipe_, layout_, Units(heads, begin))
+                                                : ScoresBy(query, key, UnitReader::UnitsOf(layout_, heads),
+                                                           begin * layout_.units_per_kv_head);
       const RetrievalFigures found = JudgeRetrieval(AttentionWeights(heads.q, heads.k, sites),
                                                     score.unflatten(0, {count, layout_.units_per_kv_head}), sites);
       figures[0].narrow(0, begin, count).copy_(found.recall);
@@ -189,6 +194,26 @@ class HashTrainer::Implementation {
     return UnitReader(layout_, shape_.head_dim, sequence, queries, shift, device_);
   }
 
+  // What Export gave, of all units: [units of a layer, ...] by layer -> [U, ...].
+  Encoder Imported(const std::map<std::string, at::Tensor>& encoders, const std::string& side) const {
+    const auto all = [&](const char* tensor) {
+      std::vector<at::Tensor> layers;
+      for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
+        const auto found = encoders.find(absl::StrCat("layers.", recipe_.first_layer + layer, ".", side, ".", tensor));
+        if (found != encoders.end())
+          layers.push_back(found->second.dim() == 2 ? found->second.unsqueeze(1) : found->second);
+      }
+      return layers.empty() ? at::Tensor() : at::cat(layers).to(device_);
+    };
+    return {all("w1"), all("b1"), all("w2"), all("b2"), all("skip")};
+  }
+
+  at::Tensor ScoresBy(const Encoder& query, const Encoder& key, const HeadBatch& units, int64_t first_unit) const {
+    const int64_t count = units.k.size(0);
+    return ServedScores(recipe_, layout_, UnitsOf(query, first_unit, count), UnitsOf(key, first_unit, count), units.q,
+                        units.k);
+  }
+
   at::Tensor UnitRows(const at::Tensor& x, int64_t first_head, int64_t num_heads) const {
     return x.narrow(0, first_head * layout_.units_per_kv_head, num_heads * layout_.units_per_kv_head);
   }
@@ -262,8 +287,9 @@ StepFigures HashTrainer::Step(const Activations& sequence, int32_t step, int32_t
   return implementation_->Step(sequence, step, rank, all_reduce_mean);
 }
 
-HeldOutFigures HashTrainer::Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries) const {
-  return implementation_->Evaluate(sequence, sequence_index, num_queries);
+HeldOutFigures HashTrainer::Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries,
+                                     const std::map<std::string, at::Tensor>& encoders) const {
+  return implementation_->Evaluate(sequence, sequence_index, num_queries, encoders);
 }
 
 int64_t HashTrainer::StepBytes(const Recipe& recipe, const HashShape& shape, c10::DeviceType device) {

@@ -44,6 +44,8 @@ struct HeldOutFigures {
   double iou = 0;             // against each query head's own exact top tokens, iouA
 };
 
+inline constexpr int32_t kHeldOutQueries = 32;
+
 // Thread-compatible. Torch exceptions leave it: the caller catches them once. Results on a CPU do not depend on the
 // number of threads; on a GPU, fp32 products follow the process' TF32 setting (off unless set; on, a step is a quarter
 // faster).
@@ -64,8 +66,10 @@ class HashTrainer {
                    const std::function<void(std::vector<at::Tensor>&)>& all_reduce_mean = nullptr);
 
   // Quantised queries and hard bits, as served. Queries: `num_queries` positions of the sequence's second half, drawn
-  // from (seed 0, sequence_index).
-  HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries = 32) const;
+  // from (seed 0, sequence_index). `encoders`: what Export gave, whatever a file then made of it; empty: the
+  // parameters as they are.
+  HeldOutFigures Evaluate(const Activations& sequence, int32_t sequence_index, int32_t num_queries = kHeldOutQueries,
+                          const std::map<std::string, at::Tensor>& encoders = {}) const;
 
   // Bytes beside the activations that training needs at most (parameters, optimiser state and Step's own), for stating
   // them before the start. A GPU is given larger pieces of the work at a time than a CPU.

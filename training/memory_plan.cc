@@ -40,7 +40,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const MemoryNeeds& needs, int64_t free_dev
         FormatBytes(needs.step_bytes), ", the model's pass ", FormatBytes(needs.pass_bytes), ", ",
         FixedSequences(needs), " sequences of ", FormatBytes(needs.sequence_bytes), ") beside the model's ",
         FormatBytes(needs.weight_bytes), ", and ", FormatBytes(std::max<int64_t>(free_device_bytes, 0)),
-        " are free; shorter sequences need less (--tokens-per-sequence)"));
+        needs.limited ? " are left of --max-memory" : " are free",
+        "; shorter sequences need less (--tokens-per-sequence)"));
   }
   if (!needs.sequences_recur) return plan;
   const int64_t room = (free_device_bytes - plan.device_bytes) / needs.sequence_bytes;
@@ -65,11 +66,11 @@ std::string DescribeMemory(const MemoryNeeds& needs, const MemoryPlan& plan, int
   } else if (kept < needs.num_sequences) {
     where.push_back(absl::StrCat(needs.num_sequences - kept, " run through the model again whenever they are used"));
   }
-  return absl::StrCat("memory on ", needs.device, ": ", FormatBytes(needs.weight_bytes), " of weights, ",
-                      FormatBytes(needs.step_bytes), " for a step, ", FormatBytes(needs.pass_bytes),
-                      " for the model's pass; ", needs.num_sequences, " sequences of ",
-                      FormatBytes(needs.sequence_bytes), ", ", absl::StrJoin(where, ", "), "; ",
-                      FormatBytes(plan.device_bytes), " of the ", FormatBytes(free_device_bytes), " free in all");
+  return absl::StrCat(
+      "memory on ", needs.device, ": ", FormatBytes(needs.weight_bytes), " of weights, ", FormatBytes(needs.step_bytes),
+      " for a step, ", FormatBytes(needs.pass_bytes), " for the model's pass; ", needs.num_sequences, " sequences of ",
+      FormatBytes(needs.sequence_bytes), ", ", absl::StrJoin(where, ", "), "; ", FormatBytes(plan.device_bytes),
+      " of the ", FormatBytes(free_device_bytes), needs.limited ? " left of --max-memory" : " free in all");
 }
 
 }  // namespace spotlight::training

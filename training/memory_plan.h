@@ -18,6 +18,7 @@ struct MemoryNeeds {
   int32_t num_sequences = 0;    // trained on
   int32_t num_heldout = 0;      // always on the device
   int32_t num_samples = 0;      // on the device at once before the first step
+  bool limited = false;         // by --max-memory rather than by what is free
   bool sequences_recur = true;  // false: every sequence is used once, and none is worth keeping
 };
 

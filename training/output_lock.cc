@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<OutputLock>> OutputLock::Acquire(const std::strin
       close(file);
       if (error == EINTR) continue;
       if (error == EWOULDBLOCK) {
-        return absl::FailedPreconditionError(absl::StrCat(path, ": another process is making it (", lock_path, ")"));
+        return absl::UnavailableError(absl::StrCat(path, ": another process is making it (", lock_path, ")"));
       }
       unlink(lock_path.c_str());
       return absl::InvalidArgumentError(

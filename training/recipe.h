@@ -19,6 +19,9 @@ enum class Loss : uint8_t { kCrossEntropy, kBradleyTerry, kSoftTopK };
 // query head's own bits, matches summed over the group (evaluation and the symmetric form).
 enum class QueryForm : uint8_t { kReal, kBits };
 
+// How a hash file stores matrices (engine/model/int8_matrix.h). No part of a recipe: training is the same.
+enum class StoredWeights : uint8_t { kBf16, kInt8 };
+
 struct Recipe {
   EncoderKind encoder = EncoderKind::kZ;
   Loss loss = Loss::kCrossEntropy;

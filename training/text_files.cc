@@ -118,7 +118,10 @@ class Reader {
     bool begins_document = true;
     for (size_t begin = 0, end = 0; begin < text->size(); begin = end) {
       end = PieceEnd(*text, begin);
-      if (!share_.Take(end - begin)) continue;
+      if (!share_.Take(end - begin)) {
+        if (first_left_.text.empty()) first_left_ = {path, /*begins_document=*/true, text->substr(begin, end - begin)};
+        continue;
+      }
       files_.num_files += begins_document ? 1 : 0;
       files_.num_bytes += static_cast<int64_t>(end - begin);
       files_.pieces.push_back({path, begins_document, text->substr(begin, end - begin)});
@@ -127,11 +130,22 @@ class Reader {
     return absl::OkStatus();
   }
 
-  TextFiles& files() { return files_; }
+  // Of a text of few pieces a small share may be none: then its first one is taken.
+  TextFiles Take() {
+    if (files_.pieces.empty() && !first_left_.text.empty()) {
+      files_.num_files = 1;
+      files_.num_bytes = static_cast<int64_t>(first_left_.text.size());
+      files_.pieces.push_back(std::move(first_left_));
+    }
+    return std::move(files_);
+  }
+
+  int64_t total_bytes() const { return files_.total_bytes; }
 
  private:
   EvenShare share_;
   TextFiles files_;
+  TextPiece first_left_;
 };
 
 struct Source {
@@ -145,6 +159,9 @@ absl::StatusOr<Source> Find(const std::string& path) {
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   if (status.type() == fs::file_type::none) return Unreadable(path, error.message());
+  if (fs::is_character_file(status) || fs::is_block_file(status) || fs::is_socket(status)) {
+    return Unreadable(path, "is a device, and no file");
+  }
   if (status.type() != fs::file_type::directory) return Source{path, false, {path}};
   Source source{path, true, {}};
   if (absl::Status found = AddFilesOf(path, source.files); !found.ok()) return found;
@@ -177,19 +194,18 @@ absl::StatusOr<TextFiles> ReadTextFiles(const std::vector<std::string>& paths, i
   }
   const int64_t num_bytes = NumBytes(sources);
   Reader reader(num_bytes > max_bytes ? static_cast<double>(max_bytes) / static_cast<double>(num_bytes) : 1);
-  TextFiles& files = reader.files();
   for (const Source& source : sources) {
-    const int64_t bytes_before = files.total_bytes;
+    const int64_t bytes_before = reader.total_bytes();
     for (const std::string& file : source.files) {
       if (absl::Status status = reader.Read(file, !source.is_folder); !status.ok()) return status;
     }
-    if (files.total_bytes == bytes_before) {
+    if (reader.total_bytes() == bytes_before) {
       return absl::InvalidArgumentError(source.is_folder ? absl::StrCat(source.path, ": holds no UTF-8 text among its ",
                                                                         source.files.size(), " files")
                                                          : absl::StrCat(source.path, ": is empty"));
     }
   }
-  return std::move(files);
+  return reader.Take();
 }
 
 }  // namespace spotlight::training

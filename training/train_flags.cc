@@ -46,6 +46,9 @@ ABSL_FLAG(int32_t, first_layer, kRecipe.first_layer, "First layer that gets a ha
 ABSL_FLAG(int32_t, key_hidden, kRecipe.key_hidden, "Hidden units of a key's encoder");
 ABSL_FLAG(int32_t, query_hidden, kRecipe.query_hidden, "Hidden units of a query's encoder");
 
+ABSL_FLAG(std::string, weights, "int8",
+          "How the file stores matrices: int8, with a scale per output, or bf16, twice the size; served alike");
+
 ABSL_FLAG(
     std::string, loss, "ce",
     "ce: cross-entropy against the attention mass; bt: the paper's Bradley-Terry; soft-topk: against the exact top");
@@ -57,7 +60,7 @@ ABSL_FLAG(bool, per_query_head, kRecipe.per_query_head, "A code per query head, 
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu; cuda: every GPU, data-parallel");
 ABSL_FLAG(std::string, dtype, "auto", "Of the model's pass; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads; 0: one per core");
-ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use; 0: most of what is free");
+ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use at most; 0: most of what is free");
 ABSL_FLAG(double, checkpoint_seconds, kOptions.checkpoint_seconds,
           "Keep progress in FILE.training this often and resume from it; 0: never");
 ABSL_FLAG(std::string, random_weights, "",
@@ -88,7 +91,8 @@ const std::vector<FlagGroup>& Groups() {
         {"prefix_weight", "X"},
         {"first_layer", "N"},
         {"key_hidden", "N"},
-        {"query_hidden", "N"}}},
+        {"query_hidden", "N"},
+        {"weights", "int8|bf16"}}},
       {"Baselines and experiments",
        {{"loss", "ce|bt|soft-topk"},
         {"encoder", "z|linear|paper"},
@@ -204,7 +208,15 @@ absl::Status ReadExperiment(Recipe* recipe) {
       {{"z", EncoderKind::kZ}, {"linear", EncoderKind::kLinear}, {"paper", EncoderKind::kPaper}}, &recipe->encoder));
   status.Update(Choose<QueryForm>("query", absl::GetFlag(FLAGS_query),
                                   {{"real", QueryForm::kReal}, {"bits", QueryForm::kBits}}, &recipe->query));
+  if (status.ok() && recipe->encoder == EncoderKind::kPaper && recipe->query != QueryForm::kBits) {
+    status = Invalid("query", "must be bits with --encoder paper, got \"real\"");
+  }
   return status;
+}
+
+absl::Status ReadWeights(TrainOptions* options) {
+  return Choose<StoredWeights>("weights", absl::GetFlag(FLAGS_weights),
+                               {{"int8", StoredWeights::kInt8}, {"bf16", StoredWeights::kBf16}}, &options->weights);
 }
 
 absl::Status ReadMachine(TrainOptions* options) {
@@ -253,7 +265,7 @@ absl::StatusOr<TrainCommandLine> ParseTrainCommandLine(int argc, const char* con
   }
   TrainOptions& options = line.options;
   for (const absl::Status& status : {ReadFiles(&options), ReadLength(&options), ReadHash(&options.recipe),
-                                     ReadExperiment(&options.recipe), ReadMachine(&options)}) {
+                                     ReadWeights(&options), ReadExperiment(&options.recipe), ReadMachine(&options)}) {
     if (!status.ok()) return status;
   }
   return line;

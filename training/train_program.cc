@@ -1,6 +1,7 @@
 #include "training/train_program.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "training/memory_plan.h"
 #include "training/train_flags.h"
 #include "training/train_progress.h"
@@ -58,7 +60,16 @@ bool CanBeServed(const Recipe& recipe) {
   return recipe.encoder != EncoderKind::kPaper && recipe.query == QueryForm::kReal && !recipe.per_query_head;
 }
 
-std::string FormatReport(const TrainOptions& options, const TrainReport& report) {
+// What stands before the other programs' names: the folder that this one was started from, "bin/" where that is another
+// one's, nothing where it was found on the PATH.
+std::string FolderOfPrograms(absl::string_view program) {
+  const size_t slash = program.rfind('/');
+  if (slash == absl::string_view::npos) return "";
+  const std::string folder(program.substr(0, slash + 1));
+  return access(absl::StrCat(folder, "spotlight-server").c_str(), X_OK) == 0 ? folder : "bin/";
+}
+
+std::string FormatReport(const TrainOptions& options, const TrainReport& report, const std::string& folder) {
   const Recipe& recipe = report.recipe;
   std::string text = absl::StrFormat(
       "%s: %s, %d bits per token and KV head\n"
@@ -68,12 +79,12 @@ std::string FormatReport(const TrainOptions& options, const TrainReport& report)
       recipe.steps, FormatSeconds(report.seconds), report.num_heldout_sequences, report.heldout_recall,
       report.heldout_mass, report.heldout_iou);
   const std::string files = absl::StrCat("--model ", Quoted(options.model_folder), " --hash ", Quoted(options.out));
-  absl::StrAppend(&text, "next:\n  spotlight-eval ", files, " --text FILE ...\n");
-  if (CanBeServed(recipe)) absl::StrAppend(&text, "  spotlight-server ", files, "\n");
+  absl::StrAppend(&text, "next:\n  ", folder, "spotlight-eval ", files, " --text FILE ...\n");
+  if (CanBeServed(recipe)) absl::StrAppend(&text, "  ", folder, "spotlight-server ", files, "\n");
   return text;
 }
 
-int Train(const TrainOptions& options, const TrainFunction& train) {
+int Train(const TrainOptions& options, const TrainFunction& train, const std::string& folder) {
   const StopOnSignal stop;
   absl::StatusOr<TrainReport> report = absl::UnknownError("not trained");
   {
@@ -86,7 +97,7 @@ int Train(const TrainOptions& options, const TrainFunction& train) {
     std::fprintf(stderr, "spotlight-train: %s\n", std::string(report.status().message()).c_str());
     return absl::IsCancelled(report.status()) ? 4 : 1;
   }
-  std::fputs(FormatReport(options, *report).c_str(), stdout);
+  std::fputs(FormatReport(options, *report, folder).c_str(), stdout);
   return 0;
 }
 
@@ -108,7 +119,7 @@ int RunTrainProgram(int argc, const char* const* argv, const TrainFunction& trai
     case TrainAction::kTrain:
       break;
   }
-  return Train(line->options, train);
+  return Train(line->options, train, FolderOfPrograms(argv[0]));
 }
 
 }  // namespace spotlight::training

@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<at::Device>> Devices(const std::string& name) {
 absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device, Recipe& recipe, std::string& note) {
   const char* where = device.is_cuda() ? "a GPU" : "a CPU";
   if (recipe.steps < 0 || recipe.tokens_per_sequence < 0) {
-    return Invalid(absl::StrCat("steps and tokens_per_sequence must be at least 1 (0: chosen for the device), are ",
+    return Invalid(absl::StrCat("--steps and --tokens-per-sequence must be at least 1 (0: chosen for the device), are ",
                                 recipe.steps, " and ", recipe.tokens_per_sequence));
   }
   if (recipe.tokens_per_sequence == 0) {
@@ -68,13 +68,18 @@ absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device,
     recipe.steps = device.is_cuda() ? 6000 : 1200;
     absl::StrAppend(&note, note.empty() ? "" : ", ", recipe.steps, " steps");
   }
+  if (recipe.target_context == 0) recipe.target_context = config.max_context_tokens;
   if (!note.empty()) absl::StrAppend(&note, ": the defaults on ", where, " (--tokens-per-sequence, --steps)");
   if (recipe.tokens_per_sequence < kMinTokensPerSequence || recipe.tokens_per_sequence > config.max_context_tokens) {
-    return Invalid(absl::StrCat("tokens_per_sequence: must be in [", kMinTokensPerSequence, ", ",
+    return Invalid(absl::StrCat("--tokens-per-sequence: must be in [", kMinTokensPerSequence, ", ",
                                 config.max_context_tokens, "] (the model's context), is ", recipe.tokens_per_sequence));
   }
+  if (recipe.queries_per_step > recipe.tokens_per_sequence) {
+    return Invalid(absl::StrCat("--queries-per-step: must be at most ", recipe.tokens_per_sequence,
+                                ", the tokens of a sequence, is ", recipe.queries_per_step));
+  }
   if (recipe.first_layer < 0 || recipe.first_layer >= config.num_layers) {
-    return Invalid(absl::StrCat("first_layer: must be in [0, ", config.num_layers - 1, "] for a model of ",
+    return Invalid(absl::StrCat("--first-layer: must be in [0, ", config.num_layers - 1, "] for a model of ",
                                 config.num_layers, " layers, is ", recipe.first_layer));
   }
   return absl::OkStatus();
@@ -93,36 +98,51 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> LoadModel(const TrainOptions& opt
   return SequenceModel::Load(model);
 }
 
-absl::StatusOr<Corpus> ReadCorpus(const TrainOptions& options, const Recipe& recipe, int64_t num_workers,
-                                  const SequenceModel& model, const std::function<void(const std::string&)>& note) {
-  int32_t max_sequences = options.max_sequences;
-  if (max_sequences == 0 && model.device().is_cpu()) max_sequences = kCpuSequences;
-  int64_t wanted = recipe.steps * num_workers;
-  if (max_sequences > 0) wanted = std::min<int64_t>(wanted, max_sequences);
+// How many sequences to train on, as far as the text has them.
+struct Wanted {
+  int32_t max_sequences = 0;  // 0: no limit but the steps
+  int64_t sequences = 0;
+};
+
+Wanted WantedSequences(const TrainOptions& options, const Recipe& recipe, const std::vector<at::Device>& devices) {
+  Wanted wanted;
+  wanted.max_sequences = options.max_sequences;
+  if (wanted.max_sequences == 0 && devices.front().is_cpu()) wanted.max_sequences = kCpuSequences;
+  wanted.sequences = recipe.steps * static_cast<int64_t>(devices.size());
+  if (wanted.max_sequences > 0) wanted.sequences = std::min<int64_t>(wanted.sequences, wanted.max_sequences);
+  return wanted;
+}
+
+absl::StatusOr<TextFiles> ReadTexts(const TrainOptions& options, const Recipe& recipe, const Wanted& wanted) {
+  if (options.random_weights_seed.has_value()) return TextFiles();
+  return ReadTextFiles(options.text_paths, kMaxBytesPerToken * (wanted.sequences + 4) * recipe.tokens_per_sequence);
+}
+
+absl::StatusOr<Corpus> CorpusOf(const TrainOptions& options, const Recipe& recipe, const Wanted& wanted,
+                                const TextFiles& files, const SequenceModel& model,
+                                const std::function<void(const std::string&)>& note) {
   if (options.random_weights_seed.has_value()) {
     Say(note, "random weights, random tokens: what comes out is good for measuring cost only");
-    return RandomCorpus(model.config().vocab_size, recipe.tokens_per_sequence, std::max<int64_t>(wanted, 2) + 4,
-                        *options.random_weights_seed);
+    return RandomCorpus(model.config().vocab_size, recipe.tokens_per_sequence,
+                        std::max<int64_t>(wanted.sequences, 2) + 4, *options.random_weights_seed);
   }
-  const auto files = ReadTextFiles(options.text_paths, kMaxBytesPerToken * (wanted + 4) * recipe.tokens_per_sequence);
-  if (!files.ok()) return files.status();
-  auto corpus = MakeCorpus(*files, *model.tokenizer(), model.config(), recipe.tokens_per_sequence);
+  auto corpus = MakeCorpus(files, *model.tokenizer(), model.config(), recipe.tokens_per_sequence);
   if (!corpus.ok()) return corpus.status();
   std::string line =
-      absl::StrCat("text: ", files->num_files, files->num_files == 1 ? " file, " : " files, ",
-                   FormatBytes(files->num_bytes), ", ", corpus->num_tokens, " tokens: ", corpus->train.size(),
+      absl::StrCat("text: ", files.num_files, files.num_files == 1 ? " file, " : " files, ",
+                   FormatBytes(files.num_bytes), ", ", corpus->num_tokens, " tokens: ", corpus->train.size(),
                    " sequences of ", recipe.tokens_per_sequence, " to train on, ", corpus->heldout.size(),
                    " held out, ", corpus->num_dropped_tokens, " tokens at the end left over");
-  if (files->num_skipped_files > 0) {
-    absl::StrAppend(&line, "; ", files->num_skipped_files, " files that are not UTF-8 text passed over");
+  if (files.num_skipped_files > 0) {
+    absl::StrAppend(&line, "; ", files.num_skipped_files, " files that are not UTF-8 text passed over");
   }
-  if (files->num_bytes < files->total_bytes) {
-    absl::StrAppend(&line, "; an even share of ", FormatBytes(files->total_bytes), ", as much as the steps can use");
+  if (files.num_bytes < files.total_bytes) {
+    absl::StrAppend(&line, "; an even share of ", FormatBytes(files.total_bytes), ", as much as the steps can use");
   }
   const auto found = static_cast<int64_t>(corpus->train.size());
-  LimitSequences(max_sequences, *corpus);
-  if (max_sequences > 0 && found > max_sequences) {
-    absl::StrAppend(&line, "; ", max_sequences, " of them are used (--sequences)");
+  LimitSequences(wanted.max_sequences, *corpus);
+  if (wanted.max_sequences > 0 && found > wanted.max_sequences) {
+    absl::StrAppend(&line, "; ", wanted.max_sequences, " of them used (--sequences)");
   }
   Say(note, line);
   return corpus;
@@ -156,9 +176,14 @@ absl::StatusOr<TrainReport> Train(const TrainOptions& options, const std::functi
   TrainingTask task;
   task.recipe = options.recipe;
   task.max_memory_bytes = options.max_memory_bytes;
+  task.stop = stop;
   std::string chosen;
   if (absl::Status status = ChooseLengths(*config, devices->front(), task.recipe, chosen); !status.ok()) return status;
 
+  // Texts first: what is wrong with them should not wait for a model to load.
+  const Wanted wanted = WantedSequences(options, task.recipe, *devices);
+  auto files = ReadTexts(options, task.recipe, wanted);
+  if (!files.ok()) return files.status();
   auto model = LoadModel(options, devices->front());
   if (!model.ok()) return model.status();
   Say(note, absl::StrCat("model: ", options.model_folder, ", ", config->num_layers, " layers (",
@@ -166,8 +191,9 @@ absl::StatusOr<TrainReport> Train(const TrainOptions& options, const std::functi
                          (*model)->dtype() == at::kFloat ? "fp32" : "bf16", " on ",
                          devices->size() > 1 ? absl::StrCat(devices->size(), " GPUs") : devices->front().str()));
   if (!chosen.empty()) Say(note, chosen);
-  const auto corpus = ReadCorpus(options, task.recipe, static_cast<int64_t>(devices->size()), **model, note);
+  const auto corpus = CorpusOf(options, task.recipe, wanted, *files, **model, note);
   if (!corpus.ok()) return corpus.status();
+  *files = TextFiles();
   if (corpus->train.size() < devices->size()) devices->resize(corpus->train.size(), devices->front());
   task.corpus = &*corpus;
   DataParallel group(*devices);

@@ -23,6 +23,7 @@ struct TrainOptions {
   std::vector<std::string> text_paths;           // files, or folders whose files are read in the order of their names
   std::string out;                               // the hash file; written whole or not at all
   Recipe recipe;                                 // steps, tokens_per_sequence 0: chosen for the device
+  StoredWeights weights = StoredWeights::kInt8;  // of the file
   // To train on, evenly spread over the text; 0: as many as the steps use, on a CPU kCpuSequences at most.
   int32_t max_sequences = 0;
   std::string device = "auto";                             // cpu, cuda:N, "cuda" for every GPU of the machine, auto
@@ -31,6 +32,7 @@ struct TrainOptions {
   int64_t max_memory_bytes = 0;                            // on the training device; 0: what is free
   // Progress is kept in out + ".training" every so many seconds and resumed from; 0: never kept.
   double checkpoint_seconds = 60;
+  bool replace_progress = false;  // of another run in the same place: begin anew; false: refuse
 };
 
 struct TrainProgress {
@@ -55,7 +57,8 @@ struct TrainReport {
 // null and are called in the caller's thread. `stop` may be null; set, it ends the run after the step at hand.
 // INVALID_ARGUMENT, NOT_FOUND: options, model or texts, the thing named, or `out` is a file of another kind;
 // RESOURCE_EXHAUSTED: memory or disk. FAILED_PRECONDITION: progress of another model, recipe or corpus lies where this
-// run's would, or another process makes the same file. CANCELLED: stopped; the same call goes on from there.
+// run's would. UNAVAILABLE: another process is making the same file. CANCELLED: stopped; the same call goes on from
+// there.
 absl::StatusOr<TrainReport> TrainHash(const TrainOptions& options, const std::function<void(const std::string&)>& note,
                                       const std::function<void(const TrainProgress&)>& progress,
                                       const std::atomic<bool>* stop = nullptr);

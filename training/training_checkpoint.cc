@@ -24,8 +24,7 @@ constexpr char kFormat[] = "spotlight-training-1";
 constexpr char kIdentityPrefix[] = "identity: ";
 
 absl::Status NotOurs(const std::string& path, const std::string& reason) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": ", reason, "; delete it to begin anew, or give another --out"));
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", reason));
 }
 
 std::string Find(const std::map<std::string, std::string>& metadata, const std::string& key) {
@@ -53,8 +52,7 @@ absl::Status CheckIdentity(const std::string& path, const TrainingIdentity& kept
     if (found == ours) continue;
     KeepDifferences(found, ours);
     return absl::FailedPreconditionError(absl::StrCat(path, ": is the progress of another run: its ", name, " is ",
-                                                      found.empty() ? "not said" : found, ", this run's is ", ours,
-                                                      "; delete it to begin anew, or give another --out"));
+                                                      found.empty() ? "not said" : found, ", this run's is ", ours));
   }
   return absl::OkStatus();
 }
@@ -75,8 +73,10 @@ absl::Status ReadState(const engine::SafetensorsFile& file, std::map<std::string
 
 absl::Status SaveTrainingCheckpoint(const std::string& path, const TrainingCheckpoint& checkpoint) {
   using engine::SafetensorsWriter;
-  std::map<std::string, std::string> metadata = {
-      {"format", kFormat}, {"step", absl::StrCat(checkpoint.step)}, {"seconds", absl::StrCat(checkpoint.seconds)}};
+  std::map<std::string, std::string> metadata = {{"format", kFormat},
+                                                 {"step", absl::StrCat(checkpoint.step)},
+                                                 {"seconds", absl::StrCat(checkpoint.seconds)},
+                                                 {"mean_loss", absl::StrCat(checkpoint.mean_loss)}};
   for (const auto& [name, value] : checkpoint.identity) metadata[kIdentityPrefix + name] = value;
   std::vector<SafetensorsWriter::Tensor> tensors;
   for (const auto& [name, tensor] : checkpoint.state) {
@@ -103,7 +103,8 @@ absl::StatusOr<absl::optional<TrainingCheckpoint>> LoadTrainingCheckpoint(const 
   const std::map<std::string, std::string>& metadata = (*file)->metadata();
   TrainingCheckpoint checkpoint;
   if (Find(metadata, "format") != kFormat || !absl::SimpleAtoi(Find(metadata, "step"), &checkpoint.step) ||
-      !absl::SimpleAtod(Find(metadata, "seconds"), &checkpoint.seconds)) {
+      !absl::SimpleAtod(Find(metadata, "seconds"), &checkpoint.seconds) ||
+      !absl::SimpleAtod(Find(metadata, "mean_loss"), &checkpoint.mean_loss)) {
     return NotOurs(path, "is not a training checkpoint");
   }
   for (const auto& [key, value] : metadata) {

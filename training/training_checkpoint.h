@@ -21,14 +21,15 @@ struct TrainingCheckpoint {
   TrainingIdentity identity;
   int32_t step = 0;  // steps done
   double seconds = 0;
+  double mean_loss = 0;
   std::map<std::string, at::Tensor> state;  // HashTrainer::State
 };
 
 // Takes the place of an earlier file in one step. RESOURCE_EXHAUSTED: the disk is full; then the earlier file stands.
 absl::Status SaveTrainingCheckpoint(const std::string& path, const TrainingCheckpoint& checkpoint);
 
-// Empty when there is no such file. FAILED_PRECONDITION names what differs from `identity`; INVALID_ARGUMENT "PATH:
-// reason" a file that is none.
+// Empty when there is no such file. FAILED_PRECONDITION "PATH: reason": the progress of another run, with what differs
+// from `identity`; INVALID_ARGUMENT "PATH: reason": a file that is no checkpoint.
 absl::StatusOr<absl::optional<TrainingCheckpoint>> LoadTrainingCheckpoint(const std::string& path,
                                                                           const TrainingIdentity& identity);
 

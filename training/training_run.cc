@@ -27,6 +27,7 @@ TrainingIdentity Identify(const TrainingTask& task, const SequenceModel& model) 
           {"recipe", FormatRecipe(task.recipe)},
           {"corpus sha256", task.corpus->sha256},
           {"sequence count", absl::StrCat(task.corpus->train.size())},
+          {"device kind", model.device().is_cuda() ? "cuda" : "cpu"},
           {"device count", absl::StrCat(task.group->num_workers())},
           {"number type", model.dtype() == at::kFloat ? "fp32" : "bf16"}};
 }
@@ -81,11 +82,20 @@ absl::Status TrainingRun::Begin(Worker& worker) {
   report_.num_heldout_sequences = static_cast<int64_t>(task_.corpus->heldout.size());
   if (options_.checkpoint_seconds > 0) {
     auto kept = LoadTrainingCheckpoint(checkpoint_path(), identity_);
-    if (!kept.ok()) return kept.status();
+    if (!kept.ok()) {
+      const std::string reason(kept.status().message());
+      if (!options_.replace_progress) {
+        return absl::Status(kept.status().code(),
+                            absl::StrCat(reason, "; delete it to begin anew, or give another --out"));
+      }
+      if (note_ != nullptr) note_(absl::StrCat(reason, "; begun anew"));
+      kept = absl::optional<TrainingCheckpoint>();
+    }
     if (kept->has_value()) {
       first_state_ = std::move((*kept)->state);
       report_.resumed_at_step = first_step_ = (*kept)->step;
       seconds_before_ = (*kept)->seconds;
+      mean_loss_ = (*kept)->mean_loss;
       if (note_ != nullptr) note_(absl::StrCat("resumed after step ", first_step_, ", from ", checkpoint_path()));
     }
   }
@@ -109,7 +119,7 @@ absl::Status TrainingRun::TakeSteps(int32_t rank, Worker& worker) {
 }
 
 absl::Status TrainingRun::AfterStep(int32_t step, const StepFigures& figures, Worker& worker) {
-  mean_loss_ = step == first_step_ ? figures.loss : 0.98 * mean_loss_ + 0.02 * figures.loss;
+  mean_loss_ = step == 0 ? figures.loss : 0.98 * mean_loss_ + 0.02 * figures.loss;
   TrainProgress progress;
   progress.step = step + 1;
   progress.num_steps = task_.recipe.steps;
@@ -128,7 +138,7 @@ absl::Status TrainingRun::AfterStep(int32_t step, const StepFigures& figures, Wo
 
 absl::Status TrainingRun::Keep(int32_t step, Worker& worker) {
   const absl::Status status =
-      SaveTrainingCheckpoint(checkpoint_path(), {identity_, step, Seconds(), worker.trainer().State()});
+      SaveTrainingCheckpoint(checkpoint_path(), {identity_, step, Seconds(), mean_loss_, worker.trainer().State()});
   kept_at_ = Now();
   return status;
 }
@@ -141,16 +151,16 @@ absl::Status TrainingRun::Stopped(int32_t step, Worker& worker) {
 }
 
 absl::Status TrainingRun::Finish(Worker& worker) {
-  const HeldOutFigures figures = worker.EvaluateHeldOut();
+  const auto encoders = worker.trainer().Export();
+  const HeldOutFigures figures = worker.EvaluateHeldOut(AsStored(encoders, options_.weights));
   engine::HashFileMetadata metadata = HashMetadata(task_.recipe, worker.model().config(), worker.model().fingerprint());
   metadata.corpus_sha256 = task_.corpus->sha256;
   metadata.heldout = absl::StrFormat(
       R"({"recall": %.4f, "mass": %.4f, "iou": %.4f, "step": %d, "heldout_sequences": %d, "sequences": %d})",
       figures.recall, figures.candidate_mass, figures.iou, task_.recipe.steps, report_.num_heldout_sequences,
       report_.num_sequences);
-  if (absl::Status status = WriteHashFile(options_.out, worker.trainer().Export(), metadata); !status.ok()) {
-    return status;
-  }
+  absl::Status status = WriteHashFile(options_.out, encoders, options_.weights, metadata);
+  if (!status.ok()) return status;
   std::error_code ignored;
   // Without checkpoints a file of that name is another run's.
   if (options_.checkpoint_seconds > 0) std::filesystem::remove(checkpoint_path(), ignored);

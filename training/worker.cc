@@ -90,9 +90,10 @@ absl::Status Worker::PlanAndCapture() {
   needs.num_heldout = rank_ == 0 ? static_cast<int32_t>(task_.corpus->heldout.size()) : 0;
   needs.num_samples = static_cast<int32_t>(std::min(kNumSamples, task_.corpus->train.size()));
   needs.sequences_recur = sequences_recur_;
-  const int64_t free_bytes = task_.max_memory_bytes > 0
-                                 ? task_.max_memory_bytes - needs.weight_bytes
-                                 : Share(device.is_cpu() ? kCpuShare : kGpuShare, engine::AvailableBytes(device));
+  int64_t free_bytes = Share(device.is_cpu() ? kCpuShare : kGpuShare, engine::AvailableBytes(device));
+  const int64_t allowed_bytes = task_.max_memory_bytes - needs.weight_bytes;
+  needs.limited = task_.max_memory_bytes > 0 && allowed_bytes < free_bytes;
+  if (needs.limited) free_bytes = allowed_bytes;
   const int64_t host_bytes =
       device.is_cpu() ? 0 : Share(kHostShare / task_.group->num_workers(), engine::AvailableBytes(at::kCPU));
   auto plan = PlanMemory(needs, free_bytes, host_bytes);
@@ -105,6 +106,7 @@ absl::Status Worker::PlanAndCapture() {
   // Every worker looks at the same samples, so that all begin with the same statistics.
   std::vector<Activations> samples;
   for (int32_t i = 0; i < needs.num_samples; ++i) {
+    if (absl::Status status = CheckNotStopped(); !status.ok()) return status;
     const size_t spread = i * task_.corpus->train.size() / needs.num_samples;
     const double start = Now();
     auto sample = task_.group->num_workers() == 1
@@ -117,11 +119,17 @@ absl::Status Worker::PlanAndCapture() {
   if (absl::Status status = MakeTrainer(samples); !status.ok()) return status;
   samples.clear();
   for (int32_t i = 0; i < needs.num_heldout; ++i) {
+    if (absl::Status status = CheckNotStopped(); !status.ok()) return status;
     auto activations = Capture(*model_, task_.corpus->heldout[i], recipe.first_layer, device);
     if (!activations.ok()) return activations.status();
     heldout_.push_back(*std::move(activations));
   }
   return absl::OkStatus();
+}
+
+absl::Status Worker::CheckNotStopped() const {
+  if (task_.stop == nullptr || !task_.stop->load()) return absl::OkStatus();
+  return absl::CancelledError("stopped before the first step");
 }
 
 absl::Status Worker::MakeTrainer(const std::vector<Activations>& samples) {
@@ -149,11 +157,11 @@ absl::StatusOr<StepFigures> Worker::Step(int32_t step) {
   return figures;
 }
 
-HeldOutFigures Worker::EvaluateHeldOut() const {
+HeldOutFigures Worker::EvaluateHeldOut(const std::map<std::string, at::Tensor>& encoders) const {
   HeldOutFigures mean;
   const auto count = static_cast<double>(heldout_.size());
   for (size_t i = 0; i < heldout_.size(); ++i) {
-    const HeldOutFigures figures = trainer_->Evaluate(heldout_[i], static_cast<int32_t>(i));
+    const HeldOutFigures figures = trainer_->Evaluate(heldout_[i], static_cast<int32_t>(i), kHeldOutQueries, encoders);
     mean.recall += figures.recall / count;
     mean.candidate_mass += figures.candidate_mass / count;
     mean.iou += figures.iou / count;

@@ -3,7 +3,9 @@
 
 #include <c10/core/Device.h>
 
+#include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,20 +28,22 @@ struct TrainingTask {
   const Corpus* corpus = nullptr;
   DataParallel* group = nullptr;
   int64_t max_memory_bytes = 0;  // 0: what is free
+  const std::atomic<bool>* stop = nullptr;
 };
 
 // Used by one thread, that of its rank. Torch exceptions leave it.
 class Worker {
  public:
   // Plans the memory, captures the first sequences and sets up the hashes. Errors as PlanMemory and
-  // HashTrainer::Create.
+  // HashTrainer::Create; CANCELLED: told to stop meanwhile.
   static absl::StatusOr<std::unique_ptr<Worker>> Create(const TrainingTask& task, int32_t rank,
                                                         std::unique_ptr<SequenceModel> model);
 
   // All workers take the same step together.
   absl::StatusOr<StepFigures> Step(int32_t step);
-  // Mean over the sequences held out.
-  HeldOutFigures EvaluateHeldOut() const;
+  // Mean over the sequences held out: of the hash as it is, or of encoders that the trainer gave
+  // (HashTrainer::Evaluate).
+  HeldOutFigures EvaluateHeldOut(const std::map<std::string, at::Tensor>& encoders = {}) const;
 
   HashTrainer& trainer() { return *trainer_; }
   const SequenceModel& model() const { return *model_; }
@@ -50,6 +54,7 @@ class Worker {
  private:
   Worker(const TrainingTask& task, int32_t rank, std::unique_ptr<SequenceModel> model);
   absl::Status PlanAndCapture();
+  absl::Status CheckNotStopped() const;
   absl::Status MakeTrainer(const std::vector<Activations>& samples);
 
   const TrainingTask task_;

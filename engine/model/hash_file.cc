@@ -41,15 +41,17 @@ absl::Status CheckMatches(const HashFileMetadata& metadata, const ModelConfig& c
 // Takes tensors out of the file, remembering which: those left over at the end were never announced.
 class TensorReader {
  public:
-  explicit TensorReader(const SafetensorsFile& file) : file_(file) {
+  // 8-bit matrices become `dtype` and are kept in `dequantised`.
+  TensorReader(const SafetensorsFile& file, kernels::DType dtype, std::vector<DequantisedMatrix>* dequantised)
+      : file_(file), dtype_(dtype), dequantised_(*dequantised) {
     for (std::string& name : file.names()) left_.insert(std::move(name));
   }
 
   // -1 in `shape`: any hidden size. `name` is not in messages' file prefix: the caller's file is.
   absl::StatusOr<TensorView> Take(const std::string& name, const std::vector<int64_t>& shape) {
     if (left_.erase(name) == 0) return absl::InvalidArgumentError(absl::StrCat("has no tensor ", name));
-    absl::StatusOr<TensorView> view = file_.Find(name);
-    if (!view.ok()) return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " is not F32 or BF16"));
+    absl::StatusOr<TensorView> view = Read(name, shape.size() == 3);
+    if (!view.ok()) return view.status();
     bool matches = view->shape.size() == shape.size();
     for (size_t i = 0; matches && i < shape.size(); ++i) {
       matches = shape[i] < 0 ? IsHidden(view->shape[i]) : view->shape[i] == shape[i];
@@ -70,6 +72,20 @@ class TensorReader {
   }
 
  private:
+  absl::StatusOr<TensorView> Read(const std::string& name, bool is_matrix) {
+    if (is_matrix && file_.HasInt8(name)) {
+      absl::StatusOr<DequantisedMatrix> matrix = ReadInt8Matrix(file_, name, dtype_);
+      if (!matrix.ok()) return matrix.status();
+      left_.erase(name + kScaleSuffix);
+      dequantised_.push_back(*std::move(matrix));
+      return dequantised_.back().view;
+    }
+    absl::StatusOr<TensorView> view = file_.Find(name);
+    if (view.ok()) return view;
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", name, is_matrix ? " is not F32, BF16 or I8" : " is not F32 or BF16"));
+  }
+
   static bool IsHidden(int64_t size) { return size >= kHiddenStep && size <= kMaxHidden && size % kHiddenStep == 0; }
 
   static absl::Status CheckFinite(const std::string& name, const TensorView& view) {
@@ -88,6 +104,8 @@ class TensorReader {
   }
 
   const SafetensorsFile& file_;
+  const kernels::DType dtype_;
+  std::vector<DequantisedMatrix>& dequantised_;
   std::set<std::string> left_;
 };
 
@@ -141,7 +159,7 @@ absl::Status CheckOneDtype(const HashFile& hash) {
         if (tensor->data == nullptr) continue;
         if (tensor->dtype == kernels::DType::kF16 || tensor->dtype != hash.dtype) {
           return absl::InvalidArgumentError(
-              absl::StrCat("layer ", layer, ": all encoder tensors must be BF16 or all F32"));
+              absl::StrCat("layer ", layer, ": all encoder tensors but I8 matrices must be BF16 or all F32"));
         }
       }
     }
@@ -153,12 +171,12 @@ absl::Status ReadHashFile(const ModelConfig& config, const std::string& model_fi
   const absl::StatusOr<HashFileMetadata> metadata = ParseHashFileMetadata(hash.file->metadata());
   if (!metadata.ok()) return metadata.status();
   if (absl::Status status = CheckMatches(*metadata, config, model_fingerprint); !status.ok()) return status;
-  TensorReader reader(*hash.file);
+  hash.dtype = DequantisedType(*hash.file, absl::StrCat("layers.", metadata->layers.front(), ".key.b2"));
+  TensorReader reader(*hash.file, hash.dtype, &hash.dequantised);
   for (const int32_t layer : metadata->layers) {
     if (absl::Status status = ReadLayer(layer, *metadata, reader, hash.layers[layer]); !status.ok()) return status;
   }
   if (absl::Status status = reader.CheckNothingLeft(); !status.ok()) return status;
-  hash.dtype = hash.layers.begin()->second.key.skip.dtype;
   hash.hash_words = metadata->hash_bits / 32;
   hash.num_planes = metadata->num_planes;
   hash.plane_step = metadata->plane_step;
@@ -207,7 +225,10 @@ std::string FindHashFile(const std::string& model_folder, const std::vector<std:
     }
     std::sort(paths.begin(), paths.end());
     for (const std::string& path : paths) {
-      if (MatchOf(path, model_fingerprint) == Match::kYes) return path;
+      if (MatchOf(path, model_fingerprint) != Match::kYes) continue;
+      // Among a built program's runfiles lie links: where they lead says more to whoever reads the log.
+      const fs::path target = fs::canonical(path, error);
+      return fs::is_symlink(path, error) && !target.empty() ? target.string() : path;
     }
   }
   return "";

@@ -1,5 +1,5 @@
 // The hash file: learned encoders per layer, safetensors with metadata format = spotlight-hash-1 (kernels/README.md
-// holds the specification, hash_file_metadata.h the keys). No torch.
+// holds the specification, hash_file_metadata.h the keys, int8_matrix.h how matrices are stored in 8 bits). No torch.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/model/config.h"
+#include "engine/model/int8_matrix.h"
 #include "engine/model/safetensors.h"
 
 namespace spotlight::engine {
 
-// Views into the file for one layer; an absent tensor (linear encoder) has null data.
+// One layer's tensors, in HashFile::dtype; one that is absent (linear encoder) has null data.
 struct LayerHashView {
   struct Encoder {
     int32_t hidden = 0;
@@ -25,10 +26,11 @@ struct LayerHashView {
   std::vector<float> logit_scale;  // [Hkv]
 };
 
-// Thread-compatible; views stay valid as long as it lives.
+// Thread-compatible; views stay valid as long as it lives, also when it is moved.
 struct HashFile {
   std::unique_ptr<SafetensorsFile> file;
-  kernels::DType dtype = kernels::DType::kBF16;  // of the encoders' tensors
+  std::vector<DequantisedMatrix> dequantised;    // those that the file has in 8 bits
+  kernels::DType dtype = kernels::DType::kBF16;  // of the encoders' tensors: BF16 or F32
   int32_t hash_words = 0;                        // W
   int32_t num_planes = 0;                        // J
   float plane_step = 0;                          // c
@@ -40,8 +42,8 @@ struct HashFile {
 
 // Checks every tensor's shape and values against the metadata and the metadata against `config` and
 // `model_fingerprint`. NOT_FOUND or INVALID_ARGUMENT "PATH: reason" (lying header, wrong shapes, tensors missing or too
-// many, numbers that are not finite, unknown format, encoder or scoring, another model's). trained = false is
-// FAILED_PRECONDITION unless `allow_untrained`.
+// many, numbers that are not finite, scales that are not positive, unknown format, encoder or scoring, another
+// model's). trained = false is FAILED_PRECONDITION unless `allow_untrained`.
 absl::StatusOr<HashFile> LoadHashFile(const std::string& path, const ModelConfig& config,
                                       const std::string& model_fingerprint, bool allow_untrained);
 

@@ -125,8 +125,26 @@ absl::StatusOr<TensorView> SafetensorsFile::Find(const std::string& name) const 
   return view;
 }
 
+absl::StatusOr<Int8View> SafetensorsFile::FindInt8(const std::string& name) const {
+  const auto it = mapping_->header.tensors.find(name);
+  if (it == mapping_->header.tensors.end()) {
+    return absl::NotFoundError(absl::StrCat(path(), ": has no tensor ", name));
+  }
+  const SafetensorsHeader::Tensor& tensor = it->second;
+  if (tensor.dtype != "I8") {
+    return absl::InvalidArgumentError(absl::StrCat(path(), ": tensor ", name, " has dtype ", tensor.dtype, ", not I8"));
+  }
+  return Int8View{tensor.shape, reinterpret_cast<const int8_t*>(mapping_->data + tensor.begin),
+                  static_cast<size_t>(tensor.end - tensor.begin)};
+}
+
 bool SafetensorsFile::Has(const std::string& name) const {
   return mapping_->header.tensors.count(name) > 0;
+}
+
+bool SafetensorsFile::HasInt8(const std::string& name) const {
+  const auto it = mapping_->header.tensors.find(name);
+  return it != mapping_->header.tensors.end() && it->second.dtype == "I8";
 }
 
 std::vector<std::string> SafetensorsFile::names() const {

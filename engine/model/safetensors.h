@@ -21,6 +21,13 @@ struct TensorView {
   size_t num_bytes = 0;
 };
 
+// The same of a tensor of 8-bit integers; what they stand for is its reader's to know.
+struct Int8View {
+  std::vector<int64_t> shape;
+  const int8_t* data = nullptr;
+  size_t num_elements = 0;
+};
+
 // Thread-compatible; views stay valid as long as it lives. The file must not be shortened meanwhile: reading pages that
 // are gone is a bus error, as with every mapped file. Replace checkpoints by renaming.
 class SafetensorsFile {
@@ -35,7 +42,10 @@ class SafetensorsFile {
 
   // NOT_FOUND "PATH: has no tensor NAME".
   absl::StatusOr<TensorView> Find(const std::string& name) const;
+  // INVALID_ARGUMENT "PATH: tensor NAME has dtype ..., not I8".
+  absl::StatusOr<Int8View> FindInt8(const std::string& name) const;
   bool Has(const std::string& name) const;
+  bool HasInt8(const std::string& name) const;
   std::vector<std::string> names() const;                      // sorted
   const std::map<std::string, std::string>& metadata() const;  // the header's __metadata__
   const std::string& path() const;

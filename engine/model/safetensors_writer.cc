@@ -64,10 +64,11 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   uint64_t end = 0;
   for (const Tensor& tensor : tensors) {
     const uint64_t begin = end;
-    uint64_t num_bytes = kernels::SizeOf(tensor.dtype);
+    uint64_t num_bytes = tensor.is_int8 ? 1 : kernels::SizeOf(tensor.dtype);
     for (const int64_t dimension : tensor.shape) num_bytes *= static_cast<uint64_t>(dimension);
     end += num_bytes;
-    header[tensor.name] = {{"dtype", NameOf(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
+    const char* dtype = tensor.is_int8 ? "I8" : NameOf(tensor.dtype);
+    header[tensor.name] = {{"dtype", dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
   }
   std::string text = header.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
   text.resize((text.size() + 7) / 8 * 8, ' ');

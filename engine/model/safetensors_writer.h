@@ -23,6 +23,7 @@ class SafetensorsWriter {
     std::string name;
     kernels::DType dtype = kernels::DType::kF32;
     std::vector<int64_t> shape;
+    bool is_int8 = false;  // stored as I8, whatever dtype says
   };
 
   // `tensors` in the order of their bytes in the file, names distinct. The data begins at a multiple of 8 bytes. Equal

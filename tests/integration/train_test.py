@@ -1,4 +1,5 @@
 """spotlight-train as a user runs it, and what the server does with its files."""
+import fcntl
 import json
 import os
 import resource
@@ -161,6 +162,41 @@ class TrainOnLoadTest(unittest.TestCase):
         with programs.Server(model=self.model) as server:
             server.wait_ready()
             self.assertIn("layers, from " + cached + "/kept.safetensors", server.log())
+
+    def wait_for(self, server, words):
+        deadline = time.time() + 60
+        while words not in server.log():
+            self.assertLess(time.time(), deadline, server.log())
+            time.sleep(0.02)
+
+    def test_a_stopped_server_keeps_its_progress_and_other_texts_begin_anew(self):
+        flags = ("--dtype", "fp32", "--hash")
+        with programs.Server(*flags, "train:" + self.text, model=self.model) as server:
+            self.wait_for(server, "training the hash: step")
+            self.assertEqual(server.stop(), 0)
+            self.assertRegex(server.log(), r"stopped after step \d+ of 1200; the same command goes on from there")
+        with programs.Server(*flags, "train:" + self.text, model=self.model) as server:
+            self.wait_for(server, "training the hash: step")
+            self.assertRegex(server.log(), r"resumed after step [1-9]")
+            self.assertEqual(server.stop(), 0)
+        other = programs.write_text(self.folder + "/other.txt", lines=130)
+        with programs.Server(*flags, "train:" + other, model=self.model) as server:
+            self.wait_for(server, "training the hash: step")
+            self.assertRegex(server.log(), r"its corpus sha256 is .*; begun anew")
+
+    def test_a_server_waits_for_a_hash_that_another_process_makes(self):
+        made = self.folder + "/made.safetensors"
+        subprocess.run([programs.TRAIN, "--model", self.model, "--text", self.text, "--out", made, "--steps", "2", *QUICK],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        own = self.model + "/spotlight_hash.safetensors"
+        with open(own + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with programs.Server("--dtype", "fp32", "--hash", "train:" + self.text, model=self.model) as server:
+                self.wait_for(server, "another process is making it")
+                shutil.move(made, own)
+                server.wait_ready()
+                self.assertIn("the other process has made this model's hash: " + own, server.log())
+                self.assertNotIn("training the hash: step", server.log())
 
     def test_a_text_that_is_missing_is_one_clear_error(self):
         code, error = programs.refused("--hash", "train:/nowhere", model=self.model)

@@ -4,11 +4,16 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
 #include "engine/model/fingerprint.h"
 #include "engine/model/hash_file.h"
@@ -43,16 +48,39 @@ class FindOrTrainTest : public ::testing::Test {
     return FindOrTrainHash(
         load_, {"a.txt", "texts"},
         [this](const TrainOptions& options, const std::function<void(const std::string&)>&,
-               const std::function<void(const TrainProgress&)>&, const std::atomic<bool>*) {
+               const std::function<void(const TrainProgress&)>&,
+               const std::atomic<bool>* stop) -> absl::StatusOr<TrainReport> {
           trained_.push_back(options);
-          return absl::StatusOr<TrainReport>(TrainReport());
+          EXPECT_EQ(stop, &stop_);
+          if (static_cast<int>(trained_.size()) > times_in_use_) return TrainReport();
+          if (in_use_ != nullptr) in_use_(options);
+          return absl::UnavailableError(options.out + ": another process is making it");
         },
-        [this](const std::string& note) { notes_ += note + "\n"; }, nullptr);
+        [this](const std::string& note) { notes_ += note + "\n"; }, nullptr, &stop_);
+  }
+
+  // A hash file of this model, as the other process leaves it.
+  void WriteTrained(const std::string& path) {
+    const auto config = engine::LoadModelConfig(load_.model_folder);
+    const std::string fingerprint =
+        *engine::CheckpointFingerprint(**engine::Checkpoint::Open(load_.model_folder), *config);
+    ASSERT_TRUE(engine::WriteUntrainedHashFile(path, *config, fingerprint, 2, 4, 1).ok());
+    std::stringstream file;
+    file << std::ifstream(path, std::ios::binary).rdbuf();
+    std::string bytes = file.str();
+    const std::string untrained = R"("trained":"false")";
+    const size_t found = bytes.find(untrained);
+    ASSERT_NE(found, std::string::npos);
+    bytes.replace(found, untrained.size(), R"("trained":"true" )");
+    std::ofstream(path, std::ios::binary) << bytes;
   }
 
   engine::LoadOptions load_;
   std::string folder_, notes_;
   std::vector<TrainOptions> trained_;
+  int times_in_use_ = 0;  // calls that find another process at work
+  std::function<void(const TrainOptions&)> in_use_;
+  std::atomic<bool> stop_{false};
 };
 
 TEST_F(FindOrTrainTest, TrainsInTheModelsFolderWithItsOptions) {
@@ -66,6 +94,36 @@ TEST_F(FindOrTrainTest, TrainsInTheModelsFolderWithItsOptions) {
   EXPECT_EQ(trained_[0].dtype, engine::DTypeChoice::kFp32);
   EXPECT_EQ(trained_[0].recipe.steps, 0) << "the device decides";
   EXPECT_THAT(notes_, HasSubstr("to be kept in " + *path));
+}
+
+TEST_F(FindOrTrainTest, AnInterruptedRunOfOtherTextsDoesNotStandInTheWay) {
+  ASSERT_TRUE(Find().ok());
+  EXPECT_TRUE(trained_[0].replace_progress);
+}
+
+TEST_F(FindOrTrainTest, WaitsForAnotherProcessThatMakesTheSameFile) {
+  times_in_use_ = 1;
+  in_use_ = [&](const TrainOptions& options) { WriteTrained(options.out); };
+  const auto path = Find();
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(*path, load_.model_folder + "/spotlight_hash.safetensors");
+  EXPECT_EQ(trained_.size(), 1u);
+  EXPECT_THAT(notes_, HasSubstr("another process is making it; waiting for it"));
+  EXPECT_THAT(notes_, HasSubstr("the other process has made this model's hash: " + *path));
+}
+
+TEST_F(FindOrTrainTest, TrainsWhenTheOtherProcessEndsWithoutAFile) {
+  times_in_use_ = 2;
+  const auto path = Find();
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(trained_.size(), 3u);
+}
+
+TEST_F(FindOrTrainTest, WaitingEndsWhenItIsToldToStop) {
+  times_in_use_ = 1000;
+  in_use_ = [&](const TrainOptions&) { stop_ = true; };
+  EXPECT_EQ(Find().status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(trained_.size(), 1u);
 }
 
 TEST_F(FindOrTrainTest, RandomWeightsGoToTheUsersCache) {

@@ -2,6 +2,7 @@
 // reports of itself.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/sin.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -203,6 +204,20 @@ TEST_P(HashExportFormTest, RawInputsGiveWhatCentredInputsGave) {
     const at::Tensor got = Encode(served, key ? k : q);
     EXPECT_LT(((got - expected).norm() / expected.norm()).item<double>(), 1e-5) << (key ? "key" : "query");
   }
+}
+
+TEST_P(HashExportFormTest, ExportedEncodersAreJudgedAsTheParametersAre) {
+  const Recipe recipe = SmallRecipe(GetParam().encoder, GetParam().query, GetParam().per_query_head);
+  const auto trainer = Trained(recipe);
+  const Activations sequence = Sequence(203);
+  const HeldOutFigures own = trainer->Evaluate(sequence, 0, kTokens);
+  const HeldOutFigures exported = trainer->Evaluate(sequence, 0, kTokens, trainer->Export());
+  EXPECT_NEAR(exported.recall, own.recall, 5e-4);
+  EXPECT_NEAR(exported.candidate_mass, own.candidate_mass, 5e-4);
+  EXPECT_NEAR(exported.iou, own.iou, 5e-4);
+  Tensors spoilt = trainer->Export();
+  for (auto& [name, tensor] : spoilt) tensor = at::sin(tensor * 1e4);
+  EXPECT_LT(trainer->Evaluate(sequence, 0, kTokens, spoilt).recall, own.recall - 0.02);
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, HashExportFormTest,

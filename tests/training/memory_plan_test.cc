@@ -64,5 +64,14 @@ TEST(MemoryPlanTest, RefusesWithTheNumbers) {
                 "of 100.0 MB) beside the model's 5.00 GB, and 3.70 GB are free"));
 }
 
+TEST(MemoryPlanTest, SaysThatTheUsersBoundIsWhatIsMissing) {
+  MemoryNeeds needs = Needs();
+  needs.limited = true;
+  EXPECT_THAT(std::string(PlanMemory(needs, 3'700'000'000, 0).status().message()),
+              HasSubstr("and 3.70 GB are left of --max-memory; shorter sequences need less"));
+  EXPECT_THAT(DescribeMemory(needs, *PlanMemory(needs, 5'000'000'000, 0), 5'000'000'000),
+              HasSubstr("of the 5.00 GB left of --max-memory"));
+}
+
 }  // namespace
 }  // namespace spotlight::training

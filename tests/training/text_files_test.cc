@@ -117,6 +117,12 @@ TEST_F(TextFilesTest, OfTooMuchTextAnEvenShareIsTaken) {
   EXPECT_THAT(files->pieces.back().path, EndsWith("b/197"));
 }
 
+TEST_F(TextFilesTest, OfOneShortFileSomethingIsTakenHoweverSmallTheShare) {
+  const auto files = ReadTextFiles({Write("a.txt", std::string(50'000, 'a'))}, 20'000);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(files->num_bytes, 50'000);
+}
+
 TEST_F(TextFilesTest, FilesThatAreNoTextDoNotShrinkTheShare) {
   for (int i = 0; i < 100; ++i) Write("b/" + std::to_string(100 + i), std::string(1000, 'a'));
   Write("b/inner/archive", std::string(1'000'000, '\0'));

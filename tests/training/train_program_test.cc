@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -18,6 +19,7 @@ namespace spotlight::training {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using ::testing::internal::CaptureStderr;
 using ::testing::internal::CaptureStdout;
@@ -69,6 +71,7 @@ TEST(TrainCommandLineTest, FillsTheOptions) {
                            "--max-memory=1.5",
                            "--checkpoint-seconds=0",
                            "--sequences=9",
+                           "--weights=bf16",
                            "--seed=3"});
   ASSERT_TRUE(line.ok()) << line.status();
   const TrainOptions& options = line->options;
@@ -87,6 +90,8 @@ TEST(TrainCommandLineTest, FillsTheOptions) {
   EXPECT_EQ(options.max_memory_bytes, 1'500'000'000);
   EXPECT_EQ(options.checkpoint_seconds, 0);
   EXPECT_EQ(options.max_sequences, 9);
+  EXPECT_EQ(options.weights, StoredWeights::kBf16);
+  EXPECT_EQ(Parse({"--model=m", "--text=t", "--out=o"})->options.weights, StoredWeights::kInt8);
 }
 
 TEST(TrainCommandLineTest, DefaultsAreTheRecipesButForTheLengthsThatTheDeviceDecides) {
@@ -106,12 +111,15 @@ TEST(TrainCommandLineTest, ErrorsNameTheFlagAndItsBound) {
             "--text: names the files or folders to train on and must be given");
   EXPECT_EQ(std::string(Parse({"--model=m", "--text=t"}).status().message()),
             "--out: names the hash file to write and must be given");
+  EXPECT_EQ(Error({"--text", "--steps=1"}), "--text: needs a value, PATH ...");
   EXPECT_EQ(Error({"--steps=-1"}), "--steps: must be in [0, 1073741824], got -1");
   EXPECT_EQ(Error({"--bits=100"}), "--bits: must be one of 32, 64, 128, 256, got \"100\"");
   EXPECT_EQ(Error({"--planes=5"}), "--planes: must be in [1, 4], got 5");
   EXPECT_EQ(Error({"--prefix-bits=64"}), "--prefix-bits: must be one of 0, 32, got \"64\"");
   EXPECT_EQ(Error({"--loss=mse"}), "--loss: must be one of ce, bt, soft-topk, got \"mse\"");
   EXPECT_EQ(Error({"--encoder=x"}), "--encoder: must be one of z, linear, paper, got \"x\"");
+  EXPECT_EQ(Error({"--encoder=paper"}), "--query: must be bits with --encoder paper, got \"real\"");
+  EXPECT_EQ(Error({"--weights=fp8"}), "--weights: must be one of int8, bf16, got \"fp8\"");
   EXPECT_EQ(Error({"--learning-rate=nan"}), "--learning-rate: must be a positive number, got nan");
   EXPECT_EQ(Error({"--key-hidden=20"}), "--key-hidden: must be a multiple of 16, got 20");
   EXPECT_EQ(Error({"--device=tpu"}), "--device: must be auto, cpu, cuda or cuda:N, got \"tpu\"");
@@ -153,6 +161,25 @@ TEST(TrainProgramTest, ReportsWhatWasMadeAndWhatToDoNext) {
   EXPECT_THAT(GetCapturedStderr(), StartsWith("memory: plenty\n"
                                               "step 1/1000  loss 9.500  12346 tokens/s  1:01 left\n"
                                               "step 1000/1000  loss 9.500  12346 tokens/s  1:01 left\n"));
+}
+
+TEST(TrainProgramTest, NamesTheNextProgramsAsTheUserHasThem) {
+  const TrainFunction train = [](const TrainOptions&, const std::function<void(const std::string&)>&,
+                                 const std::function<void(const TrainProgress&)>&,
+                                 const std::atomic<bool>*) -> absl::StatusOr<TrainReport> { return TrainReport(); };
+  const auto output = [&](const std::string& program) {
+    const absl::FlagSaver saver;
+    const std::vector<const char*> words = {program.c_str(), "--model=m", "--text=t", "--out=o"};
+    CaptureStdout();
+    EXPECT_EQ(RunTrainProgram(static_cast<int>(words.size()), words.data(), train), 0);
+    return GetCapturedStdout();
+  };
+  const std::string folder = ::testing::TempDir() + "programs/";
+  std::filesystem::create_directories(folder);
+  EXPECT_THAT(output("build/training/spotlight-train"), HasSubstr("\n  bin/spotlight-server --model m"));
+  std::ofstream(folder + "spotlight-server") << "";
+  std::filesystem::permissions(folder + "spotlight-server", std::filesystem::perms::owner_all);
+  EXPECT_THAT(output(folder + "spotlight-train"), HasSubstr("\n  " + folder + "spotlight-eval --model m"));
 }
 
 TEST(TrainProgramTest, ExitCodesTellWhatHappened) {

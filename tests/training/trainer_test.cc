@@ -11,8 +11,10 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "engine/model/checkpoint.h"
@@ -20,6 +22,7 @@
 #include "engine/model/fingerprint.h"
 #include "engine/model/hash_file.h"
 #include "engine/model/hash_file_metadata.h"
+#include "engine/model/safetensors.h"
 #include "training/output_lock.h"
 
 namespace spotlight::training {
@@ -71,6 +74,7 @@ class TrainerTest : public ::testing::Test {
         options, [this](const std::string& note) { notes_ += note + "\n"; },
         [this](const TrainProgress& progress) {
           last_ = progress;
+          losses_[progress.step] = progress.loss;
           if (progress.step == stop_at_) stop_ = true;
         },
         &stop_);
@@ -93,6 +97,7 @@ class TrainerTest : public ::testing::Test {
 
   std::string folder_, notes_;
   TrainProgress last_;
+  std::map<int32_t, double> losses_;  // by step, of the latest run that took it
   std::atomic<bool> stop_{false};
   int32_t stop_at_ = -1;
 };
@@ -117,6 +122,27 @@ TEST_F(TrainerTest, WritesAFileThatTheEngineLoads) {
   EXPECT_THAT(notes_, AllOf(HasSubstr("memory on cpu"), HasSubstr("held out"), HasSubstr("4 layers (2 to hash)")));
 }
 
+TEST_F(TrainerTest, Int8FilesAreSmallerAndJudgedAsTheyAreWritten) {
+  TrainOptions options = Options();
+  options.weights = StoredWeights::kBf16;
+  const auto bf16 = Train(options);
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  const auto bf16_hash = Load(options.out);
+  ASSERT_TRUE(bf16_hash.ok()) << bf16_hash.status();
+  options.weights = StoredWeights::kInt8;
+  options.out = Path("int8.safetensors");
+  const auto int8 = Train(options);
+  ASSERT_TRUE(int8.ok()) << int8.status();
+  const auto int8_hash = Load(options.out);
+  ASSERT_TRUE(int8_hash.ok()) << int8_hash.status();
+
+  EXPECT_LT(int8->file_bytes, bf16->file_bytes * 0.55);
+  EXPECT_TRUE(bf16_hash->dequantised.empty());
+  EXPECT_EQ(int8_hash->dequantised.size(), 12u) << "w1, w2 and skip, for keys and queries of two layers";
+  EXPECT_NEAR(int8->heldout_recall, bf16->heldout_recall, 0.02);
+  EXPECT_NE(int8->heldout_mass, bf16->heldout_mass) << "one of them is not its own file's";
+}
+
 TEST_F(TrainerTest, EqualSeedsGiveEqualFilesAndOthersDoNot) {
   TrainOptions options = Options();
   ASSERT_TRUE(Train(options).ok());
@@ -132,6 +158,7 @@ TEST_F(TrainerTest, StoppedRunGoesOnToTheSameFile) {
   TrainOptions options = Options();
   ASSERT_TRUE(Train(options).ok());
   const std::string undisturbed = Read(options.out);
+  const std::map<int32_t, double> undisturbed_losses = std::exchange(losses_, {});
   fs::remove(options.out);
 
   stop_at_ = 3;
@@ -146,9 +173,21 @@ TEST_F(TrainerTest, StoppedRunGoesOnToTheSameFile) {
   const auto resumed = Train(options);
   ASSERT_TRUE(resumed.ok()) << resumed.status();
   EXPECT_EQ(resumed->resumed_at_step, 3);
+  ASSERT_EQ(losses_.size(), 6u);
+  for (const auto& [step, loss] : undisturbed_losses) EXPECT_NEAR(losses_[step], loss, 1e-3 * loss) << step;
   EXPECT_THAT(notes_, HasSubstr("resumed after step 3"));
   EXPECT_EQ(Read(options.out), undisturbed);
   EXPECT_FALSE(fs::exists(options.out + ".training"));
+}
+
+TEST_F(TrainerTest, RunStoppedBeforeItsFirstStepLeavesProgressAsItWas) {
+  TrainOptions options = Options();
+  stop_ = true;
+  const auto stopped = Train(options);
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  EXPECT_EQ(std::string(stopped.status().message()), "stopped before the first step");
+  EXPECT_FALSE(fs::exists(options.out + ".training"));
+  EXPECT_TRUE(losses_.empty());
 }
 
 TEST_F(TrainerTest, ResumesOnlyTheSameRun) {
@@ -167,8 +206,49 @@ TEST_F(TrainerTest, ResumesOnlyTheSameRun) {
   options.model_folder = "tests/testdata/tiny-qwen2";
   ExpectRefusal(options, absl::StatusCode::kFailedPrecondition,
                 "hash.safetensors.training: is the progress of another");
+  options = Options();
+  options.recipe.learning_rate = 2e-3;
+  {
+    const auto checkpoint = engine::SafetensorsFile::Open(options.out + ".training");
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_EQ((*checkpoint)->metadata().at("identity: device kind"), "cpu");
+  }
   std::ofstream(Options().out + ".training") << "not a checkpoint";
   ExpectRefusal(Options(), absl::StatusCode::kInvalidArgument, "is not a training checkpoint; delete it");
+}
+
+TEST_F(TrainerTest, AnotherRunsProgressIsReplacedWhereThatIsWanted) {
+  TrainOptions options = Options();
+  stop_at_ = 2;
+  ASSERT_TRUE(absl::IsCancelled(Train(options).status()));
+  stop_ = false;
+  stop_at_ = -1;
+  options.replace_progress = true;
+  options.recipe.steps = 4;
+  const auto other_recipe = Train(options);
+  ASSERT_TRUE(other_recipe.ok()) << other_recipe.status();
+  EXPECT_EQ(other_recipe->resumed_at_step, 0);
+  EXPECT_THAT(notes_, HasSubstr("its recipe is steps=6, this run's is steps=4; begun anew"));
+  std::ofstream(options.out + ".training") << "not a checkpoint";
+  ASSERT_TRUE(Train(options).ok());
+  EXPECT_THAT(notes_, HasSubstr("is not a training checkpoint; begun anew"));
+  EXPECT_FALSE(fs::exists(options.out + ".training"));
+}
+
+TEST_F(TrainerTest, TheRecipeNamesTheContextThatTheModelHas) {
+  const auto report = Train(Options());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(FormatRecipe(report->recipe), HasSubstr(" target_context=8192 "));
+}
+
+TEST_F(TrainerTest, MemoryMayBeBoundedButNotPromised) {
+  TrainOptions options = Options();
+  options.max_memory_bytes = int64_t{1} << 60;
+  ASSERT_TRUE(Train(options).ok());
+  EXPECT_THAT(notes_, HasSubstr(" free in all"));
+  options.max_memory_bytes = int64_t{1} << 29;
+  ASSERT_TRUE(Train(options).ok());
+  EXPECT_THAT(notes_, HasSubstr(" left of --max-memory"));
 }
 
 TEST_F(TrainerTest, BaselinesAreWrittenForEvaluationAndRefusedByTheEngine) {
@@ -251,10 +331,16 @@ TEST_F(TrainerTest, BadInputIsOneClearError) {
   ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "cuda:63");
   options = Options();
   options.recipe.first_layer = 4;
-  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "first_layer: must be in [0, 3]");
+  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "--first-layer: must be in [0, 3]");
   options = Options();
   options.recipe.tokens_per_sequence = 9000;
-  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "tokens_per_sequence: must be in [256, 8192]");
+  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "--tokens-per-sequence: must be in [256, 8192]");
+  options = Options();
+  options.recipe.queries_per_step = 257;
+  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "--queries-per-step: must be at most 256");
+  options = Options();
+  options.text_paths = {"/dev/zero"};
+  ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "/dev/zero: cannot be read: is a device");
   options = Options();
   options.recipe.hash_bits = 100;
   ExpectRefusal(options, absl::StatusCode::kInvalidArgument, "100");
@@ -270,7 +356,7 @@ TEST_F(TrainerTest, OutputThatCannotBeWrittenIsFoundBeforeTraining) {
   EXPECT_THAT(std::string(Train(options).status().message()), HasSubstr("is a folder"));
   const auto lock = OutputLock::Acquire(Options().out);
   ASSERT_TRUE(lock.ok());
-  EXPECT_EQ(Train(Options()).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Train(Options()).status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(TrainerTest, OnlyHashFilesAreReplaced) {

@@ -62,25 +62,26 @@ class EndToEnd {
     return absl::OkStatus();
   }
 
-  absl::Status Needle() {
-    const int64_t context = Context();
-    std::vector<int64_t> lengths;
-    for (const int64_t part : kGridParts) lengths.push_back(context / part);
-    return Tasks(MakeNeedleGrid(lengths, kGridDepths, kGridExamples, options_.seed, Encoder()), &report_.needle,
-                 &report_.needle_answers);
+  absl::Status Check() const {
+    if (options_.fidelity && input_.served_hash.empty()) {
+      return absl::InvalidArgumentError("--fidelity: needs a hash that can be served, --hash FILE and selector hash");
+    }
+    const auto check = [](const char* flag, const absl::Status& status) {
+      return status.ok() ? status
+                         : absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message(), " (--context)"));
+    };
+    absl::Status status;
+    if (options_.needle) status = check("--needle", NeedleGrid().status());
+    if (status.ok() && options_.tasks) status = check("--tasks", TaskCells().status());
+    return status;
   }
 
-  absl::Status GeneratedTasks() {
-    const int64_t context = Context();
-    return Tasks(MakeTaskCells({}, {context}, kTaskExamples, options_.seed, Encoder()), &report_.tasks,
-                 &report_.task_answers);
-  }
+  absl::Status Needle() { return Tasks("--needle", NeedleGrid(), &report_.needle, &report_.needle_answers); }
+
+  absl::Status GeneratedTasks() { return Tasks("--tasks", TaskCells(), &report_.tasks, &report_.task_answers); }
 
   absl::Status Fidelity() {
     if (absl::Status status = StartEngine(); !status.ok()) return status;
-    if (engine_ == nullptr) {
-      return absl::InvalidArgumentError("--fidelity: needs a hash that can be served, --hash FILE and selector hash");
-    }
     std::vector<FidelityPrompt> prompts;
     for (const TextSequence* sequence : sequences_) {
       FidelityPrompt prompt{absl::StrCat(sequence->kind, "/", sequence->text), sequence->token_ids};
@@ -100,8 +101,18 @@ class EndToEnd {
   int64_t Context() const { return *std::max_element(options_.contexts.begin(), options_.contexts.end()); }
   EncodeFunction Encoder() const { return EncodeWith(*input_.model->tokenizer()); }
 
-  absl::Status Tasks(const absl::StatusOr<std::vector<TaskCell>>& cells, std::vector<TaskLikelihoodRow>* likelihood,
-                     std::vector<TaskAnswerRow>* answers) {
+  absl::StatusOr<std::vector<TaskCell>> NeedleGrid() const {
+    std::vector<int64_t> lengths;
+    for (const int64_t part : kGridParts) lengths.push_back(Context() / part);
+    return MakeNeedleGrid(lengths, kGridDepths, kGridExamples, options_.seed, Encoder());
+  }
+
+  absl::StatusOr<std::vector<TaskCell>> TaskCells() const {
+    return MakeTaskCells({}, {Context()}, kTaskExamples, options_.seed, Encoder());
+  }
+
+  absl::Status Tasks(const char* flag, const absl::StatusOr<std::vector<TaskCell>>& cells,
+                     std::vector<TaskLikelihoodRow>* likelihood, std::vector<TaskAnswerRow>* answers) {
     if (!cells.ok()) return cells.status();
     TaskLikelihoodOptions options;
     options.run = run_;
@@ -109,7 +120,13 @@ class EndToEnd {
     auto rows = MeasureTaskLikelihood(*input_.model, *cells, input_.selectors, oracle_, options, progress_);
     if (!rows.ok()) return rows.status();
     *likelihood = *std::move(rows);
-    if (absl::Status status = StartEngine(); !status.ok() || engine_ == nullptr) return status;
+    if (absl::Status status = StartEngine(); !status.ok()) return status;
+    if (engine_ == nullptr) {
+      report_.notes.push_back(absl::StrCat(flag,
+                                           ": by likelihood alone; answers are written by the engine, and need a ",
+                                           "hash that can be served: --hash FILE and selector hash"));
+      return absl::OkStatus();
+    }
     auto answered = MeasureTaskAnswers(engine_.get(), *cells, options_.budgets, progress_);
     if (!answered.ok()) return answered.status();
     *answers = *std::move(answered);
@@ -144,6 +161,11 @@ class EndToEnd {
 };
 
 }  // namespace
+
+absl::Status CheckEndToEnd(const EndToEndInput& input) {
+  EvaluationReport unused;
+  return EndToEnd(input, nullptr, &unused).Check();
+}
 
 absl::Status MeasureEndToEnd(const EndToEndInput& input, const ProgressFunction& progress, EvaluationReport* report) {
   EndToEnd end_to_end(input, progress, report);

@@ -24,8 +24,11 @@ struct EndToEndInput {
   absl::Span<const TextSequence> sequences;  // of the longest context; the first of each text is used
 };
 
+// Whether that can be measured, before minutes of other work: INVALID_ARGUMENT names the flag that cannot be.
+absl::Status CheckEndToEnd(const EndToEndInput& input);
+
 // Adds what options.perplexity, needle, tasks and fidelity ask for to the report. Without a hash that can be served
-// fidelity is INVALID_ARGUMENT, and tasks are judged by likelihood alone.
+// fidelity is INVALID_ARGUMENT, and tasks are judged by likelihood alone, which the report's notes say.
 absl::Status MeasureEndToEnd(const EndToEndInput& input, const ProgressFunction& progress, EvaluationReport* report);
 
 }  // namespace spotlight::training

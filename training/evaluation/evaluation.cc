@@ -189,12 +189,7 @@ absl::StatusOr<EvaluationReport> EvaluateAll(const EvaluationOptions& options, c
     by_context.push_back(*std::move(sequences));
   }
 
-  EvaluationReport report;
-  report.hash_path = *hash;
-  report.texts = *texts;
-  Describe(options, **model, *list, &report);
   Evaluation evaluation(options, **model, *list, note);
-  if (absl::Status status = evaluation.MeasureQuality(by_context, &report); !status.ok()) return status;
   EndToEndInput end_to_end;
   end_to_end.options = &options;
   end_to_end.model = model->get();
@@ -203,6 +198,13 @@ absl::StatusOr<EvaluationReport> EvaluateAll(const EvaluationOptions& options, c
   end_to_end.served_hash = ServedHash(*hash, *list);
   const auto longest = std::max_element(options.contexts.begin(), options.contexts.end());
   end_to_end.sequences = by_context[longest - options.contexts.begin()];
+  if (absl::Status status = CheckEndToEnd(end_to_end); !status.ok()) return status;
+
+  EvaluationReport report;
+  report.hash_path = *hash;
+  report.texts = *texts;
+  Describe(options, **model, *list, &report);
+  if (absl::Status status = evaluation.MeasureQuality(by_context, &report); !status.ok()) return status;
   const auto progress = [&](const EvaluationProgress& step) { note(step.what, step.done, step.total); };
   if (absl::Status status = MeasureEndToEnd(end_to_end, progress, &report); !status.ok()) return status;
   return report;

@@ -1,6 +1,8 @@
 #include "training/evaluation/evaluation_flags.h"
 
 #include <cmath>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/flags/flag.h"
@@ -8,15 +10,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "command_line/flag_parser.h"
+#include "training/evaluation/selectors/selector_names.h"
 
-ABSL_FLAG(std::string, model, "", "The checkpoint: config.json, tokenizer.json, *.safetensors");
+ABSL_FLAG(std::string, model, "", "The checkpoint: config.json, tokenizer.json, *.safetensors. Required");
 ABSL_FLAG(std::string, hash, "auto", "The hash file that the hash selectors read; auto: search for one");
 ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
 ABSL_FLAG(std::string, text, "",
           "Texts: files and folders. The kind of a text is the name of its folder (books, code) unless it is given "
-          "(default training/texts/eval)");
+          "(default: the project's own, training/texts/eval)");
 ABSL_FLAG(std::string, context, "8192", "Tokens of a sequence; several separated by commas");
-ABSL_FLAG(std::string, contexts, "", "The same as --context");
 ABSL_FLAG(std::string, budget, "0.02", "Shares of the context that are selected, separated by commas");
 ABSL_FLAG(std::string, selectors,
           "oracle-a,oracle-b,hash,hash-real,hash-prefilter,lsh,lsh-head,quest,quest-group,"
@@ -55,7 +57,6 @@ const std::vector<FlagGroup>& Groups() {
       {"On what",
        {{"text", "[KIND=]PATH ..."},
         {"context", "N,..."},
-        {"contexts", "N,..."},
         {"budget", "SHARE,..."},
         {"sequences", "N"},
         {"queries", "N"},
@@ -74,9 +75,18 @@ absl::Status Bad(absl::string_view flag, absl::string_view value, absl::string_v
   return absl::InvalidArgumentError(absl::StrCat("--", flag, ": must be ", bound, ", got \"", value, "\""));
 }
 
+// Where this is run from the repository, else among the program's runfiles. Empty: nowhere.
+std::string DefaultTexts() {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::is_directory(kDefaultTexts, error)) return kDefaultTexts;
+  const std::string program = fs::read_symlink("/proc/self/exe", error).string();
+  const std::string beside = absl::StrCat(program, ".runfiles/spotlight/", kDefaultTexts);
+  return fs::is_directory(beside, error) ? beside : "";
+}
+
 absl::Status ParseContexts(EvaluationOptions* options) {
-  const std::string plural = absl::GetFlag(FLAGS_contexts);
-  const std::string text = plural.empty() ? absl::GetFlag(FLAGS_context) : plural;
+  const std::string text = absl::GetFlag(FLAGS_context);
   for (const absl::string_view word : absl::StrSplit(text, ',', absl::SkipEmpty())) {
     int64_t context = 0;
     if (!absl::SimpleAtoi(word, &context) || context < kMinContext || context > (int64_t{1} << 30)) {
@@ -113,6 +123,13 @@ absl::Status ParseDType(EvaluationOptions* options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckDevice(const std::string& device) {
+  uint32_t index = 0;
+  const bool is_cuda = device.rfind("cuda:", 0) == 0 && absl::SimpleAtoi(device.substr(5), &index);
+  if (device == "auto" || device == "cpu" || is_cuda) return absl::OkStatus();
+  return Bad("device", device, "auto, cpu or cuda:N");
+}
+
 absl::Status ParseCounts(EvaluationOptions* options) {
   const auto take = [](const char* flag, int32_t value, int32_t least, int32_t* out) {
     *out = value;
@@ -145,7 +162,6 @@ absl::StatusOr<EvaluationCommandLine> ParseEvaluationFlags(int argc, const char*
   options.hash = absl::GetFlag(FLAGS_hash);
   options.hash_folders = absl::StrSplit(absl::GetFlag(FLAGS_hash_folders), ',', absl::SkipEmpty());
   options.texts = absl::StrSplit(absl::GetFlag(FLAGS_text), '\n', absl::SkipEmpty());
-  if (options.texts.empty()) options.texts = {kDefaultTexts};
   options.selectors = absl::StrSplit(absl::GetFlag(FLAGS_selectors), ',', absl::SkipEmpty());
   if (options.selectors.empty()) return Bad("selectors", "", "one name or more");
   options.seed = absl::GetFlag(FLAGS_seed);
@@ -160,14 +176,25 @@ absl::StatusOr<EvaluationCommandLine> ParseEvaluationFlags(int argc, const char*
   status.Update(ParseBudgets(&options));
   status.Update(ParseDType(&options));
   status.Update(ParseCounts(&options));
+  status.Update(CheckDevice(options.device));
   if (!status.ok()) return status;
+  if (absl::Status names = CheckSelectorNames(options.selectors); !names.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--selectors: ", names.message()));
+  }
+  if (options.texts.empty()) options.texts = {DefaultTexts()};
+  if (options.texts.front().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--text: must be given: ", kDefaultTexts, " is neither in this folder nor beside the program"));
+  }
   return line;
 }
 
 std::string EvaluationHelp() {
   return absl::StrCat("Measures how well selectors of tokens stand in for exact attention.\n\n",
-                      "  spotlight-eval --model DIR [--hash FILE] [--text FILE ...] [--json OUT]\n\n",
-                      command_line::FormatFlags(Groups()));
+                      "Usage: spotlight-eval --model DIR [--hash FILE] [--text FILE ...] [--json OUT] [flags]\n\n",
+                      command_line::FormatFlags(Groups()),
+                      "\n  --help  this text        --version  the version\n\n"
+                      "Exit codes: 0 done, 1 failed or missed a bar, 2 a bad command line.\n");
 }
 
 }  // namespace spotlight::training

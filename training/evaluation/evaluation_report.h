@@ -52,6 +52,7 @@ struct EvaluationReport {
   std::vector<TaskLikelihoodRow> needle, tasks;
   std::vector<TaskAnswerRow> needle_answers, task_answers;
   std::vector<FidelityRow> fidelity;
+  std::vector<std::string> notes;  // what was asked for and left out, and why
 };
 
 std::string ToJson(const EvaluationReport& report);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "training/corpus.h"
 
 namespace spotlight::training {
 namespace {
@@ -114,7 +115,7 @@ absl::StatusOr<std::vector<EvaluationText>> FindTexts(const std::vector<std::str
 absl::StatusOr<std::vector<TextSequence>> CutSequences(const std::vector<EvaluationText>& texts,
                                                        const engine::Tokenizer& tokenizer, int64_t tokens,
                                                        int64_t max_sequences) {
-  const auto prefix = tokenizer.Encode("", /*add_special_tokens=*/true);
+  const auto prefix = TokensBeforeText(tokenizer);  // as in training
   if (!prefix.ok()) return prefix.status();
   const int64_t body = tokens - static_cast<int64_t>(prefix->size());
   std::vector<TextSequence> sequences;

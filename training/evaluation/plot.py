@@ -13,10 +13,13 @@ import os
 import re
 import sys
 
-import matplotlib
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-import matplotlib.ticker
+try:
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    import matplotlib.ticker
+except ImportError as error:
+    sys.exit(f'{sys.argv[0]}: needs matplotlib (apt-get install python3-matplotlib): {error}')
 
 # Okabe and Ito's colours, told apart with any colour vision; markers say the same once more.
 COLOURS = ['#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#7F7F7F']
@@ -232,9 +235,12 @@ def main():
         sys.exit(f'plot.py: {sys.argv[1]}: {error}')
     if report.get('format') != 'spotlight-eval-1':
         sys.exit(f'plot.py: {sys.argv[1]}: is no report of spotlight-eval')
-    os.makedirs(sys.argv[2], exist_ok=True)
-    for draw in (draw_heads, draw_budgets, draw_needle, draw_tasks, draw_perplexity):
-        draw(report, sys.argv[2])
+    try:
+        os.makedirs(sys.argv[2], exist_ok=True)
+        for draw in (draw_heads, draw_budgets, draw_needle, draw_tasks, draw_perplexity):
+            draw(report, sys.argv[2])
+    except OSError as error:
+        sys.exit(f'plot.py: {error}')
 
 
 if __name__ == '__main__':

@@ -172,6 +172,7 @@ std::string ToJson(const EvaluationReport& report) {
   json["tasks"] = ToArray(report.tasks);
   json["task_answers"] = ToArray(report.task_answers);
   json["fidelity"] = ToArray(report.fidelity);
+  json["notes"] = report.notes;
   // Names of texts and folders may be in any encoding.
   return json.dump(1, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace);
 }

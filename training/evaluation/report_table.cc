@@ -109,11 +109,13 @@ std::string FidelityTable(const std::vector<FidelityRow>& rows) {
 
 std::string ToTable(const EvaluationReport& report) {
   const int width = WidthOfNames(report);
+  std::string notes;
+  for (const std::string& note : report.notes) absl::StrAppend(&notes, "\nnote: ", note, "\n");
   return absl::StrCat(QualityTable(report, width), LossLines(report), PerplexityTable(report, width),
                       LikelihoodTable("needle", report.needle, width),
                       AnswerTable("needle, answers", report.needle_answers),
                       LikelihoodTable("task", report.tasks, width), AnswerTable("task, answers", report.task_answers),
-                      FidelityTable(report.fidelity));
+                      FidelityTable(report.fidelity), notes);
 }
 
 }  // namespace spotlight::training

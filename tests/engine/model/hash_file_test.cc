@@ -1,5 +1,6 @@
 #include "engine/model/hash_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -55,11 +56,11 @@ struct Parts {
       for (const int64_t dimension : tensor.shape) count *= dimension;
       const std::vector<float> floats(count, fill);
       const std::vector<uint16_t> halves(count, ToBf16(fill));
-      const bool wide = tensor.dtype == DType::kF32;
-      EXPECT_TRUE((*writer)
-                      ->Append(wide ? static_cast<const void*>(floats.data()) : halves.data(),
-                               count * kernels::SizeOf(tensor.dtype))
-                      .ok());
+      const std::vector<int8_t> integers(count, 100);
+      const void* bytes = halves.data();
+      if (tensor.dtype == DType::kF32) bytes = floats.data();
+      if (tensor.is_int8) bytes = integers.data();
+      EXPECT_TRUE((*writer)->Append(bytes, count * (tensor.is_int8 ? 1 : kernels::SizeOf(tensor.dtype))).ok());
     }
     EXPECT_TRUE((*writer)->Finish().ok());
     return folder.File(name);
@@ -138,6 +139,72 @@ TEST(HashFileTest, EncodersMayBeF32) {
   const auto hash = LoadHashFile(parts.Write(folder), TinyConfig(), kFingerprint, false);
   ASSERT_TRUE(hash.ok()) << hash.status();
   EXPECT_EQ(hash->dtype, DType::kF32);
+}
+
+// Every matrix in 8 bits, with its scales.
+Parts Int8Parts() {
+  Parts parts = GoodParts();
+  std::vector<SafetensorsWriter::Tensor> scales;
+  for (SafetensorsWriter::Tensor& tensor : parts.tensors) {
+    if (tensor.shape.size() != 3) continue;
+    tensor.is_int8 = true;
+    scales.push_back({tensor.name + ".scale", DType::kF32, {tensor.shape[0], tensor.shape[2]}});
+  }
+  parts.tensors.insert(parts.tensors.begin(), scales.begin(), scales.end());
+  return parts;
+}
+
+std::vector<float> Floats(const TensorView& view) {
+  std::vector<float> values(NumElements(view));
+  ReadFloats(view, 0, NumElements(view), values.data());
+  return values;
+}
+
+TEST(HashFileTest, Int8MatricesBecomeWhatNumpyMakesOfThem) {
+  const auto stored = LoadHashFile("tests/testdata/goldens/int8_hash.safetensors", TinyConfig(), kFingerprint,
+                                   /*allow_untrained=*/false);
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  const auto plain = LoadHashFile("tests/testdata/goldens/int8_hash_dequantised.safetensors", TinyConfig(),
+                                  kFingerprint, /*allow_untrained=*/false);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(stored->dtype, DType::kBF16);
+  ASSERT_EQ(stored->layers.size(), 1u);
+  const LayerHashView &a = stored->layers.at(3), &b = plain->layers.at(3);
+  for (const auto& [encoder, expected] : {std::make_pair(&a.key, &b.key), std::make_pair(&a.query, &b.query)}) {
+    EXPECT_EQ(encoder->hidden, expected->hidden);
+    for (const auto tensor : {&LayerHashView::Encoder::w1, &LayerHashView::Encoder::b1, &LayerHashView::Encoder::w2,
+                              &LayerHashView::Encoder::b2, &LayerHashView::Encoder::skip}) {
+      const TensorView &view = encoder->*tensor, &wanted = expected->*tensor;
+      EXPECT_EQ(view.dtype, DType::kBF16);
+      EXPECT_EQ(view.shape, wanted.shape);
+      EXPECT_EQ(Floats(view), Floats(wanted));
+    }
+  }
+}
+
+TEST(HashFileTest, Int8MatricesAreF32BesideBiasesInF32) {
+  TempFolder folder;
+  Parts parts = Int8Parts();
+  parts.fill = 0.3f;
+  for (SafetensorsWriter::Tensor& tensor : parts.tensors) tensor.dtype = DType::kF32;
+  const auto hash = LoadHashFile(parts.Write(folder), TinyConfig(), kFingerprint, false);
+  ASSERT_TRUE(hash.ok()) << hash.status();
+  EXPECT_EQ(hash->dtype, DType::kF32);
+  EXPECT_THAT(Floats(hash->layers.at(2).query.w1), testing::Each(100 * 0.3f));
+}
+
+TEST(HashFileTest, Int8AndBf16MatricesMayStandInOneFile) {
+  TempFolder folder;
+  Parts parts = Int8Parts();
+  for (const std::string& name : {std::string("layers.2.key.w1"), std::string("layers.3.query.skip")}) {
+    parts.Tensor(name).is_int8 = false;
+    parts.tensors.erase(std::find_if(parts.tensors.begin(), parts.tensors.end(),
+                                     [&](const auto& tensor) { return tensor.name == name + ".scale"; }));
+  }
+  const auto hash = LoadHashFile(parts.Write(folder), TinyConfig(), kFingerprint, false);
+  ASSERT_TRUE(hash.ok()) << hash.status();
+  EXPECT_THAT(Floats(hash->layers.at(2).key.w1), testing::Each(0.5f));
+  EXPECT_THAT(Floats(hash->layers.at(3).key.w1), testing::Each(50.0f));
 }
 
 struct Refusal {
@@ -227,13 +294,52 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{[](Parts& parts) { parts.Tensor("layers.3.logit_scale").dtype = DType::kBF16; },
                 "tensor layers.3.logit_scale is not F32"},
         Refusal{[](Parts& parts) { parts.Tensor("layers.3.query.b2").dtype = DType::kF32; },
-                "layer 3: all encoder tensors must be BF16 or all F32"},
+                "layer 3: all encoder tensors but I8 matrices must be BF16 or all F32"},
         Refusal{[](Parts& parts) { parts.Tensor("layers.2.key.w1").name = "other"; }, "has no tensor layers.2.key.w1"},
         Refusal{[](Parts& parts) { parts.fill = -1; }, "tensor layers.2.logit_scale must be positive, holds -1"},
         Refusal{[](Parts& parts) { parts.fill = std::numeric_limits<float>::quiet_NaN(); },
                 "tensor layers.2.key.w1 holds a number that is not finite"},
         Refusal{[](Parts& parts) { parts.fill = std::numeric_limits<float>::infinity(); },
                 "tensor layers.2.key.w1 holds a number that is not finite"}));
+
+class Int8HashFileRefusalTest : public testing::TestWithParam<Refusal> {};
+
+TEST_P(Int8HashFileRefusalTest, NamesTheTensorAndTheReason) {
+  TempFolder folder;
+  Parts parts = Int8Parts();
+  GetParam().spoil(parts);
+  const std::string path = parts.Write(folder);
+  const auto hash = LoadHashFile(path, TinyConfig(), kFingerprint, /*allow_untrained=*/true);
+  EXPECT_EQ(hash.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(hash.status().message()), path + ": " + GetParam().message);
+}
+
+Refusal Fill(float fill, const std::string& message) {
+  return {[=](Parts& parts) { parts.fill = fill; }, message};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    OfScales, Int8HashFileRefusalTest,
+    testing::Values(
+        Fill(0, "tensor layers.2.key.w1.scale must hold positive numbers, holds 0"),
+        Fill(-1, "tensor layers.2.key.w1.scale must hold positive numbers, holds -1"),
+        Fill(std::numeric_limits<float>::quiet_NaN(),
+             "tensor layers.2.key.w1.scale must hold positive numbers, holds nan"),
+        Fill(std::numeric_limits<float>::infinity(),
+             "tensor layers.2.key.w1.scale must hold positive numbers, holds inf"),
+        Fill(1e38f, "tensor layers.2.key.w1 holds a number that is not finite"),
+        Shape("layers.2.key.w1.scale", {2, 15}, "tensor layers.2.key.w1.scale has shape [2, 15], must be [2, 16]"),
+        Shape("layers.3.query.w2.scale", {2, 1, 64},
+              "tensor layers.3.query.w2.scale has shape [2, 1, 64], must be [2, 64]"),
+        Shape("layers.2.key.w1", {2, 256}, "tensor layers.2.key.w1 has shape [2, 256], must have three dimensions"),
+        Refusal{[](Parts& parts) { parts.Tensor("layers.2.key.w1.scale").dtype = DType::kBF16; },
+                "tensor layers.2.key.w1.scale is not F32"},
+        Refusal{[](Parts& parts) { parts.Tensor("layers.2.key.w1.scale").name = "other"; },
+                "tensor layers.2.key.w1 is I8 and there is no layers.2.key.w1.scale"},
+        Refusal{[](Parts& parts) { parts.Tensor("layers.2.key.w1").is_int8 = false; },
+                "has tensor layers.2.key.w1.scale, which its metadata does not announce"},
+        Refusal{[](Parts& parts) { parts.Tensor("layers.2.key.b1").is_int8 = true; },
+                "tensor layers.2.key.b1 is not F32 or BF16"}));
 
 TEST(HashFileTest, UntrainedFilesLoadOnlyWhereAllowed) {
   TempFolder folder;

@@ -37,6 +37,31 @@ TEST(SafetensorsWriterTest, WritesWhatTheReaderReads) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(b.data) % 8, 0u);
 }
 
+TEST(SafetensorsWriterTest, Int8TensorsAreReadAsSuchAndAsNothingElse) {
+  TempFolder folder;
+  const std::string path = folder.File("x.safetensors");
+  auto writer = SafetensorsWriter::Create(
+      path, {{"scale", kernels::DType::kF32, {1}}, {"x", kernels::DType::kF32, {1, 3}, /*is_int8=*/true}}, {});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  const int8_t integers[] = {-127, 0, 127};
+  ASSERT_TRUE((*writer)->Append("1234", 4).ok());
+  ASSERT_TRUE((*writer)->Append(integers, sizeof(integers)).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+
+  const auto file = SafetensorsFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_TRUE((*file)->HasInt8("x"));
+  EXPECT_FALSE((*file)->HasInt8("scale"));
+  EXPECT_FALSE((*file)->HasInt8("none"));
+  const auto view = (*file)->FindInt8("x");
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_THAT(view->shape, ElementsAre(1, 3));
+  EXPECT_THAT(std::vector<int8_t>(view->data, view->data + view->num_elements), ElementsAre(-127, 0, 127));
+  EXPECT_EQ((*file)->FindInt8("scale").status().message(), path + ": tensor scale has dtype F32, not I8");
+  EXPECT_EQ((*file)->FindInt8("none").status().message(), path + ": has no tensor none");
+  EXPECT_EQ((*file)->Find("x").status().message(), path + ": tensor x has dtype I8; F32, BF16 and F16 are supported");
+}
+
 TEST(SafetensorsWriterTest, LeavesNothingBehindWhenItIsNotFinished) {
   TempFolder folder;
   {

@@ -124,6 +124,13 @@ TEST(EvaluationTest, NamesWhatIsWrong) {
   options.selectors = {"clairvoyant"};
   EXPECT_TRUE(absl::StrContains(ErrorOf(options), "must be one of oracle-a, oracle-b"));
   options = Options();
+  options.selectors = {"window"};
+  options.fidelity = true;
+  EXPECT_EQ(ErrorOf(options), "--fidelity: needs a hash that can be served, --hash FILE and selector hash");
+  options.fidelity = false;
+  options.needle = true;
+  EXPECT_TRUE(absl::StrContains(ErrorOf(options), "--needle: task needle: its shortest text has ")) << ErrorOf(options);
+  options = Options();
   options.texts = {"nowhere.txt"};
   EXPECT_EQ(ErrorOf(options), "nowhere.txt: no such file or folder");
   options = Options();
@@ -149,6 +156,23 @@ TEST(EvaluationTest, MeasuresWholeRunsWhenAsked) {
   EXPECT_FALSE(ToTable(*report).empty());
 }
 
+TEST(EvaluationTest, AnswersThatAreLeftOutAreNotLeftOutInSilence) {
+  EvaluationOptions options = Options();
+  options.selectors = {"window"};
+  options.budgets = {0.3};
+  options.texts.resize(1);
+  options.num_sequences = 1;
+  options.contexts = {1600};
+  options.needle = true;
+  const auto report = Evaluate(options, kSilent);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_FALSE(report->needle.empty());
+  EXPECT_TRUE(report->needle_answers.empty());
+  ASSERT_EQ(report->notes.size(), 1u);
+  EXPECT_TRUE(absl::StrContains(ToTable(*report), "\nnote: --needle: by likelihood alone; ")) << ToTable(*report);
+  EXPECT_TRUE(absl::StrContains(ToJson(*report), "\"--needle: by likelihood alone; "));
+}
+
 TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
   const auto error = [](std::vector<const char*> words) {
     words.insert(words.begin(), "spotlight-eval");
@@ -163,7 +187,18 @@ TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
   EXPECT_EQ(error({"--model", "m", "--context", "8192", "--queries", "0"}), "--queries: must be at least 1, got \"0\"");
   EXPECT_EQ(error({"--model", "m", "--queries", "4", "--dtype", "fp8"}),
             "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
-  EXPECT_FALSE(EvaluationHelp().empty());
+  EXPECT_EQ(error({"--model", "m", "--dtype", "auto", "--device", "tpu"}),
+            "--device: must be auto, cpu or cuda:N, got \"tpu\"");
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--device", "cpu", "--selectors", "hash,clairvoyant"}),
+                                "--selectors: selector clairvoyant: must be one of oracle-a, "));
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "hash,hash"}), "hash: given twice"));
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "quest:a"}), "quest:a: must be one of"));
+  EXPECT_EQ(error({"--model", "m", "--selectors", "hash:"}), "--selectors: selector hash:: names no file");
+  EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--selectors", "hash"}),
+                                "--text: must be given: training/texts/eval is neither in this folder nor "));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "*.safetensors. Required"));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "--version"));
+  EXPECT_TRUE(absl::StrContains(EvaluationHelp(), "Exit codes: 0 done, "));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "absl/status/status.h"
+#include "training/corpus.h"
 
 namespace spotlight::training {
 namespace {
@@ -81,6 +82,17 @@ TEST_F(EvaluationTextsTest, SequencesFollowEachOtherInTheText) {
     EXPECT_EQ((*sequences)[i].token_ids, expected) << i;
     EXPECT_EQ((*sequences)[i].index, i);
   }
+}
+
+TEST_F(EvaluationTextsTest, SequencesBeginAsThoseOfTrainingDo) {
+  const auto texts = FindTexts({Write("a.txt", Words(2000))});
+  const auto prefix = TokensBeforeText(*tokenizer_);
+  ASSERT_TRUE(texts.ok() && prefix.ok());
+  EXPECT_EQ(*prefix, std::vector<int32_t>{*tokenizer_->TokenId("<|begin_of_text|>")});
+  const auto sequences = CutSequences(*texts, *tokenizer_, 600, 1);
+  ASSERT_TRUE(sequences.ok()) << sequences.status();
+  EXPECT_EQ(sequences->front().token_ids.front(), prefix->front());
+  EXPECT_NE(sequences->front().token_ids[1], prefix->front());
 }
 
 TEST_F(EvaluationTextsTest, ATextGivesWhatItHasButNoLessThanOneSequence) {

@@ -1,8 +1,10 @@
 // Means, percentiles, bars and the JSON of a report, on made-up figures.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "nlohmann/json.hpp"
 #include "training/evaluation/evaluation_report.h"
 #include "training/evaluation/quality_bars.h"
@@ -182,9 +184,28 @@ TEST(QualityBarsTest, WhatWasNotMeasuredIsSkippedAndNothingMeasuredIsNoPass) {
   const auto bars = CheckBars(nothing, /*absolute=*/true);
   EXPECT_EQ(Count(bars, BarResult::kSkipped), static_cast<int>(bars.size()));
   EXPECT_FALSE(Passed(bars));
+  EXPECT_NE(ToTable(bars).find("no bar was checked"), std::string::npos);
   EvaluationReport report = GoodReport();
+  EXPECT_EQ(ToTable(CheckBars(report, /*absolute=*/true)).find("no bar was checked"), std::string::npos);
   report.selectors.back().hash.recipe = "encoder=linear loss=bt query=bits";
   EXPECT_EQ(Count(CheckBars(report, /*absolute=*/true), BarResult::kSkipped), 1);
+}
+
+TEST(QualityBarsTest, OneKindOfTextOrCopyingDoesNotPassForTwo) {
+  EvaluationReport report = GoodReport();
+  const auto remove = [&](const char* text, const char* kind) {
+    auto& rows = report.perplexity;
+    rows.erase(
+        std::remove_if(rows.begin(), rows.end(),
+                       [&](const PerplexityRow& row) { return absl::StartsWith(row.text, text) && row.kind == kind; }),
+        rows.end());
+  };
+  remove("books/", "needle");
+  EXPECT_EQ(Count(CheckBars(report, /*absolute=*/true), BarResult::kSkipped), 1);
+  remove("code/", "running");
+  const auto bars = CheckBars(report, /*absolute=*/true);
+  EXPECT_EQ(Count(bars, BarResult::kSkipped), 4 - 1) << ToTable(bars);
+  EXPECT_EQ(Count(bars, BarResult::kPass), 10) << ToTable(bars);
 }
 
 TEST(QualityBarsTest, AbsoluteBarsAreForTheCommittedTexts) {

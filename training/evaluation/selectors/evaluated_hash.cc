@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "engine/model/hash_file.h"
+#include "engine/model/int8_matrix.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/safetensors_values.h"
 
@@ -61,6 +62,7 @@ class EncoderReader {
 
   absl::StatusOr<HashEncoder> Read(const std::string& prefix, int64_t units, int64_t in, int64_t bits) {
     const auto has = [&](const char* name) { return file_.Has(prefix + name); };
+    dtype_ = engine::DequantisedType(file_, prefix + "b2");
     if (!has("skip") && !has("w2")) return absl::InvalidArgumentError(absl::StrCat("has no tensor ", prefix, "skip"));
     HashEncoder encoder;
     absl::Status status;
@@ -89,9 +91,19 @@ class EncoderReader {
   // Vectors come as [U, 1, n]. -1: any size. Does nothing after an error.
   void Take(const std::string& name, const std::vector<int64_t>& shape, at::Tensor* out, absl::Status* status) {
     if (!status->ok()) return;
-    const absl::StatusOr<engine::TensorView> view = file_.Find(name);
+    engine::DequantisedMatrix dequantised;
+    absl::StatusOr<engine::TensorView> view = file_.Find(name);
+    if (shape.size() == 3 && file_.HasInt8(name)) {
+      auto read = engine::ReadInt8Matrix(file_, name, dtype_);
+      if (!read.ok()) {
+        *status = read.status();
+        return;
+      }
+      dequantised = *std::move(read);
+      view = dequantised.view;
+    }
     if (!view.ok()) {
-      *status = absl::InvalidArgumentError(absl::StrCat("has no tensor ", name, " in F32 or BF16"));
+      *status = absl::InvalidArgumentError(absl::StrCat("has no tensor ", name, " in F32, BF16 or, a matrix, I8"));
       return;
     }
     bool matches = view->shape.size() == shape.size();
@@ -114,6 +126,7 @@ class EncoderReader {
 
   const engine::SafetensorsFile& file_;
   const at::Device device_;
+  kernels::DType dtype_ = kernels::DType::kBF16;  // that 8-bit matrices are served in
 };
 
 absl::Status ReadLayers(const engine::SafetensorsFile& file, const engine::ModelConfig& config, at::Device device,

@@ -1,28 +1,24 @@
 #include "training/evaluation/selectors/selector_list.h"
 
 #include <map>
-#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "training/evaluation/selectors/exact.h"
 #include "training/evaluation/selectors/hash.h"
 #include "training/evaluation/selectors/lsh.h"
 #include "training/evaluation/selectors/magicpig.h"
 #include "training/evaluation/selectors/quest.h"
+#include "training/evaluation/selectors/selector_names.h"
 
 namespace spotlight::training {
 namespace {
 
 constexpr int32_t kLshBits = 128;
-constexpr const char* kNames[] = {"oracle-a",      "oracle-b", "hash",     "hash-real", "hash-prefilter",
-                                  "hash-adaptive", "lsh",      "lsh-head", "quest",     "quest-group",
-                                  "magicpig",      "window",   "random"};
 
-// Null: no such name.
+// Null: one that reads a hash file.
 std::unique_ptr<Selector> MakeWithoutFile(absl::string_view name, uint64_t seed) {
   if (name == "oracle-a") return MakeOracleA();
   if (name == "oracle-b") return MakeOracleB();
@@ -40,45 +36,28 @@ std::unique_ptr<Selector> MakeWithoutFile(absl::string_view name, uint64_t seed)
   return nullptr;
 }
 
-bool ParseScoring(absl::string_view name, HashScoring* scoring) {
-  if (name == "hash") {
-    *scoring = HashScoring::kServed;
-  } else if (name == "hash-real") {
-    *scoring = HashScoring::kReal;
-  } else if (name == "hash-prefilter") {
-    *scoring = HashScoring::kPrefilter;
-  } else if (name == "hash-adaptive") {
-    *scoring = HashScoring::kAdaptive;
-  } else {
-    return false;
-  }
-  return true;
+HashScoring ScoringOf(absl::string_view name) {
+  if (name == "hash-real") return HashScoring::kReal;
+  if (name == "hash-prefilter") return HashScoring::kPrefilter;
+  return name == "hash-adaptive" ? HashScoring::kAdaptive : HashScoring::kServed;
 }
 
 }  // namespace
 
-std::string SelectorNames() {
-  return absl::StrJoin(kNames, ", ");
-}
-
 absl::StatusOr<SelectorList> MakeSelectors(const SelectorListOptions& options, const engine::ModelConfig& config,
                                            const std::string& model_fingerprint, at::Device device) {
+  if (absl::Status status = CheckSelectorNames(options.names); !status.ok()) return status;
   SelectorList list;
-  std::set<std::string> seen;
   std::map<std::string, std::shared_ptr<const EvaluatedHash>> files;  // by path
   for (const std::string& name : options.names) {
-    if (!seen.insert(name).second) return absl::InvalidArgumentError(absl::StrCat("selector ", name, ": given twice"));
     if (auto selector = MakeWithoutFile(name, options.seed); selector != nullptr) {
       list.selectors.push_back(std::move(selector));
       list.hashes.push_back(nullptr);
       continue;
     }
     const size_t colon = name.find(':');
-    HashSelectorOptions hash_options{name, HashScoring::kServed, options.prefilter_factor, options.adaptive_share};
-    if (!ParseScoring(absl::string_view(name).substr(0, colon), &hash_options.scoring)) {
-      return absl::InvalidArgumentError(absl::StrCat("selector ", name, ": must be one of ", SelectorNames(),
-                                                     "; the hash ones may be followed by :PATH"));
-    }
+    const HashSelectorOptions hash_options{name, ScoringOf(absl::string_view(name).substr(0, colon)),
+                                           options.prefilter_factor, options.adaptive_share};
     const std::string path = colon == std::string::npos ? options.hash_path : name.substr(colon + 1);
     if (path.empty()) return absl::InvalidArgumentError(absl::StrCat("selector ", name, ": needs a hash file"));
     std::shared_ptr<const EvaluatedHash>& hash = files[path];

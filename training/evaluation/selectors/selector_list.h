@@ -13,11 +13,8 @@
 
 namespace spotlight::training {
 
-// "oracle-a, oracle-b, ...": every name there is, for messages and help.
-std::string SelectorNames();
-
 struct SelectorListOptions {
-  std::vector<std::string> names;  // of SelectorNames; those that begin with hash may be followed by ":PATH"
+  std::vector<std::string> names;  // see CheckSelectorNames
   std::string hash_path;           // of names without a path; empty: they are refused
   int32_t prefilter_factor = 4;
   double adaptive_share = 0.5;
@@ -29,8 +26,7 @@ struct SelectorList {
   std::vector<std::shared_ptr<const EvaluatedHash>> hashes;  // by selector; null for those without a file
 };
 
-// INVALID_ARGUMENT: an unknown name (all names are listed), a name given twice, a hash without a file. Errors of the
-// files as LoadEvaluatedHash.
+// INVALID_ARGUMENT: as CheckSelectorNames, and a hash without a file. Errors of the files as LoadEvaluatedHash.
 absl::StatusOr<SelectorList> MakeSelectors(const SelectorListOptions& options, const engine::ModelConfig& config,
                                            const std::string& model_fingerprint, at::Device device);
 

@@ -14,6 +14,7 @@
 #include "kernels/reference/sparse_decode.h"
 #include "tests/training/evaluation/selectors/random_queries.h"
 #include "training/evaluation/selectors/selector_list.h"
+#include "training/evaluation/selectors/selector_names.h"
 #include "training/plane_quantiser.h"
 
 namespace spotlight::training {
@@ -473,6 +474,26 @@ TEST(SelectorListTest, MakesEveryNameThatItLists) {
     EXPECT_EQ(list->selectors[i]->name(), options.names[i]);
     EXPECT_EQ(list->hashes[i] != nullptr, options.names[i].rfind("hash", 0) == 0);
     EXPECT_TRUE(list->selectors[i]->Select(queries).ok()) << options.names[i];
+  }
+}
+
+TEST(EvaluatedHashTest, Int8FilesAreReadAsTheServerReadsThem) {
+  engine::ModelConfig config;
+  config.num_layers = 4;
+  config.num_q_heads = 6;
+  config.num_kv_heads = 2;
+  config.head_dim = 16;
+  const std::string golden = "tests/testdata/goldens/int8_hash", fingerprint(64, 'a');
+  const auto stored = LoadEvaluatedHash(golden + ".safetensors", config, fingerprint, at::kCPU);
+  const auto plain = LoadEvaluatedHash(golden + "_dequantised.safetensors", config, fingerprint, at::kCPU);
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  const LayerEncoders &a = stored->layers.at(3), &b = plain->layers.at(3);
+  for (const auto& [encoder, expected] : {std::make_pair(&a.key, &b.key), std::make_pair(&a.query, &b.query)}) {
+    for (const auto tensor :
+         {&HashEncoder::w1, &HashEncoder::b1, &HashEncoder::w2, &HashEncoder::b2, &HashEncoder::skip}) {
+      EXPECT_TRUE(at::equal(encoder->*tensor, expected->*tensor));
+    }
   }
 }
 
