@@ -34,6 +34,20 @@ void LogToStandardError() {
   });
 }
 
+void LogSecurity(const SecurityOptions& security, const ListenAddress& listen) {
+  const bool tls = security.tls.enabled();
+  const bool tokens = !security.token_file.empty();
+  if (tls || tokens) {
+    spdlog::info("gRPC calls need{}{}{}", tls ? " TLS" : "",
+                 security.tls.client_ca_file.empty() ? "" : ", a client certificate",
+                 tokens ? (tls ? ", a token" : " a token") : "");
+  }
+  if (!tls && !listen.is_loopback()) {
+    spdlog::warn("{} is plaintext: prompts, answers{} cross the network unprotected", listen.ToString(),
+                 tokens ? " and tokens" : "");
+  }
+}
+
 void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded, absl::Duration load_time) {
   const engine::ModelInfo& model = loaded.engine->model();
   spdlog::info("{} ({}, {:.0f} M parameters, {} on {})", model.name, model.architecture, model.num_parameters / 1e6,
@@ -60,8 +74,10 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
   ListenAddress http = options.server.http;
   listen.port = server.grpc_port();
   http.port = server.http_port();
-  spdlog::info("spotlight-server {}: gRPC on {}, HTTP on http://{}/metrics", kVersion, listen.ToString(),
-               http.ToString());
+  const SecurityOptions& security = options.server.security;
+  spdlog::info("spotlight-server {}: gRPC on {}, HTTP on {}://{}/metrics", kVersion, listen.ToString(),
+               security.http_tls ? "https" : "http", http.ToString());
+  LogSecurity(security, listen);
 
   spdlog::info("loading {}", options.load.model_folder);
   const absl::Time start = absl::Now();

@@ -56,28 +56,36 @@ std::shared_ptr<const Authorizer::Table> Authorizer::table() const {
   return table_;
 }
 
-absl::StatusOr<AuthorizedCall> Authorizer::Authorize(const CallCredentials& credentials, Scope scope,
-                                                     CallCost cost) const {
+Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const {
   const std::shared_ptr<const Table> table = this->table();
-  if (table == nullptr) return AuthorizedCall{{credentials.peer}, nullptr};
+  Authorization authorization;
+  authorization.caller.name = credentials.peer;
+  if (table == nullptr) return authorization;
+  authorization.caller.may_generate = authorization.caller.may_admin = false;
   const auto token = BearerToken(credentials);
-  if (!token.ok()) return token.status();
+  if (!token.ok()) {
+    authorization.status = token.status();
+    return authorization;
+  }
   const Sha256Digest digest = Sha256(*token);
   const Client* client = nullptr;
   for (const Token& known : table->tokens) {  // to the end, found or not
     if (EqualInConstantTime(known.digest, digest)) client = &table->clients[known.client];
   }
-  if (client == nullptr) return absl::UnauthenticatedError("the token is not known here");
-  if (!client->caller.Allows(scope)) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("the token of ", client->caller.name, " lacks the scope ", NameOf(scope)));
+  if (client == nullptr) {
+    authorization.status = absl::UnauthenticatedError("the token is not known here");
+    return authorization;
   }
-  AuthorizedCall call{client->caller, nullptr};
-  if (cost == CallCost::kFree) return call;
-  auto place = client->quota->Enter(clock_->Now());
-  if (!place.ok()) return place.status();
-  call.place = *std::move(place);
-  return call;
+  authorization.caller = client->caller;
+  if (!client->caller.Allows(scope)) {
+    authorization.status = absl::PermissionDeniedError(
+        absl::StrCat("the token of ", client->caller.name, " lacks the scope ", NameOf(scope)));
+  } else if (cost == CallCost::kRequest) {
+    auto place = client->quota->Enter(clock_->Now());
+    if (place.ok()) authorization.place = *std::move(place);
+    authorization.status = place.status();
+  }
+  return authorization;
 }
 
 }  // namespace spotlight::server

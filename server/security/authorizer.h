@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "engine/clock.h"
 #include "engine/mutex.h"
@@ -22,9 +22,10 @@ struct CallCredentials {
   std::string peer;                              // Caller::name where there are no tokens
 };
 
-// A caller let in; holds its place among its concurrent requests until the last copy is gone.
-struct AuthorizedCall {
-  Caller caller;
+// Holds the caller's place among its concurrent requests until the last copy is gone.
+struct Authorization {
+  absl::Status status;
+  Caller caller;             // the token's once that is known, else the peer
   CallerQuota::Place place;  // null: not counted
 };
 
@@ -43,7 +44,7 @@ class Authorizer {
 
   // Without tokens everybody may do everything. UNAUTHENTICATED: no token, or none that is known; PERMISSION_DENIED:
   // another scope is needed; RESOURCE_EXHAUSTED: see CallerQuota. Messages name the caller, never the token.
-  absl::StatusOr<AuthorizedCall> Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const;
+  Authorization Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const;
 
  private:
   struct Client {
