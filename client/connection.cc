@@ -1,5 +1,7 @@
 #include "client/connection.h"
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/error_details.h"
@@ -7,17 +9,19 @@
 namespace spotlight::client {
 
 OptionGroup ConnectionFlags::Options() {
-  return {
+  OptionGroup group = {
       "Connection",
       {Text("server", "HOST[:PORT]",
             absl::StrCat("the server, on port 50051 if not told, or unix:PATH; default ", server,
-                         ", which the environment variable SPOTLIGHT_SERVER may set. The connection is not encrypted"),
+                         ", which the environment variable SPOTLIGHT_SERVER may set"),
             [this](std::string value) { server = std::move(value); }),
        Real("connect-timeout", "SECONDS", Between(0, 3600),
             absl::StrCat("how long to wait for the server; default ", absl::ToDoubleSeconds(connect_timeout)),
             [this](double value) { connect_timeout = absl::Seconds(value); }),
        Real("deadline", "SECONDS", Above(0), "give up this long after the request was sent; default none",
             [this](double value) { deadline = absl::Seconds(value); })}};
+  for (Option& option : security.Options()) group.options.push_back(std::move(option));
+  return group;
 }
 
 absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const std::string> arguments,
@@ -29,10 +33,23 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
   return absl::nullopt;
 }
 
-absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+std::string ServerAddress(const ConnectionFlags& flags) {
   // Without a port gRPC would try 443.
-  const std::string server = absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
-  auto client = std::make_unique<GenerateClient>(CreateChannel(server));
+  return absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+}
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection) {
+  const std::string server = ServerAddress(flags);
+  const auto security = flags.security.Load(server, flags.default_token);
+  if (!security.ok()) return security.status();
+  return CreateChannel(server, own_connection, *security);
+}
+
+absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+  const std::string server = ServerAddress(flags);
+  const auto channel = ChannelFor(flags);
+  if (!channel.ok()) return channel.status();
+  auto client = std::make_unique<GenerateClient>(*channel);
   const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
   if (absl::IsUnavailable(status)) {
     return absl::UnavailableError(absl::StrCat("cannot reach ", server, " within ",
