@@ -110,7 +110,7 @@ absl::Status ReadLimits(const Json& entry, CallerLimits* limits) {
 }
 
 absl::Status ReadEntry(const Json& json, TokenEntry* entry) {
-  if (!json.is_object()) return Bad("must be an object");
+  if (!json.is_object()) return Bad("name: must be given, in an object");
   const absl::Status name = ReadName(json, &entry->caller.name);
   if (!name.ok()) return name;
   for (const absl::Status& status :
