@@ -5,11 +5,13 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "grpc/support/log.h"
 #include "server/flags.h"
+#include "server/grpc_log.h"
 #include "server/request_log.h"
 #include "server/server.h"
 #include "server/stop_signal.h"
@@ -29,22 +31,17 @@ void LogToStandardError() {
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
-  gpr_set_log_function([](gpr_log_func_args* args) {
-    if (args->severity == GPR_LOG_SEVERITY_ERROR) spdlog::warn("gRPC: {}", args->message);
-  });
+  LogGrpcErrors();
 }
 
 void LogSecurity(const SecurityOptions& security, const ListenAddress& listen) {
-  const bool tls = security.tls.enabled();
-  const bool tokens = !security.token_file.empty();
-  if (tls || tokens) {
-    spdlog::info("gRPC calls need{}{}{}", tls ? " TLS" : "",
-                 security.tls.client_ca_file.empty() ? "" : ", a client certificate",
-                 tokens ? (tls ? ", a token" : " a token") : "");
-  }
-  if (!tls && !listen.is_loopback()) {
-    spdlog::warn("{} is plaintext: prompts, answers{} cross the network unprotected", listen.ToString(),
-                 tokens ? " and tokens" : "");
+  std::vector<std::string> needs;
+  if (security.tls.enabled()) needs.push_back("TLS");
+  if (!security.tls.client_ca_file.empty()) needs.push_back("a client certificate");
+  if (!security.token_file.empty()) needs.push_back("a token");
+  if (!needs.empty()) spdlog::info("gRPC calls need {}", absl::StrJoin(needs, ", "));
+  if (!security.tls.enabled() && !listen.is_loopback()) {
+    spdlog::warn("{} is plaintext: prompts, answers and tokens cross the network unprotected", listen.ToString());
   }
 }
 

@@ -101,6 +101,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   http_ = *std::move(http);
   http_port_ = http_->port();
 
+  if (options.channelz) grpc::channelz::experimental::InitChannelzService();  // for the builders that follow
   grpc::ServerBuilder builder;
   builder.AddListeningPort(options.listen.ToString(),
                            options.security.tls.enabled() ? tls_.GrpcCredentials() : grpc::InsecureServerCredentials(),
@@ -129,7 +130,6 @@ absl::Status Server::Listen(const ServerOptions& options) {
       builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, ToMilliseconds(options.connection_grace));
     }
   }
-  if (options.channelz) grpc::channelz::experimental::InitChannelzService();
   builder.SetOption(std::make_unique<IntrospectionOption>(options.reflection, options.channelz));
   builder.RegisterService(&generation_);
   builder.RegisterService(&health_);
