@@ -62,11 +62,15 @@ int32_t RunClients(const Order& order, const std::string& ca_pem, int32_t num_st
       request.set_request_id(absl::StrCat("stream-", i));
       request.set_text("x");
       grpc::ClientContext context;
+      context.set_wait_for_ready(true);
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(5));
       auto reader = stub->GenerateStream(&context, request);
       v1::GenerateStreamResponse message;
       while (reader->Read(&message)) {
       }
-      failed[i] = !reader->Finish().ok();
+      const grpc::Status status = reader->Finish();
+      failed[i] = !status.ok();
+      if (!status.ok()) std::fprintf(stderr, "a stream failed: %s\n", status.error_message().c_str());
     });
   }
   for (std::thread& thread : threads) thread.join();

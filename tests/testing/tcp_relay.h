@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -15,7 +16,9 @@ namespace spotlight::testing {
 // Relays one connection at a time, until destroyed.
 class TcpRelay {
  public:
-  explicit TcpRelay(int server_port) : server_port_(server_port), listener_(socket(AF_INET, SOCK_STREAM, 0)) {
+  // `delay` before whatever is passed on.
+  explicit TcpRelay(int server_port, std::chrono::milliseconds delay = std::chrono::milliseconds(0))
+      : server_port_(server_port), delay_(delay), listener_(socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address = Loopback(0);
     bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
     listen(listener_, 4);
@@ -65,6 +68,7 @@ class TcpRelay {
         if (fds[i].revents == 0) continue;
         const ssize_t size = read(fds[i].fd, chunk, sizeof(chunk));
         if (size <= 0) return;
+        std::this_thread::sleep_for(delay_);
         if (fds[i].fd == server) {
           std::lock_guard<std::mutex> lock(mutex_);
           from_server_.append(chunk, static_cast<size_t>(size));
@@ -75,6 +79,7 @@ class TcpRelay {
   }
 
   const int server_port_;
+  const std::chrono::milliseconds delay_;
   const int listener_;
   int port_ = 0;
   mutable std::mutex mutex_;

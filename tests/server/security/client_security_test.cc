@@ -1,6 +1,7 @@
 // The command line against a server that wants TLS, certificates and tokens.
 #include "tests/client/spotlight_runner.h"
 #include "tests/server/security/secured_server.h"
+#include "tests/testing/tcp_relay.h"
 
 namespace spotlight::server {
 namespace {
@@ -68,6 +69,15 @@ TEST_F(ClientSecurityTest, TheServersNameIsVerified) {
   for (int i = 0; i < 1000 && Metric(Reloads("certificate", "taken")) < 1; ++i) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_EQ(Run("health", {own_certificate_, trusted_}).exit_code, 5);
   EXPECT_EQ(Run("health", {own_certificate_, trusted_, {"--tls-server-name", "elsewhere.example"}}).exit_code, 0);
+}
+
+TEST_F(ClientSecurityTest, ASlowHandshakeIsWaitedFor) {
+  const spotlight::testing::TcpRelay distant(server_->grpc_port(), std::chrono::milliseconds(100));
+  const SpotlightResult result =
+      Run("health", {own_certificate_,
+                     trusted_,
+                     {"--server", absl::StrCat("localhost:", distant.port()), "--connect-timeout", "10"}});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
 }
 
 TEST_F(ClientSecurityTest, BadFilesAreNamedAndTokensAreNot) {
