@@ -2,11 +2,18 @@
 
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/error_details.h"
 
 namespace spotlight::client {
+namespace {
+
+// On a status that no server had a part in.
+constexpr char kWrongUsage[] = "spotlight/wrong_usage";
+
+}  // namespace
 
 OptionGroup ConnectionFlags::Options() {
   OptionGroup group = {
@@ -41,7 +48,11 @@ std::string ServerAddress(const ConnectionFlags& flags) {
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection) {
   const std::string server = ServerAddress(flags);
   const auto security = flags.security.Load(server, flags.default_token);
-  if (!security.ok()) return security.status();
+  if (!security.ok()) {
+    absl::Status wrong_usage = security.status();
+    wrong_usage.SetPayload(kWrongUsage, absl::Cord());
+    return wrong_usage;
+  }
   return CreateChannel(server, own_connection, *security);
 }
 
@@ -60,6 +71,7 @@ absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& f
 }
 
 ExitCode Fail(const Console& console, const absl::Status& status) {
+  if (status.GetPayload(kWrongUsage).has_value()) return FailUsage(console, status.message());
   const std::string line = absl::IsCancelled(status) ? "cancelled" : ErrorLine(status);
   *console.err << "spotlight: " << line << "\n" << std::flush;
   return ExitCodeOf(status);

@@ -1,4 +1,8 @@
 // What the server does with connections whatever is called on them: their age, and gRPC's own services.
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "grpcpp/generic/generic_stub.h"
 #include "tests/server/running_server.h"
 
@@ -56,6 +60,57 @@ TEST_F(ConnectionGraceTest, AStreamThatOutlastsTheGraceIsCancelled) {
   engine_.TakeRequest();
   EXPECT_EQ(engine_.TakeCancel().reason, engine::CancelReason::kClientGone);
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+class PingTest : public RunningServer {
+ protected:
+  PingTest() : connection_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(server_->grpc_port()));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(connection_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    const timeval timeout = {20, 0};
+    setsockopt(connection_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+  }
+  ~PingTest() override { close(connection_); }
+
+  void Send(const std::string& bytes) {
+    ASSERT_EQ(send(connection_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  }
+  // An HTTP/2 frame's head (length, type, flags) and its payload; false at the connection's end.
+  bool ReadFrame(uint8_t* type, uint8_t* flags) {
+    uint8_t head[9];
+    if (recv(connection_, head, sizeof(head), MSG_WAITALL) != sizeof(head)) return false;
+    std::string payload((head[0] << 16) + (head[1] << 8) + head[2], '\0');
+    if (recv(connection_, payload.data(), payload.size(), MSG_WAITALL) != static_cast<ssize_t>(payload.size())) {
+      return false;
+    }
+    *type = head[3];
+    *flags = head[4];
+    return true;
+  }
+
+ private:
+  const int connection_;
+};
+
+// gRPC's default answers the third ping of an idle connection with GOAWAY "too_many_pings", which ends long prefills.
+TEST_F(PingTest, ManyPingsWithoutDataAreAnswered) {
+  constexpr int kNumPings = 50;
+  constexpr uint8_t kPing = 6, kGoAway = 7;
+  Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + std::string("\0\0\0\4\0\0\0\0\0", 9));  // an empty SETTINGS
+  int num_answered = 0;
+  for (int i = 0; i < kNumPings; ++i) {
+    Send(std::string("\0\0\10\6\0\0\0\0\0", 9) + "12345678");
+    for (uint8_t type = 0, flags = 0; ReadFrame(&type, &flags);) {
+      ASSERT_NE(type, kGoAway) << "after " << i << " pings";
+      if (type != kPing || flags != 1) continue;  // 1: the answer to ours
+      ++num_answered;
+      break;
+    }
+  }
+  EXPECT_EQ(num_answered, kNumPings);
 }
 
 grpc::StatusCode AskChannelz(const std::shared_ptr<grpc::Channel>& channel) {

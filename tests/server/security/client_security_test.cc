@@ -94,8 +94,9 @@ TEST_F(ClientSecurityTest, BadFilesAreNamedAndTokensAreNot) {
 
 TEST_F(ClientSecurityTest, ATokenDoesNotCrossTheNetworkInTheClear) {
   const SpotlightResult refused = Run("loads", {{"--server", "192.0.2.1:50051"}}, kToken);
+  EXPECT_EQ(refused.exit_code, 2);
   EXPECT_EQ(refused.err,
-            "spotlight: INVALID_ARGUMENT: the token would cross the network to 192.0.2.1:50051 in the clear; --tls, or "
+            "spotlight: the token would cross the network to 192.0.2.1:50051 in the clear; --tls, or "
             "--allow-insecure\n");
 }
 
