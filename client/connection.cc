@@ -1,23 +1,34 @@
 #include "client/connection.h"
 
+#include <utility>
+
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/error_details.h"
 
 namespace spotlight::client {
+namespace {
+
+// On a status that no server had a part in.
+constexpr char kWrongUsage[] = "spotlight/wrong_usage";
+
+}  // namespace
 
 OptionGroup ConnectionFlags::Options() {
-  return {
+  OptionGroup group = {
       "Connection",
       {Text("server", "HOST[:PORT]",
             absl::StrCat("the server, on port 50051 if not told, or unix:PATH; default ", server,
-                         ", which the environment variable SPOTLIGHT_SERVER may set. The connection is not encrypted"),
+                         ", which the environment variable SPOTLIGHT_SERVER may set"),
             [this](std::string value) { server = std::move(value); }),
        Real("connect-timeout", "SECONDS", Between(0, 3600),
             absl::StrCat("how long to wait for the server; default ", absl::ToDoubleSeconds(connect_timeout)),
             [this](double value) { connect_timeout = absl::Seconds(value); }),
        Real("deadline", "SECONDS", Above(0), "give up this long after the request was sent; default none",
             [this](double value) { deadline = absl::Seconds(value); })}};
+  for (Option& option : security.Options()) group.options.push_back(std::move(option));
+  return group;
 }
 
 absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const std::string> arguments,
@@ -29,10 +40,27 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
   return absl::nullopt;
 }
 
-absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+std::string ServerAddress(const ConnectionFlags& flags) {
   // Without a port gRPC would try 443.
-  const std::string server = absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
-  auto client = std::make_unique<GenerateClient>(CreateChannel(server));
+  return absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+}
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection) {
+  const std::string server = ServerAddress(flags);
+  const auto security = flags.security.Load(server, flags.default_token);
+  if (!security.ok()) {
+    absl::Status wrong_usage = security.status();
+    wrong_usage.SetPayload(kWrongUsage, absl::Cord());
+    return wrong_usage;
+  }
+  return CreateChannel(server, own_connection, *security);
+}
+
+absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+  const std::string server = ServerAddress(flags);
+  const auto channel = ChannelFor(flags);
+  if (!channel.ok()) return channel.status();
+  auto client = std::make_unique<GenerateClient>(*channel);
   const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
   if (absl::IsUnavailable(status)) {
     return absl::UnavailableError(absl::StrCat("cannot reach ", server, " within ",
@@ -43,6 +71,7 @@ absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& f
 }
 
 ExitCode Fail(const Console& console, const absl::Status& status) {
+  if (status.GetPayload(kWrongUsage).has_value()) return FailUsage(console, status.message());
   const std::string line = absl::IsCancelled(status) ? "cancelled" : ErrorLine(status);
   *console.err << "spotlight: " << line << "\n" << std::flush;
   return ExitCodeOf(status);

@@ -12,13 +12,17 @@
 #include "client/console.h"
 #include "client/exit_code.h"
 #include "client/generate_client.h"
+#include "client/security_flags.h"
 
 namespace spotlight::client {
 
 struct ConnectionFlags {
-  explicit ConnectionFlags(const Console& console) : server(console.default_server) {}
+  explicit ConnectionFlags(const Console& console)
+      : server(console.default_server), default_token(console.default_token) {}
 
   std::string server;
+  std::string default_token;
+  SecurityFlags security;
   absl::Duration connect_timeout = absl::Seconds(5);
   absl::Duration deadline = absl::InfiniteDuration();
 
@@ -30,6 +34,12 @@ struct ConnectionFlags {
 // Parses into the command's targets. A value: print nothing more and exit with it (--help, or a usage error).
 absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const std::string> arguments,
                                      const Console& console);
+
+// --server with the port that it stands for.
+std::string ServerAddress(const ConnectionFlags& flags);
+
+// A channel as the flags say, not connected yet. Reads the files of certificates and token.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection = false);
 
 // A client that has reached its server.
 absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation);

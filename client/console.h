@@ -17,6 +17,7 @@ struct Console {
   std::ostream* err = nullptr;
   Interrupts* interrupts = nullptr;
   std::string default_server;  // what --server is when not given
+  std::string default_token;   // what is sent when no --token-file is given; empty: none
 };
 
 enum class ReadResult { kLine, kEnd, kInterrupted, kFailed };

@@ -10,14 +10,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cancellation.h"
+#include "client/channel.h"
 #include "grpcpp/channel.h"
 #include "proto/spotlight/v1/generation.grpc.pb.h"
 
 namespace spotlight::client {
-
-// A plaintext channel to "HOST:PORT" or "unix:PATH", connected on first use. No message size limit (a prompt of a
-// million tokens is one message), no HTTP proxy, keepalive through long prefills.
-std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server);
 
 struct CallOptions {
   absl::Duration deadline = absl::InfiniteDuration();  // counted from the start of the call

@@ -42,6 +42,7 @@ std::string ProgramHelp() {
                       "Environment\n"
                       "  SPOTLIGHT_SERVER  the server when --server is not given, as HOST:PORT; default "
                       "127.0.0.1:50051\n"
+                      "  SPOTLIGHT_TOKEN   the token that the server asks for, when --token-file is not given\n"
                       "\n",
                       kExitCodesHelp);
 }

@@ -13,6 +13,7 @@ namespace spotlight::server {
 struct CallRecord {
   const char* method = "";  // "GenerateStream"
   std::string request_id;   // of generation calls whose request could be read
+  std::string caller;       // Caller::name
   absl::Status status;
   double seconds = 0;                     // from the call's arrival to its last byte handed to gRPC
   absl::optional<engine::Finish> finish;  // of requests that the engine accepted

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "command_line/flag_parser.h"
+#include "server/security_flags.h"
 
 // Defaults come from the structs that the flags fill.
 namespace {
@@ -28,8 +29,6 @@ ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any free one");
 ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz and /readyz");
-ABSL_FLAG(bool, allow_insecure, false, "Let --listen be another address than loopback without TLS");
-ABSL_FLAG(bool, reflection, true, "Serve gRPC reflection, which tools such as grpcurl read");
 
 ABSL_FLAG(int64_t, max_tokens_in_cache, 0, "Capacity of the KV cache in tokens; 0: sized from the free memory");
 ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0: the model's own limit");
@@ -78,7 +77,22 @@ const std::vector<FlagGroup>& Groups() {
         {"dtype", "auto|bf16|fp32"},
         {"device", "auto|cpu|cuda:N"},
         {"threads", "N"}}},
-      {"Network", {{"listen", "HOST:PORT"}, {"http", "HOST:PORT"}, {"allow_insecure", ""}, {"reflection", ""}}},
+      {"Network",
+       {{"listen", "HOST:PORT"},
+        {"http", "HOST:PORT"},
+        {"max_connection_age_seconds", "S"},
+        {"connection_grace_seconds", "S"},
+        {"load_reports", ""},
+        {"reflection", "auto|on|off"},
+        {"channelz", ""}}},
+      {"Security",
+       {{"tls_cert", "FILE"},
+        {"tls_key", "FILE"},
+        {"tls_client_ca", "FILE"},
+        {"http_tls", ""},
+        {"token_file", "FILE"},
+        {"credentials_reload_seconds", "S"},
+        {"allow_insecure", ""}}},
       {"Cache and scheduling",
        {{"max_tokens_in_cache", "N"},
         {"max_context", "N"},
@@ -209,14 +223,9 @@ absl::Status ReadNetwork(ProgramOptions* options) {
   if (!listen.ok()) return Invalid("listen", listen.status().message());
   const auto http = ParseListenAddress(absl::GetFlag(FLAGS_http));
   if (!http.ok()) return Invalid("http", http.status().message());
-  if (!listen->is_loopback() && !absl::GetFlag(FLAGS_allow_insecure)) {
-    return Invalid("listen", absl::StrCat(listen->ToString(),
-                                          " is not a loopback address: prompts would cross the network without TLS; "
-                                          "--allow-insecure permits it"));
-  }
   options->server.listen = *listen;
   options->server.http = *http;
-  options->server.reflection = absl::GetFlag(FLAGS_reflection);
+  if (absl::Status status = ReadSecurityFlags(&options->server); !status.ok()) return status;
   const double drain_seconds = absl::GetFlag(FLAGS_drain_seconds);
   if (!(drain_seconds >= 0) || std::isinf(drain_seconds)) {
     return Invalid("drain-seconds", absl::StrCat("must be at least 0, got ", drain_seconds));

@@ -7,6 +7,7 @@ namespace spotlight::server {
 
 GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
     : environment_(environment),
+      context_(context),
       start_(std::chrono::steady_clock::now()),
       arrival_(std::chrono::system_clock::now()),
       deadline_(context->deadline()) {
@@ -15,6 +16,8 @@ GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* cont
 
 absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
   record_.request_id = accepted.request.request_id;
+  record_.caller = accepted.authorization.caller.name;
+  place_ = std::move(accepted.authorization.place);
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
   submission_ = sink.get();
@@ -43,6 +46,15 @@ void GenerateCall::Finished(engine::Finish finish) {
   record_.status = finish.status;
   record_.finish = std::move(finish);
   finished_.store(true, std::memory_order_release);
+}
+
+void GenerateCall::Closing() {
+  place_ = nullptr;
+  // Not for strangers.
+  const bool known = !absl::IsUnauthenticated(record_.status) && !absl::IsPermissionDenied(record_.status);
+  if (environment_->load_report && known) {
+    context_->AddTrailingMetadata("endpoint-load-metrics-bin", environment_->load_report(record_));
+  }
 }
 
 void GenerateCall::Ended() {

@@ -4,12 +4,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
+#include "server/security/authorizer.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -20,12 +23,15 @@ struct CallEnvironment {
   // Runs everything that talks to gRPC on the engine's behalf: a write costs a system call, which the engine's thread
   // has no time for.
   WorkerPool* writers = nullptr;
+  // The trailer of a call that is about to end; null: none is sent.
+  std::function<std::string(const CallRecord&)> load_report;
 };
 
 struct AcceptedRequest {
   engine::Engine* engine = nullptr;
   engine::GenerateRequest request;
   bool return_token_ids = false;
+  Authorization authorization;
 };
 
 // Thread-safe where a comment says so, else used in the order Submit, Finished, Ended.
@@ -42,7 +48,10 @@ class GenerateCall {
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }  // thread-safe
 
   void Refused(absl::Status status) { record_.status = std::move(status); }
+  void set_caller(const std::string& name) { record_.caller = name; }  // of a call that is refused unread
   void Finished(engine::Finish finish);
+  // Once, before the reactor's Finish: the load report, and the caller's place is free for its next call.
+  void Closing();
   void Ended();  // from OnDone
 
   const CallRecord& record() const { return record_; }
@@ -52,12 +61,14 @@ class GenerateCall {
   engine::CancelReason ReasonOfCancel() const;
 
   const CallEnvironment* const environment_;
+  grpc::CallbackServerContext* const context_;  // until OnDone
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
   engine::Engine* engine_ = nullptr;                  // null: refused
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;
+  CallerQuota::Place place_;
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> finished_{false};
 };

@@ -9,6 +9,7 @@
 #include "server/generate_unary.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
+#include "server/security/call_credentials.h"
 #include "server/wire_message.h"
 #include "version.h"
 
@@ -30,12 +31,15 @@ absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Messag
 
 }  // namespace
 
-GenerateService::GenerateService(CallObserver on_call_end)
-    : start_(std::chrono::system_clock::now()),
+GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
+                                 std::function<std::string(const CallRecord&)> load_report)
+    : authorizer_(authorizer),
+      start_(std::chrono::system_clock::now()),
       writers_(kNumWriters, kMaxQueuedWrites),
       encoders_(kNumEncoders, kMaxQueuedEncodings) {
   environment_.on_end = std::move(on_call_end);
   environment_.writers = &writers_;
+  environment_.load_report = std::move(load_report);
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
@@ -49,7 +53,9 @@ absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
   return engine;
 }
 
-absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer* bytes) const {
+absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& authorized,
+                                                        const grpc::ByteBuffer* bytes) const {
+  if (!authorized.ok()) return authorized;
   const auto engine = ReadyEngine();
   if (!engine.ok()) return engine.status();
   v1::GenerateRequest request;
@@ -65,33 +71,47 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const grpc::ByteBuffer* 
 
 grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
-  auto accepted = Accept(request);
-  if (!accepted.ok()) return GenerateUnary::Refuse(context, &environment_, accepted.status());
+  Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
+  auto accepted = Accept(authorization.status, request);
+  if (!accepted.ok()) {
+    return GenerateUnary::Refuse(context, &environment_, authorization.caller.name, accepted.status());
+  }
+  accepted->authorization = std::move(authorization);
   return GenerateUnary::Start(context, &environment_, *std::move(accepted), reply);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
                                                                             const grpc::ByteBuffer* request) {
-  auto accepted = Accept(request);
-  if (!accepted.ok()) return server::GenerateStream::Refuse(context, &environment_, accepted.status());
+  Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
+  auto accepted = Accept(authorization.status, request);
+  if (!accepted.ok()) {
+    return server::GenerateStream::Refuse(context, &environment_, authorization.caller.name, accepted.status());
+  }
+  accepted->authorization = std::move(authorization);
   return server::GenerateStream::Start(context, &environment_, *std::move(accepted));
 }
 
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GenerateService::Answer(
-    const char* method, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply,
-    WorkerPool* workers, std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
+    const char* method, Scope scope, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* reply, WorkerPool* workers,
+    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto start = std::chrono::steady_clock::now();
-  const auto end = [this, method, start, reactor](absl::Status status) {
+  const CallCost cost = scope == Scope::kGenerate ? CallCost::kRequest : CallCost::kFree;
+  const auto authorization =
+      std::make_shared<Authorization>(authorizer_->Authorize(CredentialsOf(*context), scope, cost));
+  const auto end = [this, method, start, reactor, authorization](absl::Status status) {
     CallRecord record;
     record.method = method;
+    record.caller = authorization->caller.name;
     record.status = std::move(status);
     record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     environment_.on_end(record);
+    authorization->place = nullptr;
     reactor->Finish(ToGrpcStatus(record.status));
   };
-  const auto engine = ReadyEngine();
+  const auto engine = authorization->status.ok() ? ReadyEngine() : authorization->status;
   auto request = std::make_shared<Request>();
   const absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
   if (!status.ok()) {
@@ -116,7 +136,7 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
 grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::TokenizeRequest, v1::TokenizeResponse>(
-      "Tokenize", context, request, reply, &encoders_,
+      "Tokenize", Scope::kGenerate, context, request, reply, &encoders_,
       [](engine::Engine* engine, v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
         const auto prompt = ToEnginePrompt(request);
         if (!prompt.ok()) return prompt.status();
@@ -131,7 +151,7 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      "Detokenize", context, request, reply, &encoders_,
+      "Detokenize", Scope::kGenerate, context, request, reply, &encoders_,
       [](engine::Engine* engine, v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
         const int32_t max_context_tokens = engine->model().max_context_tokens;
         absl::Status status = CheckTokenIds(request->token_ids(), max_context_tokens);
@@ -146,7 +166,7 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* reply) {
   return Answer<v1::AbortRequest, v1::AbortResponse>(
-      "Abort", context, request, reply, nullptr,
+      "Abort", Scope::kAdmin, context, request, reply, nullptr,
       [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
         return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, /*submission=*/nullptr);
@@ -156,7 +176,7 @@ grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* co
 grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
-      "GetModelInfo", context, request, reply, nullptr,
+      "GetModelInfo", Scope::kAny, context, request, reply, nullptr,
       [](engine::Engine* engine, v1::GetModelInfoRequest*, v1::GetModelInfoResponse* response) {
         SetModelInfo(engine->model(), engine->options().retrieval, response);
         return absl::OkStatus();
@@ -166,7 +186,7 @@ grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      "GetServerInfo", context, request, reply, nullptr,
+      "GetServerInfo", Scope::kAny, context, request, reply, nullptr,
       [this](engine::Engine* engine, v1::GetServerInfoRequest*, v1::GetServerInfoResponse* response) {
         SetServerInfo(*engine, response);
         return absl::OkStatus();
@@ -176,7 +196,7 @@ grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* GenerateService::GetLoads(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   return Answer<v1::GetLoadsRequest, v1::GetLoadsResponse>(
-      "GetLoads", context, request, reply, nullptr,
+      "GetLoads", Scope::kAny, context, request, reply, nullptr,
       [](engine::Engine* engine, v1::GetLoadsRequest*, v1::GetLoadsResponse* response) {
         SetLoads(engine->Load(), response);
         return absl::OkStatus();

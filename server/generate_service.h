@@ -13,6 +13,7 @@
 #include "proto/spotlight/v1/generation.grpc.pb.h"
 #include "server/call_record.h"
 #include "server/generate_call.h"
+#include "server/security/authorizer.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -27,7 +28,9 @@ using RawGenerationService = v1::Generation::WithRawCallbackMethod_Generate<
 // Thread-safe. Outlives every call.
 class GenerateService final : public RawGenerationService {
  public:
-  explicit GenerateService(CallObserver on_call_end);
+  // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none.
+  GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
+                  std::function<std::string(const CallRecord&)> load_report);
 
   // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
   void Serve(engine::Engine* engine, std::string libtorch_version);
@@ -51,15 +54,17 @@ class GenerateService final : public RawGenerationService {
 
  private:
   absl::StatusOr<engine::Engine*> ReadyEngine() const;
-  absl::StatusOr<AcceptedRequest> Accept(const grpc::ByteBuffer* request) const;
+  absl::StatusOr<AcceptedRequest> Accept(const absl::Status& authorized, const grpc::ByteBuffer* request) const;
   void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
 
-  // The calls that are one question to the engine: parse, ask, reply. `workers` runs `ask` where it may take long.
+  // The calls that are one question to the engine: authorize, parse, ask, reply. `workers` runs `ask` where it may take
+  // long.
   template <class Request, class Response>
-  grpc::ServerUnaryReactor* Answer(const char* method, grpc::CallbackServerContext* context,
+  grpc::ServerUnaryReactor* Answer(const char* method, Scope scope, grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply, WorkerPool* workers,
                                    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask);
 
+  const Authorizer* const authorizer_;
   std::atomic<engine::Engine*> engine_{nullptr};
   std::string libtorch_version_;  // written before engine_
   const std::chrono::system_clock::time_point start_;

@@ -35,9 +35,10 @@ GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, cons
 }
 
 GenerateStream* GenerateStream::Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                       const absl::Status& status) {
+                                       const std::string& caller, const absl::Status& status) {
   auto stream = std::make_shared<GenerateStream>(context, environment);
   stream->self_ = stream;
+  stream->call_.set_caller(caller);
   stream->RefuseWith(status);
   return stream.get();
 }
@@ -48,6 +49,7 @@ void GenerateStream::RefuseWith(const absl::Status& status) {
     MutexLock lock(&mutex_);
     call_finished_ = true;
   }
+  call_.Closing();
   Finish(ToGrpcStatus(status));
 }
 
@@ -148,6 +150,7 @@ void GenerateStream::Advance() {
     call_finished_ = is_last;
   }
   // Only one thread gets here at a time: the flags above keep the others out until OnWriteDone.
+  if (is_last) call_.Closing();
   if (!has_message) {
     Finish(ToGrpcStatus(call_.record().status));
     return;

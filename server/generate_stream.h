@@ -33,7 +33,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   static GenerateStream* Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
                                AcceptedRequest accepted);
   static GenerateStream* Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                const absl::Status& status);
+                                const std::string& caller, const absl::Status& status);
 
   GenerateStream(grpc::CallbackServerContext* context, const CallEnvironment* environment)
       : call_("GenerateStream", context, environment) {}

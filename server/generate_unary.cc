@@ -20,15 +20,17 @@ GenerateUnary* GenerateUnary::Start(grpc::CallbackServerContext* context, const 
 }
 
 GenerateUnary* GenerateUnary::Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                     const absl::Status& status) {
+                                     const std::string& caller, const absl::Status& status) {
   auto unary = std::make_shared<GenerateUnary>(context, environment, nullptr);
   unary->self_ = unary;
+  unary->call_.set_caller(caller);
   unary->RefuseWith(status);
   return unary.get();
 }
 
 void GenerateUnary::RefuseWith(const absl::Status& status) {
   call_.Refused(status);
+  call_.Closing();
   Finish(ToGrpcStatus(status));
 }
 
@@ -46,6 +48,7 @@ void GenerateUnary::OnFinish(engine::Finish finish) {
 void GenerateUnary::Reply() {
   const absl::Status& status = call_.record().status;
   if (status.ok()) *reply_ = SerializeMessage(response_);
+  call_.Closing();
   Finish(ToGrpcStatus(status));
 }
 

@@ -21,7 +21,7 @@ class GenerateUnary final : public grpc::ServerUnaryReactor,
   static GenerateUnary* Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
                               AcceptedRequest accepted, grpc::ByteBuffer* reply);
   static GenerateUnary* Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                               const absl::Status& status);
+                               const std::string& caller, const absl::Status& status);
 
   GenerateUnary(grpc::CallbackServerContext* context, const CallEnvironment* environment, grpc::ByteBuffer* reply)
       : call_("Generate", context, environment), reply_(reply) {}

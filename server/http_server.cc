@@ -27,7 +27,7 @@ void Answer(const std::function<absl::Status()>& probe, httplib::Response* respo
 
 struct HttpServer::Listener {
   HttpPages pages;
-  httplib::Server server;
+  std::unique_ptr<httplib::Server> server;
   int port = 0;
   std::atomic<bool> ended{false};
   std::thread thread;
@@ -35,11 +35,20 @@ struct HttpServer::Listener {
 
 HttpServer::HttpServer(std::unique_ptr<Listener> listener) : listener_(std::move(listener)) {}
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddress& address, HttpPages pages) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddress& address, HttpPages pages,
+                                                              const Tls* tls) {
   if (absl::Status status = CheckBindable(address); !status.ok()) return status;
   auto listener = std::make_unique<Listener>();
   listener->pages = std::move(pages);
-  httplib::Server& server = listener->server;
+  if (tls == nullptr) {
+    listener->server = std::make_unique<httplib::Server>();
+  } else {
+    listener->server = std::make_unique<httplib::SSLServer>([tls](SSL_CTX& context) {
+      tls->PrepareContext(&context);
+      return true;
+    });
+  }
+  httplib::Server& server = *listener->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(kNumThreads); };
   server.set_keep_alive_max_count(1);
   server.set_keep_alive_timeout(kTimeoutSeconds);  // also how long the first request may take to begin
@@ -65,7 +74,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
                                        : (listener->port = server.bind_to_any_port(address.host)) > 0;
   if (!bound) return absl::UnavailableError(absl::StrCat(address.ToString(), ": cannot be listened on"));
   listener->thread = std::thread([raw = listener.get()] {
-    raw->server.listen_after_bind();
+    raw->server->listen_after_bind();
     raw->ended = true;
   });
   // stop() before the loop runs would be forgotten, and the destructor would wait for ever.
@@ -74,7 +83,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
 }
 
 HttpServer::~HttpServer() {
-  listener_->server.stop();
+  listener_->server->stop();
   listener_->thread.join();
 }
 

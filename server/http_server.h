@@ -1,4 +1,4 @@
-// The plain HTTP port: /metrics, /healthz, /readyz. No prompts, no answers.
+// The HTTP port: /metrics, /healthz, /readyz. No prompts, no answers.
 #pragma once
 
 #include <functional>
@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/listen_address.h"
+#include "server/security/tls.h"
 
 namespace spotlight::server {
 
@@ -22,7 +23,9 @@ struct HttpPages {
 class HttpServer {
  public:
   // Errors name the address.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const ListenAddress& address, HttpPages pages);
+  // `tls` makes it HTTPS, and outlives the server; null: plain HTTP.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const ListenAddress& address, HttpPages pages,
+                                                           const Tls* tls);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -120,6 +120,8 @@ struct Metrics::Handles {
   Family<Gauge>& build_info = registry.GaugeFamily("spotlight_build_info");
   Gauge& load_seconds = registry.AddGauge("spotlight_model_load_seconds");
   Gauge& health = registry.AddGauge("spotlight_health_status");
+  Family<Gauge>& certificate_expiry = registry.GaugeFamily("spotlight_certificate_expiry_timestamp_seconds");
+  Family<Counter>& credential_reloads = registry.CounterFamily("spotlight_credential_reloads_total");
 
   void OnQualitySample(const engine::QualitySample& sample) {
     quality_samples[static_cast<size_t>(sample.outcome)]->Increment();
@@ -154,6 +156,11 @@ struct Metrics::Handles {
 Metrics::Metrics(const std::string& model_name) : handles_(std::make_unique<Handles>(model_name)) {
   // A series that appears with its first event hides that event from rate(): known label values start at 0.
   for (const absl::string_view reason : RejectionReasons()) handles_->rejected.Add({{"reason", std::string(reason)}});
+  for (const char* files : {"certificate", "tokens"}) {
+    for (const char* outcome : {"taken", "refused"}) {
+      handles_->credential_reloads.Add({{"files", files}, {"outcome", outcome}});
+    }
+  }
   for (const char* method : {"Generate", "GenerateStream"}) {
     for (const char* reason : {"stop", "length"}) {
       handles_->requests.Add({{"method", method}, {"grpc_code", "OK"}, {"finish_reason", reason}});
@@ -255,6 +262,14 @@ void Metrics::OnLoaded(const engine::ModelInfo& model, const engine::EngineOptio
 
 void Metrics::SetServing(bool serving) {
   handles_->health.Set(serving ? 1 : 0);
+}
+
+void Metrics::SetCertificateExpiry(double unix_seconds) {
+  handles_->certificate_expiry.Add({}).Set(unix_seconds);
+}
+
+void Metrics::OnCredentialReload(const std::string& files, bool taken) {
+  handles_->credential_reloads.Add({{"files", files}, {"outcome", taken ? "taken" : "refused"}}).Increment();
 }
 
 std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load) {

@@ -26,6 +26,8 @@ class Metrics final : public engine::StatsObserver {
   void OnLoaded(const engine::ModelInfo& model, const engine::EngineOptions& options,
                 const std::string& libtorch_version, double load_seconds);
   void SetServing(bool serving);
+  void SetCertificateExpiry(double unix_seconds);
+  void OnCredentialReload(const std::string& files, bool taken);
 
   // The whole exposition. `load`: absent before an engine runs.
   std::string Text(const absl::optional<engine::EngineLoad>& load);

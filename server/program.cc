@@ -5,11 +5,13 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "grpc/support/log.h"
 #include "server/flags.h"
+#include "server/grpc_log.h"
 #include "server/request_log.h"
 #include "server/server.h"
 #include "server/stop_signal.h"
@@ -29,9 +31,18 @@ void LogToStandardError() {
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
-  gpr_set_log_function([](gpr_log_func_args* args) {
-    if (args->severity == GPR_LOG_SEVERITY_ERROR) spdlog::warn("gRPC: {}", args->message);
-  });
+  LogGrpcErrors();
+}
+
+void LogSecurity(const SecurityOptions& security, const ListenAddress& listen) {
+  std::vector<std::string> needs;
+  if (security.tls.enabled()) needs.push_back("TLS");
+  if (!security.tls.client_ca_file.empty()) needs.push_back("a client certificate");
+  if (!security.token_file.empty()) needs.push_back("a token");
+  if (!needs.empty()) spdlog::info("gRPC calls need {}", absl::StrJoin(needs, ", "));
+  if (!security.tls.enabled() && !listen.is_loopback()) {
+    spdlog::warn("{} is plaintext: prompts, answers and tokens cross the network unprotected", listen.ToString());
+  }
 }
 
 void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded, absl::Duration load_time) {
@@ -60,8 +71,10 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
   ListenAddress http = options.server.http;
   listen.port = server.grpc_port();
   http.port = server.http_port();
-  spdlog::info("spotlight-server {}: gRPC on {}, HTTP on http://{}/metrics", kVersion, listen.ToString(),
-               http.ToString());
+  const SecurityOptions& security = options.server.security;
+  spdlog::info("spotlight-server {}: gRPC on {}, HTTP on {}://{}/metrics", kVersion, listen.ToString(),
+               security.http_tls ? "https" : "http", http.ToString());
+  LogSecurity(security, listen);
 
   spdlog::info("loading {}", options.load.model_folder);
   const absl::Time start = absl::Now();

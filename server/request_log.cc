@@ -44,6 +44,7 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
   line["time"] = unix_seconds;
   line["method"] = record.method;
   if (!record.request_id.empty()) line["request_id"] = record.request_id;
+  if (!record.caller.empty()) line["caller"] = record.caller;
   line["code"] = ToString(CodeName(static_cast<grpc::StatusCode>(record.status.code())));
   if (!record.status.ok()) line["message"] = BoundedMessage(record.status);
   line["seconds"] = record.seconds;

@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "grpcpp/ext/channelz_service_plugin.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
+#include "server/security/watched_credentials.h"
 
 namespace spotlight::server {
 namespace {
@@ -26,30 +29,40 @@ constexpr int kMaxStreamsPerConnection = 1024;
 // How soon a stopped engine shows in the health service when nobody calls.
 constexpr std::chrono::seconds kEnginePollInterval(1);
 
-// Linking gRPC's reflection library turns it on for every server of the process; this makes it one server's choice.
-class ReflectionOption final : public grpc::ServerBuilderOption {
+// gRPC turns reflection and channelz on for every server of the process; this makes them one server's choice.
+class IntrospectionOption final : public grpc::ServerBuilderOption {
  public:
-  explicit ReflectionOption(bool enabled) : enabled_(enabled) {}
+  IntrospectionOption(bool reflection, bool channelz) : reflection_(reflection), channelz_(channelz) {}
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    auto reflection = std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>();
-    const std::string name = reflection->name();
-    plugins->erase(
-        std::remove_if(plugins->begin(), plugins->end(), [&name](const auto& p) { return p->name() == name; }),
-        plugins->end());
-    if (enabled_) plugins->push_back(std::move(reflection));
+    const auto unwanted = [this](const auto& plugin) {
+      const std::string name = plugin->name();
+      return (!reflection_ && name == "proto_server_reflection") || (!channelz_ && name == "channelz_service");
+    };
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(), unwanted), plugins->end());
   }
 
  private:
-  const bool enabled_;
+  const bool reflection_;
+  const bool channelz_;
 };
+
+int ToMilliseconds(absl::Duration duration) {
+  return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), std::numeric_limits<int>::max()));
+}
 
 }  // namespace
 
 Server::Server(const ServerOptions& options, CallObserver on_call_end)
     : on_call_end_(std::move(on_call_end)),
       metrics_(options.model_name),
-      generation_([this](const CallRecord& record) { OnCallEnd(record); }) {
+      orca_([this] { return load_reporter_.Report(engine_.load()); }),
+      generation_(
+          &authorizer_, [this](const CallRecord& record) { OnCallEnd(record); },
+          options.load_reports
+              ? [this](const CallRecord&
+                           record) { return LoadReportTrailer(load_reporter_.Report(engine_.load()), record); }
+              : std::function<std::string(const CallRecord&)>()) {
   SetState(ServingState::kLoading);
 }
 
@@ -59,19 +72,40 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   return server;
 }
 
+absl::Status Server::ReadCredentials(const SecurityOptions& options) {
+  const auto update_expiry = [this] {
+    const auto certificate = tls_.current();
+    if (certificate != nullptr)
+      metrics_.SetCertificateExpiry(absl::ToDoubleSeconds(certificate->not_after() - absl::UnixEpoch()));
+  };
+  auto watch =
+      WatchCredentials(options, &tls_, &authorizer_, [this, update_expiry](const WatchedFiles& files, bool taken) {
+        metrics_.OnCredentialReload(files.name, taken);
+        update_expiry();
+      });
+  if (!watch.ok()) return watch.status();
+  credentials_ = *std::move(watch);
+  update_expiry();
+  return absl::OkStatus();
+}
+
 absl::Status Server::Listen(const ServerOptions& options) {
+  if (absl::Status status = ReadCredentials(options.security); !status.ok()) return status;
   if (absl::Status status = CheckBindable(options.listen); !status.ok()) return status;
   HttpPages pages;
   pages.metrics = [this] { return metrics_.Text(Load()); };
   pages.live = [this] { return Live(); };
   pages.ready = [this] { return Ready(); };
-  auto http = HttpServer::Start(options.http, std::move(pages));
+  auto http = HttpServer::Start(options.http, std::move(pages), options.security.http_tls ? &tls_ : nullptr);
   if (!http.ok()) return http.status();
   http_ = *std::move(http);
   http_port_ = http_->port();
 
+  if (options.channelz) grpc::channelz::experimental::InitChannelzService();  // for the builders that follow
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &grpc_port_);
+  builder.AddListeningPort(options.listen.ToString(),
+                           options.security.tls.enabled() ? tls_.GrpcCredentials() : grpc::InsecureServerCredentials(),
+                           &grpc_port_);
   // Without this a second server shares the port, and each gets half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Clients ping through a prefill of minutes; gRPC's default answers the third ping with GOAWAY "too_many_pings".
@@ -90,9 +124,16 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
   builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
   builder.SetMaxSendMessageSize(-1);
-  builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
+  if (options.max_connection_age > absl::ZeroDuration()) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, ToMilliseconds(options.max_connection_age));
+    if (options.connection_grace > absl::ZeroDuration()) {
+      builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, ToMilliseconds(options.connection_grace));
+    }
+  }
+  builder.SetOption(std::make_unique<IntrospectionOption>(options.reflection, options.channelz));
   builder.RegisterService(&generation_);
   builder.RegisterService(&health_);
+  if (options.load_reports) builder.RegisterService(&orca_);
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || grpc_port_ == 0) {
     return absl::UnavailableError(absl::StrCat(options.listen.ToString(), ": cannot be listened on"));
@@ -124,6 +165,7 @@ void Server::Shutdown() {
   // Watches of health never end by themselves; a stream's last message is on its way already.
   grpc_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   grpc_->Wait();
+  credentials_ = nullptr;
   grpc_ = nullptr;
   http_ = nullptr;  // it asks the engine for its load
   {
@@ -145,6 +187,7 @@ void Server::SetState(ServingState state) {
 
 void Server::OnCallEnd(const CallRecord& record) {
   if (!record.status.ok()) PollEngine();
+  load_reporter_.OnCallEnd(record);
   metrics_.OnCallEnd(record, state() == ServingState::kDraining);
   if (on_call_end_) on_call_end_(record);
 }

@@ -17,14 +17,28 @@
 #include "server/health_service.h"
 #include "server/http_server.h"
 #include "server/listen_address.h"
+#include "server/load_report.h"
 #include "server/metrics.h"
+#include "server/orca_service.h"
+#include "server/security/authorizer.h"
+#include "server/security/file_watch.h"
+#include "server/security/options.h"
+#include "server/security/tls.h"
 
 namespace spotlight::server {
 
 struct ServerOptions {
   ListenAddress listen{"127.0.0.1", 50051};  // gRPC
   ListenAddress http{"127.0.0.1", 9090};
+  SecurityOptions security;
+  // These two answer anyone who can connect: gRPC serves them itself, and asks for no token.
   bool reflection = true;
+  bool channelz = false;
+  bool load_reports = true;  // ORCA: with each call and by its own service
+  // Connections older than this are asked to go, so that clients find new replicas; 0: never. Their streams then have
+  // `connection_grace` to end; 0: as long as they take.
+  absl::Duration max_connection_age;
+  absl::Duration connection_grace;
   std::string model_name;  // the metrics' label
 };
 
@@ -55,6 +69,7 @@ class Server {
  private:
   explicit Server(const ServerOptions& options, CallObserver on_call_end);
   absl::Status Listen(const ServerOptions& options);
+  absl::Status ReadCredentials(const SecurityOptions& options);
   void OnCallEnd(const CallRecord& record);
   void SetState(ServingState state);
   void PollEngine();    // fails the server once the engine has stopped
@@ -68,7 +83,11 @@ class Server {
   std::atomic<engine::Engine*> engine_{nullptr};
   std::atomic<ServingState> state_{ServingState::kLoading};
   Mutex state_mutex_;  // orders changes of state_ with what they tell health_ and metrics_
+  Tls tls_;
+  Authorizer authorizer_;
+  LoadReporter load_reporter_;
   HealthService health_;
+  OrcaService orca_;
   GenerateService generation_;
   int grpc_port_ = 0;
   int http_port_ = 0;
@@ -79,6 +98,7 @@ class Server {
   CondVar watch_ends_;
   bool watch_stopping_ ABSL_GUARDED_BY(watch_mutex_) = false;
   std::thread engine_watch_;
+  std::unique_ptr<FileWatch> credentials_;
 };
 
 }  // namespace spotlight::server

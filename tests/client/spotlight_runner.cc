@@ -68,6 +68,7 @@ SpotlightResult RunSpotlight(const std::string& server, const std::vector<std::s
   console.err = &err;
   console.interrupts = &interrupts;
   console.default_server = server;
+  console.default_token = input.token;
   const int exit_code = client::Run(arguments, console);
   writer.join();
   close(fds[0]);

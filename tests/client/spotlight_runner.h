@@ -22,6 +22,7 @@ struct SpotlightInput {
   std::string notify_at_stderr = "";  // or stderr
   bool output_closed = false;         // every write to stdout fails as on a closed pipe
   bool interrupted = false;           // Ctrl-C before anything else
+  std::string token = "";             // of the environment
 };
 
 // `server` becomes the default of --server.

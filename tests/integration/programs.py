@@ -61,9 +61,9 @@ class Server:
         return subprocess.run([CLIENT, command, "--server", self.grpc, *flags], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, timeout=120, **kwargs)
 
-    def generate(self, *flags):
+    def generate(self, *flags, **kwargs):
         """All stream messages of a generation that must succeed."""
-        done = self.client("generate", "--json", *flags)
+        done = self.client("generate", "--json", *flags, **kwargs)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -68,6 +68,8 @@ class MetricsTest : public ::testing::Test {
     model.hash.layers = {2, 3};
     engine::EngineOptions options;
     options.scheduler.num_pages = 10;
+    metrics_.SetCertificateExpiry(1893456000);
+    metrics_.OnCredentialReload("tokens", /*taken=*/false);
     metrics_.OnLoaded(model, options, "2.11.0", 1.5);
     metrics_.OnStep(Step(4));
     metrics_.OnRequestEnd(Request(engine::FinishReason::kStop));

@@ -44,7 +44,7 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
   const std::string help = HelpText();
   int num_flags = 0;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
-    if (!absl::EndsWith(flag->Filename(), "server/flags.cc")) continue;
+    if (!absl::StrContains(flag->Filename(), "server/")) continue;
     ++num_flags;
     const std::string dashed = absl::StrReplaceAll(name, {{"_", "-"}});
     EXPECT_TRUE(absl::StrContains(help, "--" + dashed) || absl::StrContains(help, "--[no-]" + dashed)) << dashed;
@@ -59,8 +59,8 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
 
 TEST(CommandLineTest, FillsTheOptions) {
   const auto line = Parse({"--model", "/models/tiny/", "--max-tokens-in-cache=4096", "--allow-untrained-hash",
-                           "--no-reflection", "--budget=0.05", "--dtype=fp32", "--random-weights=7", "--listen=[::1]:0",
-                           "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100"});
+                           "--reflection=off", "--budget=0.05", "--dtype=fp32", "--random-weights=7",
+                           "--listen=[::1]:0", "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100"});
   ASSERT_TRUE(line.ok()) << line.status();
   const engine::LoadOptions& load = line->options.load;
   EXPECT_EQ(load.model_folder, "/models/tiny/");
@@ -118,6 +118,44 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
 TEST(CommandLineTest, OtherAddressesThanLoopbackNeedAllowInsecure) {
   EXPECT_TRUE(absl::StrContains(Error({"--model=x", "--listen=0.0.0.0:50051"}), "--allow-insecure"));
   EXPECT_TRUE(Parse({"--model=x", "--listen=0.0.0.0:50051", "--allow-insecure"}).ok());
+}
+
+TEST(CommandLineTest, TlsNeedsNoPermissionToLeaveLoopback) {
+  const auto line = Parse({"--model=x", "--listen=0.0.0.0:50051", "--tls-cert=C", "--tls-key=K", "--tls-client-ca=A",
+                           "--http-tls", "--credentials-reload-seconds=0.5"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  const SecurityOptions& security = line->options.server.security;
+  EXPECT_EQ(security.tls.certificate_file, "C");
+  EXPECT_EQ(security.tls.key_file, "K");
+  EXPECT_EQ(security.tls.client_ca_file, "A");
+  EXPECT_TRUE(security.http_tls);
+  EXPECT_EQ(security.reload_interval, absl::Seconds(0.5));
+}
+
+TEST(CommandLineTest, SecurityFlagsThatMakeNoSenseAreErrors) {
+  EXPECT_EQ(Error({"--model=x", "--tls-cert=C"}), "--tls-cert: needs --tls-key");
+  EXPECT_EQ(Error({"--model=x", "--tls-key=K"}), "--tls-key: needs --tls-cert");
+  EXPECT_EQ(Error({"--model=x", "--tls-client-ca=A"}), "--tls-client-ca: needs --tls-cert and --tls-key");
+  EXPECT_EQ(Error({"--model=x", "--http-tls"}), "--http-tls: needs --tls-cert and --tls-key");
+  EXPECT_EQ(Error({"--model=x", "--reflection=maybe"}), "--reflection: must be auto, on or off, got \"maybe\"");
+  EXPECT_EQ(Error({"--model=x", "--credentials-reload-seconds=0"}),
+            "--credentials-reload-seconds: must be 0.1 to 2e+06, got 0");
+  EXPECT_EQ(Error({"--model=x", "--max-connection-age-seconds=-1"}),
+            "--max-connection-age-seconds: must be 0 to 2e+06, got -1");
+  EXPECT_EQ(Error({"--model=x", "--connection-grace-seconds=5"}),
+            "--connection-grace-seconds: needs --max-connection-age-seconds");
+}
+
+TEST(CommandLineTest, ReflectionIsOnUntilThereAreTokens) {
+  EXPECT_TRUE(Parse({"--model=x"})->options.server.reflection);
+  EXPECT_FALSE(Parse({"--model=x", "--token-file=T"})->options.server.reflection);
+  EXPECT_TRUE(Parse({"--model=x", "--token-file=T", "--reflection=on"})->options.server.reflection);
+  EXPECT_FALSE(Parse({"--model=x"})->options.server.channelz);
+}
+
+TEST(ProgramTest, MissingCredentialsExitWith1) {
+  EXPECT_EQ(RunWith({"--model=x", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--token-file=/nowhere"}, NeverLoaded),
+            1);
 }
 
 TEST(ProgramTest, BadCommandLineExitsWith2) {

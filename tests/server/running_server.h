@@ -21,8 +21,8 @@ namespace spotlight::server {
 
 class RunningServer : public ::testing::Test {
  protected:
-  RunningServer() {
-    ServerOptions options;
+  explicit RunningServer(ServerOptions options = {}, const std::shared_ptr<grpc::ChannelCredentials>& credentials =
+                                                         grpc::InsecureChannelCredentials()) {
     options.listen.port = 0;
     options.http.port = 0;
     options.model_name = "fake";
@@ -33,12 +33,18 @@ class RunningServer : public ::testing::Test {
     });
     if (!server.ok()) ADD_FAILURE() << server.status();
     server_ = *std::move(server);
-    channel_ =
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()), grpc::InsecureChannelCredentials());
+    channel_ = Connect(credentials);
     stub_ = v1::Generation::NewStub(channel_);
     health_ = grpc::health::v1::Health::NewStub(channel_);
   }
   ~RunningServer() override { server_->Shutdown(); }
+
+  // With a connection of its own.
+  std::shared_ptr<grpc::Channel> Connect(const std::shared_ptr<grpc::ChannelCredentials>& credentials) const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()), credentials, arguments);
+  }
 
   void Serve() { server_->Serve(&engine_, "2.11.0", absl::Seconds(1.5)); }
 

@@ -1,0 +1,27 @@
+// Channels to a server: plaintext or TLS, with or without a token.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "grpcpp/channel.h"
+
+namespace spotlight::client {
+
+struct ChannelSecurity {
+  bool tls = false;
+  std::string ca_pem;                    // who may have signed the server's certificate; empty: the system's
+  std::string certificate_pem, key_pem;  // the client's own, for servers that ask for one; empty: none
+  std::string server_name;               // what the server's certificate must say; empty: the server's host
+  // Sent with every call as "authorization: Bearer TOKEN"; empty: none. Of visible ASCII characters. Without TLS it
+  // crosses the network in the clear: whether that may be is for the caller to decide.
+  std::string token;
+};
+
+// A channel to "HOST:PORT" or "unix:PATH", connected on first use. No message size limit (a prompt of a million tokens
+// is one message), no HTTP proxy, keepalive through long prefills. Channels to the same server share a connection
+// unless they want their own.
+std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server, bool own_connection = false,
+                                             const ChannelSecurity& security = {});
+
+}  // namespace spotlight::client

@@ -1,0 +1,91 @@
+#include "server/security/authorizer.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "server/security/sha256.h"
+
+namespace spotlight::server {
+namespace {
+
+absl::StatusOr<absl::string_view> BearerToken(const CallCredentials& credentials) {
+  constexpr char kHow[] = "send it as the metadata \"authorization: Bearer TOKEN\"";
+  if (credentials.authorization.empty()) {
+    return absl::UnauthenticatedError(absl::StrCat("this server needs a token; ", kHow));
+  }
+  if (credentials.authorization.size() > 1) {
+    return absl::UnauthenticatedError("the metadata authorization came more than once");
+  }
+  absl::string_view value = credentials.authorization[0];
+  if (!absl::StartsWithIgnoreCase(value, "bearer ")) {
+    return absl::UnauthenticatedError(absl::StrCat("the metadata authorization holds no bearer token; ", kHow));
+  }
+  value.remove_prefix(7);
+  return absl::StripAsciiWhitespace(value);
+}
+
+const char* NameOf(Scope scope) {
+  return scope == Scope::kAdmin ? "admin" : "generate";
+}
+
+}  // namespace
+
+void Authorizer::SetTokens(const std::vector<TokenEntry>& entries) {
+  const std::shared_ptr<const Table> before = table();
+  std::map<std::string, std::shared_ptr<CallerQuota>> quotas;
+  if (before != nullptr) {
+    for (const Client& client : before->clients) quotas[client.caller.name] = client.quota;
+  }
+  auto table = std::make_shared<Table>();
+  for (const TokenEntry& entry : entries) {
+    std::shared_ptr<CallerQuota>& quota = quotas[entry.caller.name];
+    if (quota == nullptr) quota = std::make_shared<CallerQuota>();
+    quota->SetLimits(entry.limits);
+    for (const Sha256Digest& digest : entry.digests) table->tokens.push_back({digest, table->clients.size()});
+    table->clients.push_back({entry.caller, quota});
+  }
+  MutexLock lock(&mutex_);
+  table_ = std::move(table);
+}
+
+std::shared_ptr<const Authorizer::Table> Authorizer::table() const {
+  MutexLock lock(&mutex_);
+  return table_;
+}
+
+Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const {
+  const std::shared_ptr<const Table> table = this->table();
+  Authorization authorization;
+  authorization.caller.name = credentials.peer;
+  if (table == nullptr) return authorization;
+  authorization.caller.may_generate = authorization.caller.may_admin = false;
+  const auto token = BearerToken(credentials);
+  if (!token.ok()) {
+    authorization.status = token.status();
+    return authorization;
+  }
+  const Sha256Digest digest = Sha256(*token);
+  const Client* client = nullptr;
+  for (const Token& known : table->tokens) {  // to the end, found or not
+    if (EqualInConstantTime(known.digest, digest)) client = &table->clients[known.client];
+  }
+  if (client == nullptr) {
+    authorization.status = absl::UnauthenticatedError("the token is not known here");
+    return authorization;
+  }
+  authorization.caller = client->caller;
+  if (!client->caller.Allows(scope)) {
+    authorization.status = absl::PermissionDeniedError(
+        absl::StrCat("the token of ", client->caller.name, " lacks the scope ", NameOf(scope)));
+  } else if (cost == CallCost::kRequest) {
+    auto place = client->quota->Enter(clock_->Now());
+    if (place.ok()) authorization.place = *std::move(place);
+    authorization.status = place.status();
+  }
+  return authorization;
+}
+
+}  // namespace spotlight::server
