@@ -55,6 +55,7 @@ class GenerateCall {
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
+  const std::string caller_;
   engine::Engine* engine_ = nullptr;                  // null: refused
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;

@@ -2,6 +2,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "engine/admission/retry_delay.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/utf8.h"
@@ -10,7 +12,7 @@ namespace spotlight::server {
 namespace {
 
 // A queue slot comes free and a replica comes up within about this time.
-constexpr int kRetrySeconds = 1;
+constexpr absl::Duration kUnknownDelay = absl::Seconds(1);
 
 // HTTP/2 carries the message in a header, and peers bound those at 8 KB.
 constexpr size_t kMaxMessageBytes = 1024;
@@ -36,10 +38,13 @@ void AddDetails(const absl::Status& status, absl::string_view message, google::r
     violation->set_description(parts.description.data(), parts.description.size());
     proto->add_details()->PackFrom(quota);
   }
+  const absl::optional<absl::Duration> delay = engine::RetryDelay(status);
   const bool queue_full = status.code() == absl::StatusCode::kResourceExhausted && IsQueue(parts.subject);
-  if (queue_full || status.code() == absl::StatusCode::kUnavailable) {
+  if (delay.has_value() || queue_full || status.code() == absl::StatusCode::kUnavailable) {
     google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
+    absl::Duration rest = delay.value_or(kUnknownDelay);
+    retry.mutable_retry_delay()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
     proto->add_details()->PackFrom(retry);
   }
 }

@@ -27,18 +27,18 @@ void Push(RequestQueue* queue, const std::string& id) {
 
 TEST(RequestQueueTest, RefusesMoreRequestsThanTheBoundUntilOneRuns) {
   RequestQueue queue(Bounds(2, 1000));
-  ASSERT_TRUE(queue.Reserve("a").ok());
-  ASSERT_TRUE(queue.Reserve("b").ok());
-  const absl::Status full = queue.Reserve("c");
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("b")).ok());
+  const absl::Status full = queue.Reserve(Reservation("c"));
   EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(full.message(), "queue_requests: full, 2 requests wait, the bound is 2");
   queue.MarkRunning("a");
-  EXPECT_TRUE(queue.Reserve("c").ok());
+  EXPECT_TRUE(queue.Reserve(Reservation("c")).ok());
 }
 
 TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
   RequestQueue queue(Bounds(10, 100));
-  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(queue.Reserve(id).ok());
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(queue.Reserve(Reservation(id)).ok());
   EXPECT_TRUE(queue.ReserveTokens("a", 500).ok());
   EXPECT_EQ(queue.ReserveTokens("b", 1).code(), StatusCode::kResourceExhausted);
   queue.Release("a");
@@ -51,7 +51,7 @@ TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
 TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
   RequestQueue queue(Bounds(10, 100));
   for (const char* id : {"a", "b", "c"}) {
-    ASSERT_TRUE(queue.Reserve(id).ok());
+    ASSERT_TRUE(queue.Reserve(Reservation(id)).ok());
     ASSERT_TRUE(queue.ReserveTokens(id, 20).ok());
   }
   queue.MarkRunning("a");
@@ -66,17 +66,17 @@ TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
 
 TEST(RequestQueueTest, AnIdIsTakenUntilItsRequestEnds) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
-  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
+  EXPECT_EQ(queue.Reserve(Reservation("a")).code(), StatusCode::kAlreadyExists);
   queue.MarkRunning("a");
-  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  EXPECT_EQ(queue.Reserve(Reservation("a")).code(), StatusCode::kAlreadyExists);
   queue.Release("a");
-  EXPECT_TRUE(queue.Reserve("a").ok());
+  EXPECT_TRUE(queue.Reserve(Reservation("a")).ok());
 }
 
 TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kDeadline, absl::Seconds(3)).ok());
   EXPECT_TRUE(queue.IsCancelled("a"));
   Arrivals arrivals;
@@ -92,7 +92,7 @@ TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
 
 TEST(RequestQueueTest, OnlyTheFirstCancellationCounts) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::Seconds(2)).ok());
@@ -104,13 +104,13 @@ TEST(RequestQueueTest, OnlyTheFirstCancellationCounts) {
 
 TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   Arrivals arrivals;
   queue.Take(&arrivals);
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
   queue.Release("a");  // it ended by itself meanwhile
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   queue.Take(&arrivals);
   EXPECT_EQ(arrivals.submissions.size(), 1u);
@@ -120,9 +120,12 @@ TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
 TEST(RequestQueueTest, ACancelOfASubmissionDoesNotHitAnotherWithItsId) {
   RequestQueue queue(Bounds(10, 100));
   RecordingSink first, second;
-  ASSERT_TRUE(queue.Reserve("a", &first).ok());
+  Reservation first_a("a"), second_a("a");
+  first_a.sink = &first;
+  second_a.sink = &second;
+  ASSERT_TRUE(queue.Reserve(first_a).ok());
   queue.Release("a");
-  ASSERT_TRUE(queue.Reserve("a", &second).ok());
+  ASSERT_TRUE(queue.Reserve(second_a).ok());
   EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &first).code(), StatusCode::kNotFound);
   EXPECT_FALSE(queue.IsCancelled("a"));
   EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &second).ok());
@@ -138,13 +141,13 @@ TEST(RequestQueueTest, AClosedQueueRefusesWithTheFirstReasonGiven) {
   RequestQueue queue(Bounds(10, 100));
   queue.Close(absl::UnavailableError("draining"));
   queue.Close(absl::InternalError("later"));
-  EXPECT_EQ(queue.Reserve("a"), absl::UnavailableError("draining"));
+  EXPECT_EQ(queue.Reserve(Reservation("a")), absl::UnavailableError("draining"));
 }
 
 TEST(RequestQueueTest, IdleMeansNothingInFlight) {
   RequestQueue queue(Bounds(10, 100));
   EXPECT_TRUE(queue.WaitUntilIdle(absl::ZeroDuration()));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   EXPECT_FALSE(queue.WaitUntilIdle(absl::ZeroDuration()));
   queue.MarkRunning("a");
   EXPECT_FALSE(queue.WaitUntilIdle(absl::Milliseconds(1)));
