@@ -87,8 +87,7 @@ void EngineLoop::Accept(Submission* submission) {
   for (const Cancellation& cancellation : arrivals_.cancellations) {
     if (cancellation.request_id != request_id) continue;
     CancelOutcome outcome = OutcomeOf(cancellation.reason);
-    stats_.cancel_releases.push_back(
-        {RequestPhase::kQueued, absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
+    stats_.cancel_releases.push_back({RequestPhase::kQueued, absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
     return Reject(*submission, std::move(outcome.status), outcome.reason);
   }
   if (!fault_.ok()) return Reject(*submission, fault_, FinishReason::kError);

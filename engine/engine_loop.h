@@ -34,8 +34,8 @@ class EngineLoop {
              StatsObserver* observer, const Clock* clock);
   ~EngineLoop();
 
-  // One pass: arrivals, cancellations, deadlines, one step. False when there was nothing to do. When the runner fails, every
-  // request ends INTERNAL, those to come as well, and the queue is closed.
+  // One pass: arrivals, cancellations, deadlines, one step. False when there was nothing to do. When the runner fails,
+  // every request ends INTERNAL, those to come as well, and the queue is closed.
   bool RunOnce();
 
   // Of the latest pass: running sequences, preempted ones as waiting, pages, health.

@@ -2,7 +2,8 @@
 //
 // - Decode rows first, one token each; what is left of max_step_tokens goes to prefill chunks, first come first served,
 //   so a long prompt takes many steps and stalls no running stream.
-// - Who starts next is the waiting line's choice (waiting_line.h). A sequence is admitted when pages for all its tokens are free and one page more per running sequence (so
+// - Who starts next is the waiting line's choice (waiting_line.h). A sequence is admitted when pages for all its tokens
+// are free and one page more per running sequence (so
 //   that it does not force an old one out at once). It owns them from then on: prefill never waits for pages.
 // - A decode row that needs a page and finds none takes those of the youngest running sequence, perhaps its own. That
 //   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The

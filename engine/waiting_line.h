@@ -1,9 +1,9 @@
-// The order in which waiting sequences start: priorities first, callers of one priority in turn, a caller's own first come,
-// first served. Sequences that were preempted go before all others.
+// The order in which waiting sequences start: priorities first, callers of one priority in turn, a caller's own first
+// come, first served. Sequences that were preempted go before all others.
 //
 // Callers share by the virtual token counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A
-// caller's counter is the service it got: 1 for a prompt token that is computed, charged when its sequence starts, 2 for
-// a generated one. The waiting caller with the smallest counter is next; one that begins to wait is lifted to the
+// caller's counter is the service it got: 1 for a prompt token that is computed, charged when its sequence starts, 2
+// for a generated one. The waiting caller with the smallest counter is next; one that begins to wait is lifted to the
 // smallest counter among those that wait, so that to have been away earns nothing. No place stays empty while anyone
 // waits. Bound: the counters of callers that wait differ by at most U = 2 max(L, 2 M), L the longest prompt and M the
 // tokens that the running sequences may generate together; so over any time in which two callers both wait, one gets

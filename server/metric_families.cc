@@ -44,7 +44,11 @@ std::vector<MetricFamily>* BuildTable() {
        {}},
 
       {"spotlight_requests_total", kCounter, "Calls that ended.", {"method", "grpc_code", "finish_reason"}, {}},
-      {"spotlight_requests_rejected_total", kCounter, "Generation calls refused before any work; deadline: could not end by it, at the door or in the queue.", {"reason"}, {}},
+      {"spotlight_requests_rejected_total",
+       kCounter,
+       "Generation calls refused before any work; deadline: could not end by it, at the door or in the queue.",
+       {"reason"},
+       {}},
       {"spotlight_requests_cancelled_total",
        kCounter,
        "Requests ended by their client, an Abort or a deadline, by where they were.",

@@ -11,8 +11,6 @@
 namespace spotlight::engine {
 namespace {
 
-constexpr double kCertainty = 0.9;
-
 double PrefillSeconds(const Rates& rates, double num_tokens, double step, double chunk) {
   const double full = std::floor(num_tokens / rates.max_step_tokens);
   const double rest = num_tokens - full * rates.max_step_tokens;
@@ -32,8 +30,8 @@ std::string Text(double seconds) {
 }
 
 absl::Status Hopeless(double needed, double left) {
-  return absl::DeadlineExceededError(absl::StrCat(
-      "deadline: in ", Text(left), ", and the request takes about ", Text(needed), " on an idle server"));
+  return absl::DeadlineExceededError(
+      absl::StrCat("deadline: in ", Text(left), ", and the request takes about ", Text(needed), " on an idle server"));
 }
 
 absl::Status Passed(double left) {
@@ -43,12 +41,12 @@ absl::Status Passed(double left) {
 }  // namespace
 
 double OwnSeconds(const Rates& rates, const Work& work) {
-  return kCertainty * Seconds(rates, work, rates.step_seconds, rates.chunk_seconds);
+  return Seconds(rates, work, rates.step_seconds, rates.chunk_seconds);
 }
 
 double AloneSeconds(const Rates& rates, const Work& work) {
   if (rates.step_seconds == 0) return 0;
-  return kCertainty * Seconds(rates, work, rates.fastest_step_seconds, rates.fastest_step_seconds);
+  return Seconds(rates, work, rates.fastest_step_seconds, rates.fastest_step_seconds);
 }
 
 double AheadSeconds(const Rates& rates, const WaitingAhead& ahead) {
@@ -57,7 +55,7 @@ double AheadSeconds(const Rates& rates, const WaitingAhead& ahead) {
       PrefillSeconds(rates, rates.computed_ratio * num_tokens, rates.step_seconds, rates.chunk_seconds);
   const int32_t num_ends = ahead.num_requests + 1 - (rates.max_running - rates.num_running);
   const double places = num_ends > 0 && rates.ends_per_second > 0 ? num_ends / rates.ends_per_second : 0;
-  return kCertainty * std::max(prefill, places);
+  return std::max(prefill, places);
 }
 
 absl::Status CheckDeadline(const Rates& rates, const Work& work, const WaitingAhead& ahead, absl::Duration left) {
@@ -70,11 +68,10 @@ absl::Status CheckDeadline(const Rates& rates, const Work& work, const WaitingAh
   const double own_seconds = OwnSeconds(rates, work);
   const double missing = ahead_seconds + own_seconds - left_seconds;
   if (missing <= 0) return absl::OkStatus();
-  return WithRetryDelay(
-      absl::ResourceExhaustedError(absl::StrCat("deadline: in ", Text(left_seconds), ", and the request takes about ",
-                                                Text(own_seconds), " at the present load, after about ",
-                                                Text(ahead_seconds), " in the queue")),
-      absl::Seconds(missing));
+  return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
+                            "deadline: in ", Text(left_seconds), ", and the request takes about ", Text(own_seconds),
+                            " at the present load, after about ", Text(ahead_seconds), " in the queue")),
+                        absl::Seconds(missing));
 }
 
 absl::Status CheckStart(const Rates& rates, const Work& work, absl::Duration waited, absl::Duration left) {

@@ -3,14 +3,14 @@
 //   prefill(p, t)  = floor(p / C) chunk + (r > 0 ? t + (chunk - t) r / C : 0)     r = p mod C, C = max_step_tokens
 //   own            = prefill(computed_ratio P, step) + (O - 1) step               P prompt tokens, O output tokens
 //   ahead          = max(prefill(computed_ratio Q, step), (n + 1 - free places) / ends_per_second)
-//   estimate       = 0.9 (ahead + own)
-//   alone          = the same of own, with the fastest step ever measured in place of step and chunk
+//   estimate       = ahead + own
+//   alone          = own with the fastest step ever measured in place of step and chunk
 //
-// Q: prompt tokens to be computed before the request's own, of running and of waiting requests; n: waiting requests ahead.
-// O is what the request cannot do without (max_tokens where nothing else may end it, else min_tokens, at least 1), and
-// no less than what nine in ten answers take: min(answer_tokens, answer_ratio max_tokens). A factor that is not measured
-// yet counts as 0, so nothing is refused before there are rates; nor is anything by an estimate while the engine is
-// idle, so that rates that were wrong are measured anew.
+// Q: prompt tokens to be computed before the request's own, of running and of waiting requests; n: waiting requests
+// ahead. O is what the request cannot do without (max_tokens where nothing else may end it, else min_tokens, at least
+// 1), and no less than what nine in ten answers take: min(answer_tokens, answer_ratio max_tokens). A factor that is not
+// measured yet counts as 0, so nothing is refused before there are rates; nor is anything by an estimate while the
+// engine is idle, so that rates that were wrong are measured anew.
 //
 // Refusals begin with "deadline: ". DEADLINE_EXCEEDED: it passed, or an idle server could not meet it either; trying
 // again with the same deadline is no use. RESOURCE_EXHAUSTED: for the load; with the time after which the queue has

@@ -1,8 +1,8 @@
 // How fast the engine has been lately, as far as measured: what decides whether a deadline can be met.
 //
-// Every figure errs on the fast side, because a request that is refused wrongly is worse than one that is tried in vain:
-// rises of a step's time are believed slowly, falls at once, and of what answers and prompts turned out to be, the
-// tenth percentile counts (nine in ten took more).
+// Every figure errs on the fast side, because a request that is refused wrongly is worse than one that is tried in
+// vain: rises of a step's time are believed slowly, falls at once, and of what answers and prompts turned out to be,
+// the tenth percentile counts (nine in ten took more).
 #pragma once
 
 #include <cstdint>

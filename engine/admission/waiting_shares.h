@@ -2,8 +2,9 @@
 //
 // A queue that a single caller could fill would be shut to all others however fairly it is served. So each caller may
 // fill at most 8 times what is still free (the dynamic threshold of Choudhury and Hahne, 1998): alone 8/9 of the queue,
-// two callers 8/17 each, n callers 8 / (1 + 8 n), and a caller with nothing waiting is refused only when the queue is full.
-// Nothing is taken back from those that wait; a caller above a share that has shrunk is refused until it is below.
+// two callers 8/17 each, n callers 8 / (1 + 8 n), and a caller with nothing waiting is refused only when the queue is
+// full. Nothing is taken back from those that wait; a caller above a share that has shrunk is refused until it is
+// below.
 #pragma once
 
 #include <cstdint>
