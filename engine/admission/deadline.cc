@@ -81,6 +81,8 @@ absl::Status CheckStart(const Rates& rates, const Work& work, absl::Duration wai
   if (rates.num_running == 0) return absl::OkStatus();
   const double own_seconds = OwnSeconds(rates, work);
   if (own_seconds <= left_seconds) return absl::OkStatus();
+  const double alone = AloneSeconds(rates, work);
+  if (alone > absl::ToDoubleSeconds(waited + left)) return Hopeless(alone, left_seconds);
   return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
                             "deadline: in ", Text(left_seconds), " after ", Text(absl::ToDoubleSeconds(waited)),
                             " in the queue, and the request takes about ", Text(own_seconds), " at the present load")),
