@@ -109,33 +109,35 @@ void EngineLoop::Accept(Submission* submission) {
 void EngineLoop::Cancel(const Cancellation& cancellation) {
   const auto found = sequence_ids_.find(cancellation.request_id);
   if (found == sequence_ids_.end()) return;  // rejected in Accept, or it ended in the step before
-  Cancel(requests_.at(found->second).get(), cancellation.reason, cancellation.time);
-}
-
-void EngineLoop::Cancel(ActiveRequest* request, CancelReason reason, absl::Duration time) {
+  ActiveRequest* const request = requests_.at(found->second).get();
   // Tokens come one a step: at most the latest was made after the client left.
   const bool made_token = request->output()->num_tokens() > 0;
-  const int32_t wasted_tokens = made_token && request->last_token() >= time ? 1 : 0;
+  const int32_t wasted_tokens = made_token && request->last_token() >= cancellation.time ? 1 : 0;
   scheduler_.Finish(request->sequence());
-  stats_.cancel_releases.push_back({request->phase(), absl::ToDoubleSeconds(clock_->Now() - time)});
-  CancelOutcome outcome = OutcomeOf(reason);
+  stats_.cancel_releases.push_back({request->phase(), absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
+  CancelOutcome outcome = OutcomeOf(cancellation.reason);
   End(request, request->MakeFinish(std::move(outcome.status), outcome.reason), wasted_tokens);
 }
 
 void EngineLoop::CheckDeadlines() {
   const absl::Duration now = clock_->Now();
   const Rates rates = queue_->rates()->Read();
-  for (auto next = requests_.begin(); next != requests_.end();) {
-    ActiveRequest* const request = (next++)->second.get();
-    if (request->deadline() == absl::InfiniteDuration()) continue;
-    if (request->deadline() <= now) {
-      Cancel(request, CancelReason::kDeadline, request->deadline());
+  std::vector<Cancellation> passed;
+  std::vector<std::pair<ActiveRequest*, absl::Status>> late;
+  for (const auto& [sequence_id, request] : requests_) {
+    const absl::Duration deadline = request->deadline();
+    if (deadline == absl::InfiniteDuration()) continue;
+    if (deadline <= now) {
+      passed.push_back({request->request_id(), CancelReason::kDeadline, deadline});
     } else if (!request->scheduled()) {
-      absl::Status late = CheckStart(rates, request->work(), now - request->accepted(), request->deadline() - now);
-      if (late.ok()) continue;
-      scheduler_.Finish(request->sequence());
-      End(request, request->MakeFinish(std::move(late), FinishReason::kError));
+      absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
+      if (!status.ok()) late.emplace_back(request.get(), std::move(status));
     }
+  }
+  for (const Cancellation& cancellation : passed) Cancel(cancellation);
+  for (auto& [request, status] : late) {
+    scheduler_.Finish(request->sequence());
+    End(request, request->MakeFinish(std::move(status), FinishReason::kError));
   }
 }
 

@@ -48,7 +48,6 @@ class EngineLoop {
   bool TakeArrivals();
   void Accept(Submission* submission);
   void Cancel(const Cancellation& cancellation);
-  void Cancel(ActiveRequest* request, CancelReason reason, absl::Duration time);
   // Ends what is past its deadline, and refuses what waits and can no longer end by it.
   void CheckDeadlines();
   void RunStep();

@@ -61,8 +61,8 @@ struct RetrievalParams {
 };
 
 // Priorities of requests, from the lowest to the highest.
-inline constexpr int32_t kLowestPriority = -10;
-inline constexpr int32_t kHighestPriority = 10;
+inline constexpr int32_t kLowestPriority = -100;
+inline constexpr int32_t kHighestPriority = 100;
 
 struct GenerateRequest {
   std::string request_id;  // unique among running requests; the server makes one where the client gave none

@@ -21,6 +21,7 @@ GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* cont
       deadline_(context->deadline()),
       caller_(HostOfPeer(context->peer())) {
   record_.method = method;
+  environment_->open_calls->Begin();
 }
 
 absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
@@ -62,6 +63,7 @@ void GenerateCall::Finished(engine::Finish finish) {
 void GenerateCall::Ended() {
   record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   environment_->on_end(record_);
+  environment_->open_calls->End();
 }
 
 }  // namespace spotlight::server

@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
+#include "server/open_calls.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -20,6 +21,7 @@ struct CallEnvironment {
   // Runs everything that talks to gRPC on the engine's behalf: a write costs a system call, which the engine's thread
   // has no time for.
   WorkerPool* writers = nullptr;
+  OpenCalls* open_calls = nullptr;
 };
 
 struct AcceptedRequest {

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -130,6 +131,8 @@ TEST_F(CancellationTest, AQueuedRequestThatIsCancelledNeverRuns) {
   const CallRecord record = TakeRecord();
   EXPECT_EQ(record.request_id, "queued");
   EXPECT_EQ(record.finish->usage.completion_tokens, 0);
+  // The pass that released it is reported with its step.
+  for (const int64_t runs = runner_->num_runs(); runner_->num_runs() < runs + 2;) std::this_thread::yield();
   EXPECT_TRUE(
       absl::StrContains(Metrics(), "spotlight_cancel_release_seconds_count{model_name=\"fake\",phase=\"queued\"} 1"));
   running_context.TryCancel();
