@@ -2,7 +2,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "engine/admission/retry_delay.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -12,7 +11,7 @@ namespace spotlight::server {
 namespace {
 
 // A queue slot comes free and a replica comes up within about this time.
-constexpr absl::Duration kUnknownDelay = absl::Seconds(1);
+constexpr int kRetrySeconds = 1;
 
 // HTTP/2 carries the message in a header, and peers bound those at 8 KB.
 constexpr size_t kMaxMessageBytes = 1024;
@@ -38,13 +37,13 @@ void AddDetails(const absl::Status& status, absl::string_view message, google::r
     violation->set_description(parts.description.data(), parts.description.size());
     proto->add_details()->PackFrom(quota);
   }
-  const absl::optional<absl::Duration> delay = engine::RetryDelay(status);
   const bool queue_full = status.code() == absl::StatusCode::kResourceExhausted && IsQueue(parts.subject);
+  const absl::optional<absl::Duration> delay = engine::RetryDelay(status);
   if (delay.has_value() || queue_full || status.code() == absl::StatusCode::kUnavailable) {
+    const absl::Duration wait = delay.value_or(absl::Seconds(kRetrySeconds));
     google::rpc::RetryInfo retry;
-    absl::Duration rest = delay.value_or(kUnknownDelay);
-    retry.mutable_retry_delay()->set_seconds(absl::IDivDuration(rest, absl::Seconds(1), &rest));
-    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+    retry.mutable_retry_delay()->set_seconds(wait / absl::Seconds(1));
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(wait % absl::Seconds(1) / absl::Nanoseconds(1)));
     proto->add_details()->PackFrom(retry);
   }
 }

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/admission/retry_delay.h"
 #include "gtest/gtest.h"
 #include "tests/testing/recording_sink.h"
 
@@ -46,6 +47,51 @@ TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
   EXPECT_EQ(queue.ReserveTokens("c", 41).code(), StatusCode::kResourceExhausted);
   EXPECT_TRUE(queue.ReserveTokens("c", 40).ok());
   EXPECT_EQ(queue.num_waiting_tokens(), 100);
+}
+
+Reservation From(const std::string& caller, const std::string& id) {
+  Reservation reservation(id);
+  reservation.caller = caller;
+  return reservation;
+}
+
+TEST(RequestQueueTest, ACallerThatFloodsLeavesRoomForOthers) {
+  RequestQueue queue(Bounds(90, 1000));
+  int taken = 0;
+  while (queue.Reserve(From("flood", std::to_string(taken))).ok()) ++taken;
+  EXPECT_EQ(taken, 80);
+  const absl::Status full = queue.Reserve(From("flood", "more"));
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(full.message(),
+            "queue_requests: the caller's share is full, 80 of the 80 requests that wait are its own, the bound is 90");
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(queue.Reserve(From("b", "b" + std::to_string(i))).ok());
+  // The flood's share has shrunk, to 8 times the 5 places left: it is refused until it has less.
+  for (int i = 0; i < 7; ++i) queue.Release(std::to_string(i));
+  EXPECT_TRUE(queue.Reserve(From("flood", "more")).ok());  // 73 against 8 * 12
+  for (int i = 0; i < 9; ++i) EXPECT_TRUE(queue.Reserve(From("c", "c" + std::to_string(i))).ok()) << i;
+  EXPECT_FALSE(queue.Reserve(From("flood", "one more")).ok());  // 74 against 8 * 2
+}
+
+TEST(RequestQueueTest, ACallersPromptsLeaveRoomForOthers) {
+  RequestQueue queue(Bounds(1000, 900));
+  int taken = 0;
+  for (absl::Status status; status.ok(); ++taken) {
+    const std::string id = std::to_string(taken);
+    ASSERT_TRUE(queue.Reserve(From("flood", id)).ok());
+    status = queue.ReserveTokens(id, 10);
+  }
+  EXPECT_EQ(queue.num_waiting_tokens(), 800);
+  ASSERT_TRUE(queue.Reserve(From("b", "b")).ok());
+  EXPECT_TRUE(queue.ReserveTokens("b", 90).ok());
+}
+
+TEST(RequestQueueTest, AFullQueueSaysWhenHalfOfItWillHaveDrained) {
+  RequestQueue queue(Bounds(4, 1000));
+  queue.rates()->SetBounds(1, 100);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(queue.Reserve(Reservation(std::to_string(i))).ok());
+  EXPECT_FALSE(RetryDelay(queue.Reserve(Reservation("more"))).has_value());  // nothing is measured
+  for (int i = 0; i < 40; ++i) queue.rates()->OnStep({0.5, 1, 0, 1, true});
+  EXPECT_EQ(RetryDelay(queue.Reserve(Reservation("more"))), absl::Seconds(1));  // 2 of 4, at 2 a second
 }
 
 TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
