@@ -28,9 +28,12 @@ absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(Submission*
   active->request_id_ = request.request_id;
   active->sink_ = submission->sink;
   active->accepted_ = submission->accepted;
+  active->deadline_ = submission->accepted + request.timeout;
 
   Sequence& sequence = active->sequence_;
   sequence.id = sequence_id;
+  sequence.caller = request.caller;
+  sequence.priority = request.priority;
   sequence.prompt_token_ids = std::move(submission->prompt_token_ids);
   sequence.sampling = std::move(request.sampling);
   const SamplingParams& sampling = sequence.sampling;
@@ -43,6 +46,7 @@ absl::StatusOr<std::unique_ptr<ActiveRequest>> ActiveRequest::Create(Submission*
   sequence.min_tokens = stopping.min_tokens;
   const int32_t max_output = std::min(stopping.max_tokens.value_or(max_tokens), max_tokens - sequence.num_tokens());
   sequence.max_tokens = sequence.num_tokens() + max_output;
+  active->work_ = WorkOf(request, sequence.num_tokens(), max_tokens);
   sequence.num_logprobs = request.logprobs.value_or(-1);
 
   auto output =

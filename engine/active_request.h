@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/admission/deadline.h"
 #include "engine/model_info.h"
 #include "engine/output_processor.h"
 #include "engine/request_queue.h"
@@ -41,6 +42,9 @@ class ActiveRequest {
   OutputProcessor* output() { return output_.get(); }
   ResponseSink* sink() { return sink_.get(); }
   bool scheduled() const { return scheduled_; }
+  absl::Duration deadline() const { return deadline_; }
+  // What is to be done for it in all.
+  const Work& work() const { return work_; }
   absl::Duration accepted() const { return accepted_; }
   absl::Duration last_token() const { return last_token_; }
 
@@ -52,6 +56,8 @@ class ActiveRequest {
   std::unique_ptr<OutputProcessor> output_;
   std::shared_ptr<ResponseSink> sink_;
   absl::Duration accepted_, first_scheduled_, first_token_, last_token_;
+  absl::Duration deadline_ = absl::InfiniteDuration();  // by the engine's clock
+  Work work_;
   bool scheduled_ = false;
   RetrievalStats retrieval_;
   double selected_ratio_sum_ = 0;

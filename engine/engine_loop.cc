@@ -47,12 +47,14 @@ EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, con
       policy_(policy),
       quality_policy_(quality_policy),
       max_request_tokens_(MaxRequestTokens(options, model)),
+      max_running_(options.scheduler.max_running),
       tokenizer_(tokenizer),
       runner_(runner),
       queue_(queue),
       observer_(observer),
       clock_(clock),
       scheduler_(options.scheduler) {
+  queue_->rates()->SetBounds(options.scheduler.max_running, options.scheduler.max_step_tokens);
   PublishLoad();
 }
 
@@ -61,9 +63,10 @@ EngineLoop::~EngineLoop() = default;
 bool EngineLoop::RunOnce() {
   stats_ = StepStats();
   const bool arrived = TakeArrivals();
+  if (num_with_deadline_ > 0) CheckDeadlines();
   scheduler_.PlanStep(&plan_);
   if (plan_.rows.empty()) {
-    if (!stats_.cancel_release_seconds.empty()) ReportStep();
+    if (!stats_.cancel_releases.empty()) ReportStep();
     return arrived;
   }
   RunStep();
@@ -84,7 +87,7 @@ void EngineLoop::Accept(Submission* submission) {
   for (const Cancellation& cancellation : arrivals_.cancellations) {
     if (cancellation.request_id != request_id) continue;
     CancelOutcome outcome = OutcomeOf(cancellation.reason);
-    stats_.cancel_release_seconds.push_back(absl::ToDoubleSeconds(clock_->Now() - cancellation.time));
+    stats_.cancel_releases.push_back({RequestPhase::kQueued, absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
     return Reject(*submission, std::move(outcome.status), outcome.reason);
   }
   if (!fault_.ok()) return Reject(*submission, fault_, FinishReason::kError);
@@ -96,6 +99,7 @@ void EngineLoop::Accept(Submission* submission) {
   Sequence* const sequence = (*request)->sequence();
   ResponseSink* const sink = (*request)->sink();
   sequence_ids_.emplace(request_id, sequence_id);
+  if ((*request)->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
   requests_.emplace(sequence_id, *std::move(request));
   ++num_unscheduled_;
   scheduler_.Add(sequence);
@@ -110,13 +114,36 @@ void EngineLoop::Cancel(const Cancellation& cancellation) {
   const bool made_token = request->output()->num_tokens() > 0;
   const int32_t wasted_tokens = made_token && request->last_token() >= cancellation.time ? 1 : 0;
   scheduler_.Finish(request->sequence());
-  stats_.cancel_release_seconds.push_back(absl::ToDoubleSeconds(clock_->Now() - cancellation.time));
+  stats_.cancel_releases.push_back({request->phase(), absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
   CancelOutcome outcome = OutcomeOf(cancellation.reason);
   End(request, request->MakeFinish(std::move(outcome.status), outcome.reason), wasted_tokens);
 }
 
+void EngineLoop::CheckDeadlines() {
+  const absl::Duration now = clock_->Now();
+  const Rates rates = queue_->rates()->Read();
+  std::vector<Cancellation> passed;
+  std::vector<std::pair<ActiveRequest*, absl::Status>> late;
+  for (const auto& [sequence_id, request] : requests_) {
+    const absl::Duration deadline = request->deadline();
+    if (deadline == absl::InfiniteDuration()) continue;
+    if (deadline <= now) {
+      passed.push_back({request->request_id(), CancelReason::kDeadline, deadline});
+    } else if (!request->scheduled()) {
+      absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
+      if (!status.ok()) late.emplace_back(request.get(), std::move(status));
+    }
+  }
+  for (const Cancellation& cancellation : passed) Cancel(cancellation);
+  for (auto& [request, status] : late) {
+    scheduler_.Finish(request->sequence());
+    End(request, request->MakeFinish(std::move(status), FinishReason::kError));
+  }
+}
+
 void EngineLoop::RunStep() {
   const absl::Duration start = clock_->Now();
+  const bool saturated = scheduler_.num_waiting() > 0 || scheduler_.num_running() == max_running_;
   MarkScheduled(start);
   SplitByRetrieval(policy_, &plan_);
   BuildBatch(plan_, &batch_);
@@ -148,6 +175,9 @@ void EngineLoop::RunStep() {
   }
   PublishLoad();
   stats_.step_seconds = absl::ToDoubleSeconds(clock_->Now() - start);
+  queue_->rates()->OnStep(
+      {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, saturated});
+  num_ended_ = 0;
   ReportStep();
 }
 
@@ -201,6 +231,8 @@ void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl
 
   scheduler_.Finish(request->sequence());
   Finish finish = request->MakeFinish(absl::OkStatus(), output->reason);
+  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, finish.usage.cached_prompt_tokens,
+                               finish.usage.completion_tokens, request->work().max_answer_tokens});
   finish.matched_stop = std::move(output->matched_stop);
   finish.matched_stop_token = output->matched_stop_token;
   End(request, std::move(finish));
@@ -217,7 +249,12 @@ void EngineLoop::Fail(const absl::Status& fault) {
 }
 
 void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_tokens) {
-  if (!request->scheduled()) --num_unscheduled_;
+  if (request->scheduled()) {
+    ++num_ended_;
+  } else {
+    --num_unscheduled_;
+  }
+  if (request->deadline() < absl::InfiniteDuration()) --num_with_deadline_;
   sequence_ids_.erase(request->request_id());
   const auto found = requests_.find(request->sequence()->id);
   const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
@@ -263,6 +300,7 @@ void EngineLoop::PublishLoad() {
   load.num_pages = scheduler_.pages().num_pages();
   load.num_free_pages = scheduler_.pages().num_free();
   load.healthy = fault_.ok();
+  queue_->rates()->OnLoad(load.num_running, scheduler_.prefill_tokens_left());
   MutexLock lock(&load_mutex_);
   load_ = load;
 }

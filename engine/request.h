@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 
 namespace spotlight::engine {
@@ -59,8 +60,15 @@ struct RetrievalParams {
   absl::optional<double> budget_ratio;  // (0, 1]; absent: the server's
 };
 
+// Priorities of requests, from the lowest to the highest.
+inline constexpr int32_t kLowestPriority = -100;
+inline constexpr int32_t kHighestPriority = 100;
+
 struct GenerateRequest {
   std::string request_id;  // unique among running requests; the server makes one where the client gave none
+  std::string caller;      // who sent it: callers share the engine fairly
+  int32_t priority = 0;    // [kLowestPriority, kHighestPriority]; higher ones start first
+  absl::Duration timeout = absl::InfiniteDuration();  // from Submit to its deadline
   Prompt prompt;
   SamplingParams sampling;
   StoppingParams stopping;

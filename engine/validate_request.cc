@@ -152,6 +152,9 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (request.request_id.empty() || request.request_id.size() > kMaxRequestIdBytes) {
     return Invalid("request_id", absl::StrCat("1 to ", kMaxRequestIdBytes, " bytes"), request.request_id.size());
   }
+  if (request.priority < kLowestPriority || request.priority > kHighestPriority) {
+    return Invalid("priority", absl::StrCat("in [", kLowestPriority, ", ", kHighestPriority, "]"), request.priority);
+  }
   absl::Status status = ValidatePrompt(request.prompt, model);
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);

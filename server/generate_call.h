@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
+#include "server/open_calls.h"
 #include "server/security/authorizer.h"
 #include "server/worker_pool.h"
 
@@ -25,6 +26,7 @@ struct CallEnvironment {
   WorkerPool* writers = nullptr;
   // The trailer of a call that is about to end; null: none is sent.
   std::function<std::string(const CallRecord&)> load_report;
+  OpenCalls* open_calls = nullptr;
 };
 
 struct AcceptedRequest {
@@ -65,6 +67,7 @@ class GenerateCall {
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
+  const std::string caller_;
   engine::Engine* engine_ = nullptr;                  // null: refused
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;

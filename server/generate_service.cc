@@ -40,6 +40,7 @@ GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_c
   environment_.on_end = std::move(on_call_end);
   environment_.writers = &writers_;
   environment_.load_report = std::move(load_report);
+  environment_.open_calls = &open_calls_;
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {

@@ -223,6 +223,7 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
     return absl::NotFoundError(
         absl::StrCat("model: \"", request->model(), "\" is not served here, \"", model.name, "\" is"));
   }
+  converted.priority = request->priority();
   auto prompt = ToPrompt(request, model.max_context_tokens);
   if (!prompt.ok()) return prompt.status();
   converted.prompt = *std::move(prompt);

@@ -60,8 +60,8 @@ TEST_F(EngineLoopTest, CancelFreesPagesBeforeTheNextStepIsPlanned) {
   EXPECT_EQ(gone->finish().status.code(), StatusCode::kCancelled);
   EXPECT_EQ(gone->finish().reason, FinishReason::kCancelled);
   EXPECT_FALSE(other->finished());
-  ASSERT_EQ(observer_.steps().back().cancel_release_seconds.size(), 1u);
-  EXPECT_NEAR(observer_.steps().back().cancel_release_seconds[0], 0.002, 1e-9);
+  ASSERT_EQ(observer_.steps().back().cancel_releases.size(), 1u);
+  EXPECT_NEAR(observer_.steps().back().cancel_releases[0].seconds, 0.002, 1e-9);
 }
 
 TEST_F(EngineLoopTest, ATokenMadeAfterTheClientLeftCountsAsWasted) {
@@ -231,7 +231,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   const auto running = Submit(Request("running", 10), {1, 2, 3});
   const auto waiting = Submit(Request("waiting", 10), {2, 2, 3});
   loop_->RunOnce();
-  ASSERT_TRUE(queue_->Reserve("encoding").ok());
+  ASSERT_TRUE(queue_->Reserve(Reservation("encoding")).ok());
   runner_->Fail(absl::InternalError("illegal memory access"));
   EXPECT_TRUE(loop_->RunOnce());
   for (const auto& sink : {running, waiting}) {
@@ -239,7 +239,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   }
   EXPECT_FALSE(loop_->load().healthy);
   EXPECT_EQ(loop_->load().num_free_pages, 64);
-  EXPECT_EQ(queue_->Reserve("new").code(), StatusCode::kUnavailable);
+  EXPECT_EQ(queue_->Reserve(Reservation("new")).code(), StatusCode::kUnavailable);
 
   auto late = std::make_unique<Submission>();
   const auto late_sink = std::make_shared<RecordingSink>();

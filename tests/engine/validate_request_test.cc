@@ -126,6 +126,7 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
        "stopping.stop_token_ids[0]: must be in [0, 512), got 9000"},
       {[](auto* r) { r->retrieval.budget_ratio = 0.0; }, "retrieval.budget_ratio: must be in (0, 1], got 0"},
       {[](auto* r) { r->logprobs = 21; }, "logprobs: must be in [0, 20], got 21"},
+      {[](auto* r) { r->priority = -101; }, "priority: must be in [-100, 100], got -101"},
   };
   for (const BadCase& bad : cases) {
     GenerateRequest request = Good();

@@ -50,6 +50,7 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   request.mutable_retrieval()->set_mode(v1::RETRIEVAL_MODE_SPARSE);
   request.mutable_retrieval()->set_budget_ratio(0.05);
   request.set_logprobs(0);
+  request.set_priority(-3);
 
   const auto converted = ToEngineRequest(&request, Model());
   ASSERT_TRUE(converted.ok()) << converted.status();
@@ -74,6 +75,7 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   EXPECT_EQ(converted->retrieval.mode, engine::RetrievalMode::kSparse);
   EXPECT_EQ(*converted->retrieval.budget_ratio, 0.05);
   EXPECT_EQ(*converted->logprobs, 0);
+  EXPECT_EQ(converted->priority, -3);
 }
 
 TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
