@@ -29,9 +29,13 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
   return absl::nullopt;
 }
 
-absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+std::string ServerAddress(const ConnectionFlags& flags) {
   // Without a port gRPC would try 443.
-  const std::string server = absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+  return absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+}
+
+absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
+  const std::string server = ServerAddress(flags);
   auto client = std::make_unique<GenerateClient>(CreateChannel(server));
   const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
   if (absl::IsUnavailable(status)) {

@@ -31,6 +31,9 @@ struct ConnectionFlags {
 absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const std::string> arguments,
                                      const Console& console);
 
+// --server with the port that it stands for.
+std::string ServerAddress(const ConnectionFlags& flags);
+
 // A client that has reached its server.
 absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation);
 

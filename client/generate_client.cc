@@ -35,8 +35,9 @@ absl::StatusOr<Response> Unary(const CallOptions& options, Call call) {
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server) {
+std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server, bool own_connection) {
   grpc::ChannelArguments arguments;
+  if (own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);  // error details of many fields travel as metadata

@@ -16,8 +16,9 @@
 namespace spotlight::client {
 
 // A plaintext channel to "HOST:PORT" or "unix:PATH", connected on first use. No message size limit (a prompt of a
-// million tokens is one message), no HTTP proxy, keepalive through long prefills.
-std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server);
+// million tokens is one message), no HTTP proxy, keepalive through long prefills. Channels to the same server share a
+// connection unless they want their own.
+std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server, bool own_connection = false);
 
 struct CallOptions {
   absl::Duration deadline = absl::InfiniteDuration();  // counted from the start of the call
