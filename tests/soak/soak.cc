@@ -94,7 +94,9 @@ class Soak {
   Soak(const std::string& folder, absl::Duration duration)
       : duration_(duration),
         server_(absl::GetFlag(FLAGS_server), absl::GetFlag(FLAGS_model), folder,
-                {"--max-running", "256", "--max-tokens-in-cache", absl::StrCat(kCacheTokens)}) {}
+                // bf16 would bring oneDNN's kernels, one for each number of tokens in a step: hundreds of MB until it
+                // has met them all, which hide what a request may leave behind.
+                {"--dtype", "fp32", "--max-running", "256", "--max-tokens-in-cache", absl::StrCat(kCacheTokens)}) {}
 
   int Run() {
     if (const absl::Status ready = server_.WaitReady(absl::Seconds(120)); !ready.ok()) {
