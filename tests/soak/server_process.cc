@@ -7,9 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <regex>
 #include <sstream>
+#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -47,6 +49,7 @@ ServerProcess::ServerProcess(const std::string& program, const std::string& mode
     execv(argv[0], argv.data());
     _exit(127);
   }
+  process_ = pid_;
   close(out);
   close(err);
 }
@@ -93,6 +96,17 @@ int64_t ServerProcess::resident_bytes() const {
 
 int64_t ServerProcess::peak_resident_bytes() const {
   return StatusBytes("VmHWM:");
+}
+
+std::map<int, std::chrono::nanoseconds> ServerProcess::WaitsForCore() const {
+  std::map<int, std::chrono::nanoseconds> waits;
+  std::error_code ended;
+  for (const auto& task : std::filesystem::directory_iterator(absl::StrCat("/proc/", process_, "/task"), ended)) {
+    int64_t running = 0, waiting = 0;
+    std::ifstream(task.path() / "schedstat") >> running >> waiting;
+    waits[std::stoi(task.path().filename())] = std::chrono::nanoseconds(waiting);
+  }
+  return waits;
 }
 
 bool ServerProcess::running() {

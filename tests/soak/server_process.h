@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <map>
 #include <string>
 #include <vector>
@@ -38,6 +39,8 @@ class ServerProcess {
   int64_t resident_bytes() const;
   // All of its resident memory at its worst, so far.
   int64_t peak_resident_bytes() const;
+  // Of each of its threads, by id: how long it was ready to run and had no core. Thread-safe.
+  std::map<int, std::chrono::nanoseconds> WaitsForCore() const;
   bool running();
   // SIGTERM, and its exit code; -1 where it did not end in time.
   int Stop(absl::Duration timeout);
@@ -50,7 +53,8 @@ class ServerProcess {
   int64_t StatusBytes(const char* field) const;
 
   std::string out_path_, err_path_;
-  pid_t pid_ = -1;
+  pid_t pid_ = -1;  // -1 once it has ended
+  pid_t process_ = -1;
   int exit_code_ = -1;
   std::string grpc_address_;
   int http_port_ = 0;

@@ -11,8 +11,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
@@ -43,36 +45,45 @@ constexpr int64_t kPeakSlackBytes = int64_t{400} << 20;
 constexpr int kCacheTokens = 128 << 10;
 constexpr absl::Duration kPatience = absl::Seconds(90);
 
-// Notices when this process does not get to run.
+// Notices when this process or a thread of the server does not get to run.
 class StallWatch {
  public:
-  StallWatch() : thread_([this] { Run(); }) {}
+  explicit StallWatch(const ServerProcess* server) : server_(server), thread_([this] { Run(); }) {}
   ~StallWatch() {
     stopping_ = true;
     thread_.join();
   }
-  std::vector<OwnStall> stalls() const {
+  std::vector<MachineStall> stalls() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return stalls_;
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   void Run() {
-    constexpr auto kTick = std::chrono::milliseconds(20);
-    auto last = std::chrono::steady_clock::now();
+    constexpr auto kTick = std::chrono::milliseconds(50);
+    constexpr auto kNotable = std::chrono::milliseconds(20);
+    auto last = Clock::now();
+    auto waits = server_->WaitsForCore();
     while (!stopping_) {
       std::this_thread::sleep_for(kTick);
-      const auto now = std::chrono::steady_clock::now();
-      if (now - last > 5 * kTick) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        stalls_.push_back({last, now});
-      }
+      const auto now = Clock::now();
+      Clock::duration longest = now - last - kTick;
       last = now;
+      // A wait shows once it is over, whole.
+      for (const auto& [thread, wait] : server_->WaitsForCore()) {
+        longest = std::max<Clock::duration>(longest, wait - std::exchange(waits[thread], wait));
+      }
+      if (longest < kNotable) continue;
+      std::lock_guard<std::mutex> lock(mutex_);
+      stalls_.push_back({now - longest, now});
     }
   }
 
+  const ServerProcess* const server_;
   mutable std::mutex mutex_;
-  std::vector<OwnStall> stalls_;
+  std::vector<MachineStall> stalls_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };
@@ -120,6 +131,11 @@ class Soak {
 
     std::printf("%zu requests, %d connections cut\n%s", population.ends().size(),
                 static_cast<int>(population.num_severed()), FormatEnds(population.ends()).c_str());
+    double longest_gap = 0;
+    for (const StreamEnd& end : population.ends()) {
+      if (end.behaviour == Behaviour::kPatient) longest_gap = std::max(longest_gap, end.longest_gap_seconds);
+    }
+    std::printf("longest wait of a patient stream between two messages: %.2f s\n", longest_gap);
     std::printf("resident memory: %d MB after the first part, %d MB at the end, %s MB at its peak\n",
                 static_cast<int>(warm.resident_bytes >> 20), static_cast<int>(rest.resident_bytes >> 20), peak.c_str());
     for (const std::string& wrong : wrongs_) std::printf("FAILED: %s\n", wrong.c_str());
@@ -179,7 +195,7 @@ class Soak {
 
   const absl::Duration duration_;
   ServerProcess server_;
-  StallWatch stall_watch_;
+  StallWatch stall_watch_{&server_};
   std::vector<std::string> wrongs_;
 };
 

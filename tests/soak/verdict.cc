@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -77,6 +78,20 @@ std::string WrongIn(const StreamEnd& end, const LoggedEnd* logged) {
   return "";
 }
 
+// Those that overlap become one.
+std::vector<MachineStall> Merge(std::vector<MachineStall> stalls) {
+  std::sort(stalls.begin(), stalls.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  std::vector<MachineStall> merged;
+  for (const MachineStall& stall : stalls) {
+    if (merged.empty() || stall.begin > merged.back().end) {
+      merged.push_back(stall);
+    } else {
+      merged.back().end = std::max(merged.back().end, stall.end);
+    }
+  }
+  return merged;
+}
+
 }  // namespace
 
 std::vector<std::string> CheckEnds(const std::vector<StreamEnd>& ends, const std::map<std::string, LoggedEnd>& log) {
@@ -89,20 +104,22 @@ std::vector<std::string> CheckEnds(const std::vector<StreamEnd>& ends, const std
   return wrongs;
 }
 
-std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, const std::vector<OwnStall>& stalls,
+std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, std::vector<MachineStall> stalls,
                                    double bound_seconds) {
   using Seconds = std::chrono::duration<double>;
+  const std::vector<MachineStall> apart = Merge(std::move(stalls));
   std::vector<std::string> wrongs;
   for (const StreamEnd& end : ends) {
     if (end.behaviour != Behaviour::kPatient || end.longest_gap_seconds <= bound_seconds) continue;
     const auto begin =
         end.gap_end - std::chrono::duration_cast<std::chrono::steady_clock::duration>(Seconds(end.longest_gap_seconds));
-    double own = 0;
-    for (const OwnStall& stall : stalls) {
-      own += std::max(0.0, Seconds(std::min(stall.end, end.gap_end) - std::max(stall.begin, begin)).count());
+    double machine = 0;
+    for (const MachineStall& stall : apart) {
+      machine += std::max(0.0, Seconds(std::min(stall.end, end.gap_end) - std::max(stall.begin, begin)).count());
     }
-    if (end.longest_gap_seconds - own <= bound_seconds) continue;
-    wrongs.push_back(absl::StrFormat("%s: %.2f s between two messages", end.request_id, end.longest_gap_seconds));
+    if (end.longest_gap_seconds - machine <= bound_seconds) continue;
+    wrongs.push_back(absl::StrFormat("%s: %.2f s between two messages, %.2f s of them for want of a core",
+                                     end.request_id, end.longest_gap_seconds, machine));
   }
   return wrongs;
 }

@@ -11,8 +11,9 @@
 
 namespace spotlight::soak {
 
-// A time in which this process itself did not run: gaps within it are not the server's.
-struct OwnStall {
+// A time in which this process, or a thread of the server, was ready to run and had no core: gaps within it are the
+// machine's.
+struct MachineStall {
   std::chrono::steady_clock::time_point begin, end;
 };
 
@@ -20,7 +21,7 @@ struct OwnStall {
 std::vector<std::string> CheckEnds(const std::vector<StreamEnd>& ends, const std::map<std::string, LoggedEnd>& log);
 
 // One line for every patient stream with a gap over `bound_seconds` between two messages.
-std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, const std::vector<OwnStall>& stalls,
+std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, std::vector<MachineStall> stalls,
                                    double bound_seconds);
 
 // Ends by behaviour and status, for people.
