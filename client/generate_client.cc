@@ -48,7 +48,8 @@ std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server, bool own
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
   // A server that just starts is found soon after it listens.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // Also the bound of one attempt: a distant or busy server needs more than a moment for its handshake.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // A long prefill sends nothing: pings find a dead peer. Servers refuse pings that come faster than 10 s.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -47,12 +48,15 @@ LoadRound Obey(const Order& order, std::vector<std::shared_ptr<grpc::Channel>>* 
   const auto records = RunLoad(load, client::bench::Workload(options), *channels, &cancellation, nullptr);
   LoadRound round;
   round.client_cpu_seconds = CpuSeconds() - cpu_seconds;
-  const client::bench::Summary summary = client::bench::SummarizeRun(records, {}, {99});
+  const client::bench::Summary summary = client::bench::SummarizeRun(records, {}, {});
   round.seconds = summary.duration;
   round.tokens = summary.output_tokens;
   round.messages = summary.messages;
   round.failed = summary.failed;
-  round.itl_p99_seconds = summary.itl.percentiles[0];
+  if (round.failed > 0) {
+    const client::bench::Failures& failures = summary.failures.begin()->second;
+    std::snprintf(round.first_failure, sizeof(round.first_failure), "%s", failures.first_message.c_str());
+  }
   return round;
 }
 

@@ -15,7 +15,7 @@ struct LoadRound {
   int64_t messages = 0;  // that brought them
   int64_t failed = 0;
   double client_cpu_seconds = 0;
-  double itl_p99_seconds = 0;
+  char first_failure[160] = "";
 };
 
 // Forks in the constructor, so make it before this process has threads or uses gRPC. Thread-compatible.
