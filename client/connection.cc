@@ -34,9 +34,15 @@ std::string ServerAddress(const ConnectionFlags& flags) {
   return absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
 }
 
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection) {
+  return CreateChannel(ServerAddress(flags), own_connection);
+}
+
 absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation) {
   const std::string server = ServerAddress(flags);
-  auto client = std::make_unique<GenerateClient>(CreateChannel(server));
+  const auto channel = ChannelFor(flags);
+  if (!channel.ok()) return channel.status();
+  auto client = std::make_unique<GenerateClient>(*channel);
   const absl::Status status = client->WaitForConnection(flags.connect_timeout, cancellation);
   if (absl::IsUnavailable(status)) {
     return absl::UnavailableError(absl::StrCat("cannot reach ", server, " within ",

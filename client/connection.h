@@ -34,6 +34,9 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
 // --server with the port that it stands for.
 std::string ServerAddress(const ConnectionFlags& flags);
 
+// A channel as the flags say, not connected yet.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection = false);
+
 // A client that has reached its server.
 absl::StatusOr<std::unique_ptr<GenerateClient>> Connect(const ConnectionFlags& flags, Cancellation* cancellation);
 

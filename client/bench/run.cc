@@ -44,8 +44,9 @@ ExitCode WrongUsage(const Console& console, absl::string_view message) {
 
 // A connection of its own: channels to one server would share theirs.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ConnectionFlags& flags, Cancellation* cancellation) {
-  std::shared_ptr<grpc::Channel> channel = CreateChannel(ServerAddress(flags), /*own_connection=*/true);
-  const absl::Status status = GenerateClient(channel).WaitForConnection(flags.connect_timeout, cancellation);
+  auto channel = ChannelFor(flags, /*own_connection=*/true);
+  if (!channel.ok()) return channel.status();
+  const absl::Status status = GenerateClient(*channel).WaitForConnection(flags.connect_timeout, cancellation);
   if (!status.ok()) return status;
   return channel;
 }
