@@ -1,9 +1,9 @@
 # Every target installs what it needs first (scripts/setup.sh: quick when nothing is missing).
 .DEFAULT_GOAL := help
-.PHONY: help setup build model demo serve test test-asan test-tsan check format bundle
+.PHONY: help setup build model demo serve test test-asan test-tsan soak check format bundle
 
 BAZEL ?= bazel
-PROGRAMS = //server:spotlight-server //client:spotlight //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
+PROGRAMS = //server:spotlight-server //client:spotlight //client/bench:spotlight-bench //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
 
 help:           ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ test-asan: setup ## CPU tests under AddressSanitizer and UndefinedBehaviorSaniti
 
 test-tsan: setup ## engine and server tests under ThreadSanitizer
 	@scripts/test.sh --config=tsan
+
+soak: setup     ## 10 minutes of streams that misbehave, then overload (SOAK_SECONDS=600)
+	@$(BAZEL) test //tests/soak:soak_test --test_arg=--seconds=$(or $(SOAK_SECONDS),600) --test_timeout=3600 \
+	  --nocache_test_results --test_output=streamed
+	@$(BAZEL) test //tests/soak:overload_test --test_arg=--seconds=30 --test_timeout=600 --nocache_test_results \
+	  --test_output=streamed
 
 check: setup    ## formatting and lint
 	@scripts/check.sh

@@ -56,6 +56,11 @@ const Option* Find(const Command& command, absl::string_view name) {
   return nullptr;
 }
 
+// As it is typed.
+std::string Invocation(const Command& command) {
+  return command.is_program ? command.name : absl::StrCat("spotlight ", command.name);
+}
+
 absl::Status UnknownOption(const Command& command, absl::string_view name) {
   std::vector<std::string> names = {"help"};
   for (const OptionGroup& group : command.groups) {
@@ -63,7 +68,7 @@ absl::Status UnknownOption(const Command& command, absl::string_view name) {
   }
   const std::string nearest = NearestName(name, names);
   return Wrong(absl::StrCat("unknown flag --", name,
-                            nearest.empty() ? absl::StrCat("; see spotlight ", command.name, " --help")
+                            nearest.empty() ? absl::StrCat("; see ", Invocation(command), " --help")
                                             : absl::StrCat("; did you mean --", nearest, "?")));
 }
 
@@ -162,8 +167,8 @@ absl::Status ParseOptions(const Command& command, absl::Span<const std::string> 
     }
     absl::string_view name = argument;
     if (!absl::ConsumePrefix(&name, "--") || name.empty()) {
-      return Wrong(absl::StrCat("unexpected argument '", argument, "'; spotlight ", command.name,
-                                " takes flags only, see spotlight ", command.name, " --help"));
+      return Wrong(absl::StrCat("unexpected argument '", argument, "'; ", Invocation(command),
+                                " takes flags only, see ", Invocation(command), " --help"));
     }
     const size_t equals = name.find('=');
     const bool has_value = equals != absl::string_view::npos;
@@ -201,8 +206,8 @@ std::string Wrapped(absl::string_view text, size_t indent, size_t width) {
 std::string HelpText(const Command& command) {
   constexpr size_t kHelpColumn = 30;
   constexpr size_t kWidth = 100;
-  std::string out = absl::StrCat("spotlight ", command.name, ": ", command.summary, "\n\nUsage: spotlight ",
-                                 command.name, " [flags]\n");
+  std::string out =
+      absl::StrCat(Invocation(command), ": ", command.summary, "\n\nUsage: ", Invocation(command), " [flags]\n");
   for (absl::string_view paragraph : absl::StrSplit(command.details, '\n', absl::SkipEmpty())) {
     absl::StrAppend(&out, "\n", Wrapped(paragraph, 0, kWidth), "\n");
   }

@@ -71,6 +71,7 @@ struct Command {
   std::string details;  // paragraphs after it; may be empty
   std::vector<OptionGroup> groups;
   std::vector<std::string> examples;
+  bool is_program = false;  // a program called `name`, not a subcommand of spotlight
 };
 
 // INVALID_ARGUMENT with one line for the user. On --help or -h sets *help_wanted and stops.

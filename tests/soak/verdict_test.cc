@@ -1,0 +1,81 @@
+// A soak is worth what its verdict notices.
+#include "tests/soak/verdict.h"
+
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace spotlight::soak {
+namespace {
+
+using std::chrono::milliseconds;
+
+StreamEnd Finished(Behaviour behaviour = Behaviour::kPatient) {
+  StreamEnd end;
+  end.request_id = "r";
+  end.behaviour = behaviour;
+  end.num_dones = 1;
+  end.finish_reason = v1::FINISH_REASON_LENGTH;
+  end.max_tokens = end.tokens = end.usage_tokens = 7;
+  end.finals = 1;
+  return end;
+}
+
+StreamEnd Failed(Behaviour behaviour, grpc::StatusCode code, int tokens = 3) {
+  StreamEnd end = Finished(behaviour);
+  end.finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+  end.finals = 0;
+  end.tokens = tokens;
+  end.status = grpc::Status(code, "why");
+  return end;
+}
+
+bool Passes(const StreamEnd& end, const LoggedEnd& logged) {
+  return CheckEnds({end}, {{"r", logged}}).empty();
+}
+
+TEST(VerdictTest, ARequestEndsOnceWithAllItsTokens) {
+  EXPECT_TRUE(Passes(Finished(), {1, "OK", 7}));
+  EXPECT_FALSE(Passes(Finished(), {2, "OK", 7}));
+  EXPECT_FALSE(Passes(Finished(), {1, "CANCELLED", 7}));
+  EXPECT_FALSE(Passes(Finished(), {1, "OK", 6}));
+  EXPECT_FALSE(CheckEnds({Finished()}, {}).empty());
+  StreamEnd twice = Finished(), short_of_one = Finished(), unfinished = Finished(), late = Finished();
+  twice.num_dones = 2;
+  short_of_one.tokens = 6;
+  unfinished.finals = 0;
+  late.after_final = 1;
+  for (const StreamEnd& end : {twice, short_of_one, unfinished, late}) EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+}
+
+TEST(VerdictTest, AStatusMustFitTheBehaviour) {
+  EXPECT_TRUE(Passes(Failed(Behaviour::kCancels, grpc::StatusCode::CANCELLED), {1, "CANCELLED", 3}));
+  EXPECT_FALSE(Passes(Failed(Behaviour::kPatient, grpc::StatusCode::CANCELLED), {1, "CANCELLED", 3}));
+  EXPECT_FALSE(Passes(Failed(Behaviour::kCancels, grpc::StatusCode::INTERNAL), {1, "CANCELLED", 3}));
+  EXPECT_FALSE(Passes(Failed(Behaviour::kCancels, grpc::StatusCode::CANCELLED), {1, "INTERNAL", 3}));
+  EXPECT_TRUE(Passes(Failed(Behaviour::kDeadline, grpc::StatusCode::DEADLINE_EXCEEDED), {1, "DEADLINE_EXCEEDED", 3}));
+  EXPECT_FALSE(Passes(Finished(Behaviour::kInvalid), {1, "OK", 7}));
+}
+
+TEST(VerdictTest, OnlyWhoLeftBeforeAnyTokenMayBeUnknownToTheServer) {
+  EXPECT_TRUE(CheckEnds({Failed(Behaviour::kCancels, grpc::StatusCode::CANCELLED, 0)}, {}).empty());
+  EXPECT_FALSE(CheckEnds({Failed(Behaviour::kCancels, grpc::StatusCode::CANCELLED, 1)}, {}).empty());
+}
+
+TEST(VerdictTest, AGapCountsWithoutTheMachinesShareOfIt) {
+  StreamEnd end = Finished();
+  end.gap_end = std::chrono::steady_clock::now();
+  end.longest_gap_seconds = 1.5;
+  EXPECT_EQ(CheckGaps({end}, {}, 1).size(), 1);
+  EXPECT_EQ(CheckGaps({end}, {}, 2).size(), 0);
+  const auto at = [&](int ms) { return end.gap_end - milliseconds(ms); };
+  EXPECT_EQ(CheckGaps({end}, {{at(1000), at(400)}}, 1).size(), 0);
+  // The same 400 ms twice, and a stall before the gap.
+  EXPECT_EQ(CheckGaps({end}, {{at(800), at(400)}, {at(700), at(400)}, {at(9000), at(1500)}}, 1).size(), 1);
+  end.behaviour = Behaviour::kReadsSlowly;
+  EXPECT_EQ(CheckGaps({end}, {}, 1).size(), 0);
+}
+
+}  // namespace
+}  // namespace spotlight::soak
