@@ -41,7 +41,7 @@ check: setup    ## formatting and lint
 format: setup   ## reformat the sources
 	@scripts/check.sh --fix
 
-deploy-tools:   ## install helm, kubeconform, Prometheus and etcd for the tests of deploy/
+deploy-tools: setup ## install helm, kubeconform, Prometheus and etcd for the tests of deploy/
 	@deploy/tools/install.sh
 
 bundle: build   ## pack bundle/: the programs and the Debian libraries they need

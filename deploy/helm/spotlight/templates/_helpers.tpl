@@ -106,7 +106,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --allow-insecure
 {{- end }}
 {{- with .Values.auth.tokensSecretName }}
-- --tokens=/etc/spotlight/tokens/{{ $.Values.auth.tokensKey }}
+- --token-file=/etc/spotlight/tokens/{{ $.Values.auth.tokensKey }}
 {{- end }}
 {{- range $key, $value := .Values.server }}
 {{- if kindIs "bool" $value }}
