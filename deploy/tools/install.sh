@@ -3,6 +3,7 @@
 #   bin/      python (with PyYAML)
 #             helm, kubeconform (built from Go modules; Go 1.24 or later)
 #             promtool, prometheus, etcd (Debian's packages, unpacked: installing them would start their services)
+#   base/     the container image's base: glibc and the compiler's runtime, from Debian's packages
 #   crds/     custom resource definitions of the Prometheus operator, KEDA and the Gateway API, from their Go modules
 #   schemas/  JSON schemas of Kubernetes and of those definitions, as kubeconform reads them
 # What cannot be had on this machine is left out, with one line on stderr; the tests that need it say so and are skipped.
@@ -61,21 +62,29 @@ if [ ! -d "$tools/schemas" ] && [ -d "$tools/crds" ]; then
   mv -T "$part" "$tools/schemas"
 fi
 
+unpack() {  # package, folder
+  local part
+  part=$(mktemp -d "$tools/part.XXXXXX")
+  download() { (cd "$part" && apt-get download -qq "$1" >/dev/null 2>&1); }
+  if command -v apt-get >/dev/null &&
+    { download "$1" || { [ "$(id -u)" = 0 ] && apt-get update -qq >&2 && download "$1"; }; }; then
+    mkdir -p "$2"
+    dpkg -x "$part"/*.deb "$2"
+  else
+    say "apt-get download $1 failed: it is left out (apt-get update may help)"
+  fi
+  rm -r "$part"
+}
 for package in prometheus etcd-server; do
   [ -d "$tools/debian/$package" ] && continue
-  if ! command -v apt-get >/dev/null; then say "no apt-get: $package is left out"; continue; fi
-  part=$(mktemp -d "$tools/part.XXXXXX")
-  chmod 755 "$part"
-  download() { (cd "$part" && apt-get download -qq "$package" >/dev/null 2>&1); }
-  if ! download && ! { [ "$(id -u)" = 0 ] && apt-get update -qq >&2 && download; }; then
-    say "apt-get download $package failed: it is left out (apt-get update may help)"
-    rm -r "$part"
-    continue
-  fi
-  mkdir -p "$tools/debian"
-  dpkg -x "$part"/*.deb "$part/root"
-  for program in "$part"/root/usr/bin/*; do install -m 755 "$program" "$tools/bin/"; done
-  mkdir "$tools/debian/$package"
-  rm -r "$part"
+  unpack "$package" "$tools/debian/$package"
+  for program in "$tools/debian/$package"/usr/bin/*; do
+    [ ! -e "$program" ] || ln -sf "$program" "$tools/bin/"
+  done
 done
+# What the container image's base holds: glibc and the compiler's runtime.
+if [ ! -d "$tools/base" ]; then
+  for package in libc6 libgcc-s1 libstdc++6; do unpack "$package" "$tools/base.part"; done
+  [ ! -d "$tools/base.part" ] || mv -T "$tools/base.part" "$tools/base"
+fi
 echo "$tools"
