@@ -1,10 +1,13 @@
 """The programs that deploy/tools/install.sh installs, and the chart rendered by the real helm."""
 import os
 import pathlib
+import shutil
 import subprocess
 import unittest
 
 CHART = pathlib.Path("deploy/helm/spotlight")
+if "TEST_TMPDIR" in os.environ:  # Bazel's: there every file is a symbolic link, and helm complains about each
+    CHART = pathlib.Path(shutil.copytree(CHART, pathlib.Path(os.environ["TEST_TMPDIR"]) / "spotlight"))
 EXAMPLES = sorted(pathlib.Path("deploy/helm/examples").glob("*.yaml"))
 RULES = CHART / "rules/spotlight.yaml"
 KUBERNETES = ("1.30.0", "1.34.0")  # as in deploy/tools/install.sh

@@ -24,7 +24,9 @@ go mod download "$module@v$version"
   echo ')'
 } >go.mod
 go mod tidy >&2
-go build -buildvcs=false -o kube-apiserver . >&2
+info=k8s.io/component-base/version
+go build -buildvcs=false -o kube-apiserver \
+  -ldflags "-X $info.gitVersion=v$version -X $info.gitMajor=1 -X $info.gitMinor=$(cut -d. -f2 <<<"$version")" . >&2
 mkdir -p "$out"
 mv kube-apiserver "$out/"
 echo "$out/kube-apiserver"
