@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests of deploy/ run on into one folder of the user's cache and prints the folder:
 #   bin/      python (with PyYAML)
-#             helm, kubeconform (built from Go modules; Go 1.24 or later)
+#             helm, kubeconform, ghz (built from Go modules; Go 1.24 or later)
 #             promtool, prometheus, etcd (Debian's packages, unpacked: installing them would start their services)
 #   base/     the container image's base: glibc and the compiler's runtime, from Debian's packages
 #   crds/     custom resource definitions of the Prometheus operator, KEDA and the Gateway API, from their Go modules
@@ -13,12 +13,13 @@ here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/spotlight
 helm=helm.sh/helm/v3/cmd/helm@v3.22.0
 kubeconform=github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+ghz=github.com/bojand/ghz/cmd/ghz@v0.120.0
 prometheus_operator=github.com/prometheus-operator/prometheus-operator@v0.85.0
 gateway_api=sigs.k8s.io/gateway-api@v1.3.0
 keda=github.com/kedacore/keda/v2@v2.17.2
 kubernetes_versions=(1.30.0 1.34.0)  # the oldest that the chart supports, and a recent one
 
-id=$({ echo "$helm $kubeconform $prometheus_operator $gateway_api $keda ${kubernetes_versions[*]}"
+id=$({ echo "$helm $kubeconform $ghz $prometheus_operator $gateway_api $keda ${kubernetes_versions[*]}"
        cat "$here/schemas.py" "$here/requirements.txt"; } | sha256sum | cut -c1-12)
 tools=$cache/deploy-tools-$id
 if [ "${1:-}" = --where ]; then echo "$tools"; exit 0; fi
@@ -35,11 +36,11 @@ chmod +x "$tools/bin/python"
 
 go_minor=$(go env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p')
 if [ "${go_minor:-0}" -lt 24 ]; then
-  say "no Go 1.24 or later: helm, kubeconform and the custom resource definitions are left out"
+  say "no Go 1.24 or later: helm, kubeconform, ghz and the custom resource definitions are left out"
 else
-  for tool in helm kubeconform; do
+  for tool in helm kubeconform ghz; do
     [ -x "$tools/bin/$tool" ] && continue
-    say "building $tool (about two minutes)"
+    say "building $tool (a minute or two)"
     (cd / && GOFLAGS=-buildvcs=false GOBIN=$tools/bin go install "${!tool}") >&2
   done
   if [ ! -d "$tools/crds" ]; then
