@@ -247,6 +247,14 @@ FLEET = {
         lines("Model load", "s", {"{{instance}}": "spotlight_model_load_seconds{SERIES}"},
               "The chart's model.loadSeconds has to cover it."),
     ],
+    "Credentials": [
+        lines("Certificate runs out in", "s",
+              {"{{instance}}": "spotlight_certificate_expiry_timestamp_seconds{SERIES} - time()"},
+              "Nothing without TLS. Under a week SpotlightCertificateExpiring fires."),
+        lines("Changed files of certificates and tokens", "ops",
+              {"{{files}} {{outcome}}": rate("spotlight_credential_reloads_total", "files, outcome")},
+              "refused: what was loaded before goes on, also for whoever was to be shut out."),
+    ],
     "Process": [
         lines("CPU", "short", {"{{instance}}": "rate(process_cpu_seconds_total{PROCESS}[RATE])"}, "Cores in use; steadily at --threads plus one: the CPU is the limit."),
         lines("Resident memory", "bytes", {"{{instance}}": "process_resident_memory_bytes{PROCESS}"},

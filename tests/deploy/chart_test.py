@@ -300,6 +300,7 @@ class RefusalTest(unittest.TestCase):
                 (["model.path=/elsewhere/x", "model.volume.emptyDir.medium="], "not below model.mountPath"),
                 (["model.download.enabled=true"], "model.download.repository"),
                 (["tls.enabled=true"], "tls.secretName"),
+                (["server.connectionGraceSeconds=9"], "server.maxConnectionAgeSeconds"),
                 (["tls.clientCASecretName=ca"], "tls.enabled"),
                 (["auth.tokensSecretName=tokens"], "plain text"),
                 (["autoscaling.minReplicas=9"], "above autoscaling.maxReplicas"),

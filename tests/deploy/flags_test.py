@@ -61,7 +61,7 @@ class FlagsTest(unittest.TestCase):
                     cls.known.add("--no-" + flag.group(2))
 
     def unknown(self, flags):
-        without_tls = set() if "--tls-cert" in self.known else EDGE_FLAGS
+        without_tls = set() if tools.has_tls(programs.SERVER) else EDGE_FLAGS
         return set(flags) - self.known - without_tls
 
     def all_flags(self):

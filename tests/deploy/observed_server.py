@@ -31,6 +31,18 @@ SERVER_FLAGS = ("--allow-untrained-hash", "--sparse-min-context", "256", "--max-
                 "0.5", "--max-step-tokens", "256")
 
 
+def tls_flags(folder):
+    """(server's flags, client's flags) of a connection over TLS with a certificate of our own; none where the server has no
+    TLS."""
+    if not tools.has_tls(programs.SERVER):
+        return (), ()
+    certificate, key = f"{folder}/server.crt", f"{folder}/server.key"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                    "30", "-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",
+                    certificate], check=True, stderr=subprocess.DEVNULL)
+    return ("--tls-cert", certificate, "--tls-key", key), ("--tls-ca", certificate)
+
+
 class Prometheus:
     """On a port of its own, its data in `folder`. Use as a context manager."""
 
@@ -80,8 +92,9 @@ class Traffic:
     """Clients of every kind, for as long as it is open: short and long prompts, sparse and dense, some that leave, run
     into their deadline or ask for what cannot be, and bursts that fill queue and cache."""
 
-    def __init__(self, server):
+    def __init__(self, server, client_flags):
         self._server = server
+        self._flags = client_flags
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(kind, seed)) for seed, kind in enumerate(
             [self._short, self._short, self._long, self._leaves, self._refused, self._burst])]
@@ -89,7 +102,7 @@ class Traffic:
             thread.start()
 
     def _client(self, *flags):
-        return subprocess.Popen([programs.CLIENT, "generate", "--server", self._server.grpc, "--ignore-eos", *flags],
+        return subprocess.Popen([programs.CLIENT, "generate", "--server", self._server.grpc, "--ignore-eos", *self._flags, *flags],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _run(self, kind, seed):
@@ -136,19 +149,20 @@ class Traffic:
 
 
 def observed(folder):
-    """(server, Prometheus) to be used as context managers."""
-    server = programs.Server("--hash", programs.untrained_hash(folder), *SERVER_FLAGS)
+    """(server, Prometheus, client's flags); the first two to be used as context managers."""
+    server_flags, client_flags = tls_flags(folder)
+    server = programs.Server("--hash", programs.untrained_hash(folder), *SERVER_FLAGS, *server_flags)
     server.wait_ready()
-    return server, Prometheus(folder, server.http)
+    return server, Prometheus(folder, server.http), client_flags
 
 
 def main():
     programs.SERVER, programs.CLIENT, programs.MAKE_HASH = (
         f"bin/{pathlib.Path(path).name}" for path in (programs.SERVER, programs.CLIENT, programs.MAKE_HASH))
     with tempfile.TemporaryDirectory() as folder:
-        server, prometheus = observed(folder)
+        server, prometheus, client_flags = observed(folder)
         with server, prometheus:
-            with Traffic(server):
+            with Traffic(server, client_flags):
                 time.sleep(float(sys.argv[1]))
             time.sleep(2)
             subprocess.run(sys.argv[2:], check=True, env={**os.environ, "PROMETHEUS_URL": prometheus.url})

@@ -80,6 +80,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .auth.tokensSecretName (not .tls.enabled) -}}
 {{- fail "auth.tokensSecretName without tls.enabled would send tokens in plain text" -}}
 {{- end -}}
+{{- if and .server.connectionGraceSeconds (not .server.maxConnectionAgeSeconds) -}}
+{{- fail "server.connectionGraceSeconds needs server.maxConnectionAgeSeconds" -}}
+{{- end -}}
 {{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) -}}
 {{- fail (printf "autoscaling.minReplicas %v is above autoscaling.maxReplicas %v" .autoscaling.minReplicas .autoscaling.maxReplicas) -}}
 {{- end -}}
