@@ -2,7 +2,7 @@
 # Installs what the tests of deploy/ run on into one folder of the user's cache and prints the folder:
 #   bin/      python (with PyYAML)
 #             helm, kubeconform, ghz (built from Go modules; Go 1.24 or later)
-#             promtool, prometheus, etcd (Debian's packages, unpacked: installing them would start their services)
+#             promtool, prometheus, etcd, haproxy (Debian's packages, unpacked: installing them would start their services)
 #   base/     the container image's base: glibc and the compiler's runtime, from Debian's packages
 #   crds/     custom resource definitions of the Prometheus operator, KEDA and the Gateway API, from their Go modules
 #   schemas/  JSON schemas of Kubernetes and of those definitions, as kubeconform reads them
@@ -83,6 +83,17 @@ for package in prometheus etcd-server; do
     [ ! -e "$program" ] || ln -sf "$program" "$tools/bin/"
   done
 done
+# HAProxy with the libraries that a bare Debian lacks.
+if [ ! -x "$tools/bin/haproxy" ]; then
+  for package in haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1; do
+    unpack "$package" "$tools/debian/haproxy"
+  done
+  if [ -x "$tools/debian/haproxy/usr/sbin/haproxy" ]; then
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$tools/debian/haproxy/usr/lib/x86_64-linux-gnu" \
+      "$tools/debian/haproxy/usr/sbin/haproxy" >"$tools/bin/haproxy"
+    chmod +x "$tools/bin/haproxy"
+  fi
+fi
 # What the container image's base holds: glibc and the compiler's runtime.
 if [ ! -d "$tools/base" ]; then
   for package in libc6 libgcc-s1 libstdc++6; do unpack "$package" "$tools/base.part"; done
