@@ -1,6 +1,6 @@
 # Every target installs what it needs first (scripts/setup.sh: quick when nothing is missing).
 .DEFAULT_GOAL := help
-.PHONY: help setup build model demo serve test test-asan test-tsan soak check format bundle
+.PHONY: help setup build model demo serve test test-asan test-tsan soak check format bundle deploy-tools
 
 BAZEL ?= bazel
 PROGRAMS = //server:spotlight-server //client:spotlight //client/bench:spotlight-bench //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
@@ -46,6 +46,9 @@ check: setup    ## formatting and lint
 
 format: setup   ## reformat the sources
 	@scripts/check.sh --fix
+
+deploy-tools: setup ## install helm, kubeconform, Prometheus and etcd for the tests of deploy/
+	@deploy/tools/install.sh
 
 bundle: build   ## pack bundle/: the programs and the Debian libraries they need
 	@deploy/bundle.sh

@@ -35,6 +35,6 @@ layer 'engine/*' 'grpc|google/|prometheus/|httplib|server/|proto/' 'gRPC, protob
 layer 'server/*' 'torch/|ATen/|c10/|kernels/' 'LibTorch or kernels'
 layer 'client/*' 'torch/|ATen/|c10/|kernels/|engine/|server/' 'anything but proto'
 
-bash -n scripts/*.sh deploy/*.sh tools/*.sh || complain "a shell script does not parse"
+git ls-files -z '*.sh' | xargs -0 -n 1 bash -n || complain "a shell script does not parse"
 [ "$failed" = 0 ] && echo "check: clean"
 exit "$failed"

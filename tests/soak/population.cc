@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/channel.h"
 #include "client/generate_client.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"

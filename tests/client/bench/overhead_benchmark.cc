@@ -19,6 +19,7 @@
 
 #include "client/bench/load_run.h"
 #include "client/bench/summary.h"
+#include "client/channel.h"
 #include "client/generate_client.h"
 #include "tests/client/bench/timed_generation_server.h"
 

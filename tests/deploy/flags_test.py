@@ -1,0 +1,157 @@
+"""The chart's arguments, probes and scaling against the real server: that it has these flags, names, paths and metrics."""
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path[:0] = ["tests/deploy", "tests/integration"]
+import programs
+import tools
+
+ALL_FLAGS = """
+server:
+  device: cpu
+  dtype: fp32
+  threads: 1
+  maxTokensInCache: 4194304
+  maxContext: 4096
+  maxRunning: 8
+  maxStepTokens: 256
+  maxWaitingRequests: 100000
+  maxWaitingTokens: 20000000
+  hash: none
+  hashFolders: /hashes,/more
+  budget: 0.05
+  sparseMinContext: 1000000
+  prefilter: "off"
+  qualitySampleEvery: 64
+  qualityFloor: 0.5
+  qualityLowSamples: 4
+  qualityFallback: budget
+  maxConnectionAgeSeconds: 600
+  connectionGraceSeconds: 60
+"""
+
+# What a server built without TLS has not got.
+EDGE_FLAGS = {"--tls-cert", "--tls-key", "--tls-client-ca", "--token-file", "--max-connection-age-seconds",
+              "--connection-grace-seconds"}
+
+
+def start(flags, *more):
+    """A server with the chart's arguments, on free loopback ports. Later flags win."""
+    arguments = [f"{name}={value}" if value is not True else name for name, value in flags.items()]
+    return subprocess.run([programs.SERVER, *arguments, "--listen=127.0.0.1:0", "--http=127.0.0.1:0", *more],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+
+
+class FlagsTest(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        tools.need("bin/helm")
+        text = subprocess.run([programs.SERVER, "--help"], stdout=subprocess.PIPE, check=True, text=True).stdout
+        cls.known = set()
+        for line in text.splitlines():
+            if flag := re.match(r"  --(\[no-\])?([\w-]+)", line):
+                cls.known.add("--" + flag.group(2))
+                if flag.group(1):
+                    cls.known.add("--no-" + flag.group(2))
+
+    def unknown(self, flags):
+        without_tls = set() if tools.has_tls(programs.SERVER) else EDGE_FLAGS
+        return set(flags) - self.known - without_tls
+
+    def all_flags(self):
+        import yaml
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
+            values.write(ALL_FLAGS)
+            values.flush()
+            manifests = tools.render(*tools.MINIMAL, "--values", values.name)
+        settable = yaml.safe_load((tools.CHART / "values.yaml").read_text())["server"]
+        self.assertEqual(set(settable) - {"drainSeconds"}, set(yaml.safe_load(ALL_FLAGS)["server"]))
+        return manifests.flags
+
+    def test_every_argument_of_every_example_is_a_flag_of_the_server(self):
+        for example in tools.EXAMPLES:
+            self.assertEqual(self.unknown(tools.render("--values", example).flags), set(), example.name)
+
+    def test_every_server_value_reaches_a_flag_that_parses_it(self):
+        flags = self.all_flags()
+        self.assertEqual(flags["--max-waiting-tokens"], "20000000")
+        self.assertEqual(flags["--budget"], "0.05")
+        self.assertEqual(self.unknown(flags), set())
+        done = start({name: value for name, value in flags.items() if name in self.known})
+        # 2 is a usage error; the folder is missing, which loading finds after all flags are read.
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("/models/tiny", done.stderr)
+
+    def test_a_flag_that_the_server_does_not_know_would_be_a_usage_error(self):
+        self.assertEqual(start({"--model": "/models/tiny", "--max-runing": "3"}).returncode, 2)
+
+
+class ServedTest(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        tools.need("bin/helm")
+        cls.server = programs.Server().wait_ready()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+
+    def test_grpc_probes_ask_for_names_that_are_served(self):
+        server = tools.with_values().server
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = self.server.client("health", "--service", server[probe]["grpc"]["service"])
+            self.assertEqual(asked.returncode, 0, asked.stderr)
+        self.assertNotEqual(self.server.client("health", "--service", "readynes").returncode, 0)
+
+    def test_http_probes_and_the_service_monitor_ask_for_paths_that_are_served(self):
+        manifests = tools.with_values("tls.enabled=true", "tls.secretName=s", "serviceMonitor.enabled=true")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(self.server.get(manifests.server[probe]["httpGet"]["path"]), "ok\n")
+        for endpoint in manifests.one("ServiceMonitor")["spec"]["endpoints"]:
+            self.assertIn("spotlight_build_info", self.server.get(endpoint["path"]))
+
+    def test_autoscalers_read_metrics_that_are_served(self):
+        metrics = [m["pods"]["metric"]["name"] for m in
+                   tools.with_values("autoscaling.kind=hpa").one("HorizontalPodAutoscaler")["spec"]["metrics"]]
+        for trigger in tools.with_values("autoscaling.kind=keda").one("ScaledObject")["spec"]["triggers"]:
+            metrics.append(re.search(r"spotlight_\w+", trigger["metadata"]["query"]).group(0))
+        self.assertEqual(len(metrics), 4)
+        for metric in metrics:
+            self.server.metric(metric)
+
+    def test_the_first_token_objective_is_one_of_the_bucket_boundaries(self):
+        schema = json.loads((tools.CHART / "values.schema.json").read_text())
+        allowed = schema["properties"]["prometheusRule"]["properties"]["firstToken"]["properties"]["seconds"]["enum"]
+        found = re.findall(r'spotlight_time_to_first_token_seconds_bucket\{.*le="([\d.e-]+)"\}', self.server.get("/metrics"))
+        # "--set" makes a string of a fraction: it may be either.
+        self.assertEqual({float(bound) for bound in allowed}, {float(bound) for bound in found})
+
+    def test_the_route_names_services_that_are_served(self):
+        route = tools.render("--values", "deploy/helm/examples/replicas.yaml").one("GRPCRoute")
+        names = {match["method"]["service"] for match in route["spec"]["rules"][0]["matches"]}
+        self.assertEqual(self.server.client("health", "--service", (names - {"grpc.health.v1.Health"}).pop()).returncode,
+                         0)
+
+    def test_the_chart_names_the_programs_version(self):
+        import yaml
+        version = subprocess.run([programs.SERVER, "--version"], stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+        chart = yaml.safe_load((tools.CHART / "Chart.yaml").read_text())
+        self.assertEqual([chart["version"], chart["appVersion"]], [version, version])
+
+    def test_helm_test_runs_the_clients_health_command(self):
+        pod = tools.with_values().one("Pod")["spec"]["containers"][0]
+        self.assertEqual(os.path.basename(pod["command"][0]), os.path.basename(programs.CLIENT))
+        arguments = [self.server.grpc if word == "demo-spotlight:50051" else word for word in pod["args"]]
+        self.assertIn(self.server.grpc, arguments)
+        self.assertEqual(subprocess.run([programs.CLIENT, *arguments], stdout=subprocess.DEVNULL).returncode, 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
