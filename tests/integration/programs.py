@@ -15,6 +15,12 @@ TINY_LLAMA = "tests/testdata/tiny-llama"
 TINY_QWEN2 = "tests/testdata/tiny-qwen2"
 
 
+def _written(file):
+    # Opened anew: the server writes at the offset that it shares with `file`.
+    with open(f"/proc/self/fd/{file.fileno()}") as again:
+        return again.read()
+
+
 class Server:
     """A server on ports of its own. Use as a context manager: it is killed if it still runs."""
 
@@ -26,13 +32,11 @@ class Server:
              *flags], stdout=self._stdout, stderr=self._log)
 
     def log(self):
-        self._log.seek(0)
-        return self._log.read()
+        return _written(self._log)
 
     def request_log(self):
         """The JSON lines that it has written, one per finished request."""
-        self._stdout.seek(0)
-        return [json.loads(line) for line in (self._stdout.read() + self.log()).splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in (_written(self._stdout) + self.log()).splitlines() if line.startswith("{")]
 
     def wait_ready(self, seconds=120):
         deadline = time.time() + seconds

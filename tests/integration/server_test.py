@@ -85,10 +85,17 @@ class ServerTest(unittest.TestCase):
         self.assertGreaterEqual(self.server.metric('spotlight_cancel_release_seconds_count{phase="decode"}'), 1)
 
     def test_chat_keeps_the_conversation_and_needs_no_terminal(self):
+        def prompts_logged():
+            return [record["prompt_tokens"] for record in self.server.request_log() if "prompt_tokens" in record]
+
+        before = len(prompts_logged())
         done = self.server.client("chat", *GREEDY, "--max-tokens", "5", input="hello\nand then?\n")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(done.stdout.strip())
-        prompts = [record["prompt_tokens"] for record in self.server.request_log()[-2:]]
+        deadline = time.time() + 20  # the log is written beside the answers
+        while len(prompts_logged()) < before + 2 and time.time() < deadline:
+            time.sleep(0.02)
+        prompts = prompts_logged()[before:]
         self.assertGreater(prompts[1], prompts[0])
 
     def test_tokens_and_text_round_trip(self):
