@@ -71,7 +71,9 @@ std::vector<OptionGroup> GenerationOptions(v1::GenerateRequest* request) {
             [=](double ratio) { retrieval->set_budget_ratio(ratio); })}};
   OptionGroup request_options{"Request",
                               {Text("model", "NAME", "refuse to run on another model; default: the served one",
-                                    [=](std::string name) { request->set_model(std::move(name)); })}};
+                                    [=](std::string name) { request->set_model(std::move(name)); }),
+                               Integer("priority", "P", Between(-100, 100), "higher is served first; default 0",
+                                       [=](int32_t p) { request->set_priority(p); })}};
   return {SamplingOptions(request->mutable_sampling()), StoppingOptions(request->mutable_stopping()),
           std::move(retrieval_options), std::move(request_options)};
 }

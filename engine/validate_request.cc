@@ -17,6 +17,7 @@ constexpr size_t kMaxStopTokens = 64;
 constexpr size_t kMaxLogitBias = 300;
 constexpr float kMaxAbsLogitBias = 100;
 constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kMaxAbsPriority = 100;
 
 template <typename Value>
 absl::Status Invalid(absl::string_view field, absl::string_view rule, Value got) {
@@ -55,6 +56,9 @@ absl::Status ValidateSampling(const SamplingParams& sampling, int32_t vocab_size
   }
   if (!(std::abs(sampling.frequency_penalty) <= 2)) {
     return Invalid("sampling.frequency_penalty", "in [-2, 2]", sampling.frequency_penalty);
+  }
+  if (sampling.n < 1 || sampling.n > kMaxSamples) {
+    return Invalid("sampling.n", absl::StrCat("in [1, ", kMaxSamples, "]"), sampling.n);
   }
   if (sampling.logit_bias.size() > kMaxLogitBias) {
     return Invalid("sampling.logit_bias", absl::StrCat("at most ", kMaxLogitBias, " entries"),
@@ -101,6 +105,20 @@ absl::Status ValidateStopping(const StoppingParams& stopping, int32_t vocab_size
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+absl::Status ValidateRetrieval(const RetrievalParams& retrieval) {
+  if (const auto ratio = retrieval.budget_ratio; ratio.has_value() && !(*ratio > 0 && *ratio <= 1)) {
+    return Invalid("retrieval.budget_ratio", "in (0, 1]", *ratio);
+  }
+  const auto check = [](const char* field, const absl::optional<int32_t>& value, int32_t least) {
+    if (!value.has_value() || (*value >= least && *value <= kMaxBudgetTokens)) return absl::OkStatus();
+    return Invalid(field, absl::StrCat("in [", least, ", ", kMaxBudgetTokens, "]"), *value);
+  };
+  absl::Status status = check("retrieval.min_tokens", retrieval.min_tokens, 1);
+  if (status.ok()) status = check("retrieval.sink_tokens", retrieval.sink_tokens, 0);
+  if (status.ok()) status = check("retrieval.recent_tokens", retrieval.recent_tokens, 1);
+  return status;
 }
 
 absl::Status ValidateChat(const ChatPrompt& chat) {
@@ -156,11 +174,19 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
   if (!status.ok()) return status;
-  if (const auto ratio = request.retrieval.budget_ratio; ratio.has_value() && !(*ratio > 0 && *ratio <= 1)) {
-    return Invalid("retrieval.budget_ratio", "in (0, 1]", *ratio);
-  }
+  status = ValidateRetrieval(request.retrieval);
+  if (!status.ok()) return status;
   if (const auto n = request.logprobs; n.has_value() && (*n < 0 || *n > kMaxLogprobs)) {
     return Invalid("logprobs", absl::StrCat("in [0, ", kMaxLogprobs, "]"), *n);
+  }
+  if (const auto n = request.prompt_logprobs; n.has_value() && (*n < 0 || *n > kMaxLogprobs)) {
+    return Invalid("prompt_logprobs", absl::StrCat("in [0, ", kMaxLogprobs, "]"), *n);
+  }
+  if (const auto n = request.truncate_prompt_tokens; n.has_value() && *n < 1) {
+    return Invalid("truncate_prompt_tokens", "at least 1", *n);
+  }
+  if (request.priority < -kMaxAbsPriority || request.priority > kMaxAbsPriority) {
+    return Invalid("priority", absl::StrCat("in [-", kMaxAbsPriority, ", ", kMaxAbsPriority, "]"), request.priority);
   }
   return absl::OkStatus();
 }

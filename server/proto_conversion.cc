@@ -15,6 +15,12 @@ constexpr size_t kMaxRequestIdBytes = 256;
 // A model's name comes back in the error that it is not served.
 constexpr size_t kMaxModelBytes = 256;
 constexpr int kMaxChatMessages = 4096;
+constexpr size_t kMaxCacheSaltBytes = 256;
+
+absl::Status TooManyTokens(int num_tokens, int32_t max_context_tokens) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("token_ids: ", num_tokens, " tokens do not fit into the context of ", max_context_tokens));
+}
 
 absl::StatusOr<engine::Prompt> ToChatPrompt(v1::ChatPrompt* chat) {
   if (chat->messages_size() > kMaxChatMessages) {
@@ -35,6 +41,11 @@ absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, int32_t ma
       return engine::TextPrompt{std::move(*request->mutable_text())};
     case v1::GenerateRequest::kTokenIds: {
       const auto& ids = request->token_ids().ids();
+      if (request->truncate_prompt_tokens() > 0 && ids.size() > request->truncate_prompt_tokens()) {
+        if (request->truncate_prompt_tokens() > max_context_tokens)
+          return TooManyTokens(ids.size(), max_context_tokens);
+        return engine::TokenPrompt{{ids.end() - request->truncate_prompt_tokens(), ids.end()}};
+      }
       if (absl::Status status = CheckTokenIds(ids, max_context_tokens); !status.ok()) return status;
       return engine::TokenPrompt{{ids.begin(), ids.end()}};
     }
@@ -56,6 +67,7 @@ absl::StatusOr<engine::SamplingParams> ToSampling(const v1::Sampling& sampling) 
   params.presence_penalty = sampling.presence_penalty();
   params.frequency_penalty = sampling.frequency_penalty();
   if (sampling.has_seed()) params.seed = sampling.seed();
+  if (sampling.has_n()) params.n = sampling.n();
   for (const auto& [token_id, bias] : sampling.logit_bias()) {
     if (token_id < 0) {
       return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias: key ", token_id, " is not a token id"));
@@ -95,6 +107,9 @@ absl::StatusOr<engine::RetrievalParams> ToRetrieval(const v1::Retrieval& retriev
           absl::StrCat("retrieval.mode: ", static_cast<int>(retrieval.mode()), " is not a RetrievalMode"));
   }
   if (retrieval.has_budget_ratio()) params.budget_ratio = retrieval.budget_ratio();
+  if (retrieval.has_min_tokens()) params.min_tokens = retrieval.min_tokens();
+  if (retrieval.has_sink_tokens()) params.sink_tokens = retrieval.sink_tokens();
+  if (retrieval.has_recent_tokens()) params.recent_tokens = retrieval.recent_tokens();
   return params;
 }
 
@@ -203,9 +218,7 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
 }  // namespace
 
 absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int32_t max_context_tokens) {
-  if (ids.size() <= max_context_tokens) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("token_ids: ", ids.size(), " tokens do not fit into the context of ", max_context_tokens));
+  return ids.size() <= max_context_tokens ? absl::OkStatus() : TooManyTokens(ids.size(), max_context_tokens);
 }
 
 absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, const engine::ModelInfo& model) {
@@ -234,6 +247,16 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
   if (!retrieval.ok()) return retrieval.status();
   converted.retrieval = *retrieval;
   if (request->has_logprobs()) converted.logprobs = request->logprobs();
+  if (request->has_prompt_logprobs()) converted.prompt_logprobs = request->prompt_logprobs();
+  converted.echo = request->echo();
+  if (request->has_truncate_prompt_tokens()) converted.truncate_prompt_tokens = request->truncate_prompt_tokens();
+  if (request->cache_salt().size() > kMaxCacheSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("cache_salt: must have at most ", kMaxCacheSaltBytes, " bytes, got ",
+                                                   request->cache_salt().size()));
+  }
+  converted.cache_salt = std::move(*request->mutable_cache_salt());
+  converted.bypass_prefix_cache = request->bypass_prefix_cache();
+  converted.priority = request->priority();
   return converted;
 }
 
