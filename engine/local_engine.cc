@@ -96,6 +96,10 @@ absl::Status LocalEngine::Encode(Submission* submission) {
     ids = encoder_.Encode(request.prompt);
   }
   if (!ids.ok()) return ids.status();
+  if (request.truncate_prompt_tokens.has_value() &&
+      static_cast<int64_t>(ids->size()) > *request.truncate_prompt_tokens) {
+    ids->erase(ids->begin(), ids->end() - *request.truncate_prompt_tokens);
+  }
   const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
   absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
   if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
@@ -103,6 +107,14 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   // Here rather than on the engine's thread, which has no time for a pass over a long prompt.
   if (*request.sampling.repetition_penalty != 1.0f) {
     submission->distinct_prompt_token_ids = DistinctIds(*ids, model_.vocab_size);
+  }
+  if (options_.scheduler.prefix_cache && !request.bypass_prefix_cache) {
+    submission->page_hashes = PageHashes(request.cache_salt, *ids);
+  }
+  if (request.echo && tokenizer_ != nullptr) {
+    absl::StatusOr<std::string> text = tokenizer_->Decode(*ids, /*skip_special_tokens=*/false);
+    if (!text.ok()) return text.status();
+    submission->prompt_text = *std::move(text);
   }
   submission->prompt_token_ids = *std::move(ids);
   request.prompt = Prompt();

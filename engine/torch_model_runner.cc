@@ -24,6 +24,9 @@ at::Tensor ToDevice(const std::vector<T>& values, at::IntArrayRef shape, at::Sca
   return at::from_blob(const_cast<T*>(values.data()), shape, at::TensorOptions().dtype(dtype)).to(device);
 }
 
+// Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
+constexpr size_t kScoredTile = 64;
+
 class TorchModelRunner : public ModelRunner {
  public:
   explicit TorchModelRunner(RunnerParts parts) : parts_(std::move(parts)) {}
@@ -45,21 +48,22 @@ class TorchModelRunner : public ModelRunner {
     std::vector<int32_t> token_context(batch.positions);
     for (int32_t& position : token_context) ++position;
     const StepTensors step = CopyIn(batch, token_context);
-    std::vector<int64_t> sample_index;
-    for (const SampleRow& row : batch.samples) sample_index.push_back(row.token_index);
-    const auto num_samples = static_cast<int64_t>(sample_index.size());
+    std::vector<int64_t> wanted;  // the samples' tokens, then the scored ones
+    for (const SampleRow& row : batch.samples) wanted.push_back(row.token_index);
+    for (const ScoredToken& token : batch.scored) wanted.push_back(token.token_index);
+    const auto num_samples = static_cast<int64_t>(batch.samples.size());
 
     StepResult result;
     RetrievalSeconds seconds;
-    auto logits =
-        parts_.decoder->Forward(step, ToDevice(sample_index, {num_samples}, at::kLong, parts_.device), parts_.hashes,
-                                parts_.attention.get(), batch.time_retrieval ? &seconds : nullptr);
-    if (!logits.ok()) return logits.status();
+    auto states = parts_.decoder->HiddenStates(
+        step, ToDevice(wanted, {static_cast<int64_t>(wanted.size())}, at::kLong, parts_.device), parts_.hashes,
+        parts_.attention.get(), batch.time_retrieval ? &seconds : nullptr);
+    if (!states.ok()) return states.status();
     if (seconds.total > 0) {
       seconds.total += seconds.encode;
       result.retrieval = seconds;
     }
-    const at::Tensor host_logits = logits->to(at::kCPU).contiguous();
+    const at::Tensor host_logits = parts_.decoder->Logits(states->narrow(0, 0, num_samples)).to(at::kCPU).contiguous();
     if (batch.quality.has_value()) result.quality = parts_.attention->TakeQuality();
     const auto vocab_size = static_cast<int32_t>(host_logits.size(1));
     const float* const rows = host_logits.data_ptr<float>();
@@ -70,7 +74,25 @@ class TorchModelRunner : public ModelRunner {
         result.tokens[i] = sampler.Sample(rows + i * vocab_size, vocab_size, batch.samples[i]);
       }
     });
+    result.scored.resize(batch.scored.size());
+    for (size_t begin = 0; begin < batch.scored.size(); begin += kScoredTile) {
+      const size_t count = std::min(kScoredTile, batch.scored.size() - begin);
+      Score(states->narrow(0, num_samples + static_cast<int64_t>(begin), static_cast<int64_t>(count)),
+            &batch.scored[begin], &result.scored[begin]);
+    }
     return result;
+  }
+
+  void Score(const at::Tensor& states, const ScoredToken* tokens, TokenLogprob* logprobs) const {
+    const at::Tensor logits = parts_.decoder->Logits(states).to(at::kCPU).contiguous();
+    const auto vocab_size = static_cast<int32_t>(logits.size(1));
+    const float* const rows = logits.data_ptr<float>();
+    ParallelFor(logits.size(0), 1, [&](int64_t begin, int64_t end) {
+      thread_local Sampler sampler;
+      for (int64_t i = begin; i < end; ++i) {
+        logprobs[i] = sampler.Score(rows + i * vocab_size, vocab_size, tokens[i]);
+      }
+    });
   }
 
   StepTensors CopyIn(const Batch& batch, const std::vector<int32_t>& token_context) const {

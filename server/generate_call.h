@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
+#include "server/proto_conversion.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -25,7 +26,7 @@ struct CallEnvironment {
 struct AcceptedRequest {
   engine::Engine* engine = nullptr;
   engine::GenerateRequest request;
-  bool return_token_ids = false;
+  ReturnOptions wanted;
 };
 
 // Thread-safe where a comment says so, else used in the order Submit, Finished, Ended.

@@ -168,12 +168,10 @@ void SetQuality(const engine::RetrievalStats& stats, v1::RetrievalStats* message
   }
 }
 
-template <class Message>
-void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* message) {
-  message->mutable_text()->append(delta.text);
-  if (with_token_ids) message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
-  for (const engine::TokenLogprob& logprob : delta.logprobs) {
-    v1::TokenLogprob* added = message->add_logprobs();
+void AppendLogprobs(const std::vector<engine::TokenLogprob>& logprobs,
+                    google::protobuf::RepeatedPtrField<v1::TokenLogprob>* messages) {
+  for (const engine::TokenLogprob& logprob : logprobs) {
+    v1::TokenLogprob* added = messages->Add();
     added->set_token_id(logprob.token_id);
     added->set_logprob(logprob.logprob);
     for (const auto& [token_id, value] : logprob.top) {
@@ -184,18 +182,41 @@ void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* mes
   }
 }
 
+// To a stream's message, a unary answer, or one of its further samples.
 template <class Message>
-void SetFinishOf(const engine::Finish& finish, Message* message) {
+void AppendAnswer(const engine::Delta& delta, bool with_token_ids, Message* message) {
+  message->mutable_text()->append(delta.text);
+  if (with_token_ids) message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  AppendLogprobs(delta.logprobs, message->mutable_logprobs());
+}
+
+v1::Sample* OtherSample(int32_t index, v1::GenerateResponse* message) {
+  while (message->other_samples_size() < index) message->add_other_samples();
+  return message->mutable_other_samples(index - 1);
+}
+
+template <class Message>
+void AppendPrompt(const engine::Delta& delta, bool with_token_ids, Message* message) {
+  if (!delta.has_prompt()) return;
+  v1::PromptInfo* info = message->mutable_prompt_info();
+  info->mutable_text()->append(delta.prompt_text);
+  if (with_token_ids) info->mutable_token_ids()->Add(delta.prompt_token_ids.begin(), delta.prompt_token_ids.end());
+  AppendLogprobs(delta.prompt_logprobs, info->mutable_logprobs());
+}
+
+void SetUsage(const engine::Usage& usage, v1::Usage* message) {
+  message->set_prompt_tokens(usage.prompt_tokens);
+  message->set_completion_tokens(usage.completion_tokens);
+  message->set_cached_prompt_tokens(usage.cached_prompt_tokens);
+  message->set_total_tokens(usage.prompt_tokens + usage.completion_tokens);
+}
+
+template <class Message>
+void SetSampleFinishOf(const engine::Finish& finish, bool with_retrieval, Message* message) {
   message->set_finish_reason(ToProto(finish.reason));
   if (finish.matched_stop.has_value()) message->set_matched_stop(*finish.matched_stop);
   if (finish.matched_stop_token.has_value()) message->set_matched_stop_token_id(*finish.matched_stop_token);
   message->set_seed(finish.seed);
-
-  v1::Usage* usage = message->mutable_usage();
-  usage->set_prompt_tokens(finish.usage.prompt_tokens);
-  usage->set_completion_tokens(finish.usage.completion_tokens);
-  usage->set_cached_prompt_tokens(finish.usage.cached_prompt_tokens);
-  usage->set_total_tokens(finish.usage.prompt_tokens + finish.usage.completion_tokens);
 
   v1::Timings* timings = message->mutable_timings();
   timings->set_queue_seconds(finish.timings.queue);
@@ -204,6 +225,7 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
   timings->set_decode_seconds(finish.timings.decode);
   timings->set_mean_inter_token_seconds(finish.timings.mean_inter_token);
 
+  if (!with_retrieval) return;
   v1::RetrievalStats* retrieval = message->mutable_retrieval();
   retrieval->set_sparse_steps(finish.retrieval.sparse_steps);
   retrieval->set_dense_steps(finish.retrieval.dense_steps);
@@ -272,17 +294,49 @@ absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request) {
   return absl::InvalidArgumentError("prompt: one of text and chat must be set");
 }
 
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateStreamResponse* message) {
-  AppendDeltaTo(delta, with_token_ids, message);
+ReturnOptions ToReturnOptions(const v1::GenerateRequest& request) {
+  ReturnOptions options;
+  options.token_ids = request.return_token_ids();
+  if (request.retrieval().has_return_stats()) options.retrieval = request.retrieval().return_stats();
+  return options;
 }
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateResponse* message) {
-  AppendDeltaTo(delta, with_token_ids, message);
+
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  message->set_index(delta.index);
+  AppendPrompt(delta, options.token_ids, message);
+  AppendAnswer(delta, options.token_ids, message);
 }
-void SetFinish(const engine::Finish& finish, v1::GenerateStreamResponse* message) {
-  SetFinishOf(finish, message);
+
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateResponse* message) {
+  AppendPrompt(delta, options.token_ids, message);
+  if (delta.index == 0) {
+    AppendAnswer(delta, options.token_ids, message);
+  } else {
+    AppendAnswer(delta, options.token_ids, OtherSample(delta.index, message));
+  }
 }
-void SetFinish(const engine::Finish& finish, v1::GenerateResponse* message) {
-  SetFinishOf(finish, message);
+
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  message->set_index(finish.index);
+  SetSampleFinishOf(finish, options.retrieval, message);
+}
+
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message) {
+  if (finish.index == 0) {
+    SetSampleFinishOf(finish, options.retrieval, message);
+  } else {
+    SetSampleFinishOf(finish, options.retrieval, OtherSample(finish.index, message));
+  }
+}
+
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  SetSampleFinish(finish, options, message);
+  SetUsage(finish.usage, message->mutable_usage());
+}
+
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message) {
+  SetSampleFinish(finish, options, message);
+  SetUsage(finish.usage, message->mutable_usage());
 }
 
 void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions& retrieval,

@@ -192,14 +192,14 @@ TEST(ProtoConversionTest, FreeTokensOfALargeCacheDoNotOverflow) {
 TEST(ProtoConversionTest, QualityAndFallbackAreAbsentUntilThereIsSomethingToSay) {
   engine::Finish finish;
   v1::GenerateStreamResponse message;
-  SetFinish(finish, &message);
+  SetFinish(finish, ReturnOptions(), &message);
   EXPECT_FALSE(message.retrieval().has_quality());
   EXPECT_FALSE(message.retrieval().has_fallback());
 
   finish.retrieval.dense_reason = engine::DenseReason::kGuardrail;
   finish.retrieval.quality = {3, 0.7, 0.55, 0.9, 0.1, 0.8};
   finish.retrieval.fallback = {1, 17, false, 0.08};
-  SetFinish(finish, &message);
+  SetFinish(finish, ReturnOptions(), &message);
   EXPECT_EQ(message.retrieval().dense_reason(), v1::DENSE_REASON_GUARDRAIL);
   const v1::RetrievalQuality& quality = message.retrieval().quality();
   EXPECT_EQ(quality.samples(), 3);
@@ -214,7 +214,7 @@ TEST(ProtoConversionTest, QualityAndFallbackAreAbsentUntilThereIsSomethingToSay)
 
   finish.retrieval.fallback = {2, 17, true, 0};
   v1::GenerateResponse unary;
-  SetFinish(finish, &unary);
+  SetFinish(finish, ReturnOptions(), &unary);
   EXPECT_EQ(unary.retrieval().fallback().count(), 2);
   EXPECT_FALSE(unary.retrieval().fallback().has_budget_ratio());
 }
