@@ -1,6 +1,8 @@
 #include "engine/validate_request.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -148,7 +150,7 @@ const char* PromptField(const Prompt& prompt) {
   return std::holds_alternative<TokenPrompt>(prompt) ? "token_ids" : "chat";
 }
 
-absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model) {
+absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model, absl::optional<int32_t> truncate_to) {
   if (const auto* text = std::get_if<TextPrompt>(&prompt)) {
     if (text->text.empty()) return absl::InvalidArgumentError("text: must not be empty");
     return CheckUtf8("text", text->text);
@@ -156,7 +158,8 @@ absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model) {
   if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) return ValidateChat(*chat);
   const std::vector<int32_t>& ids = std::get<TokenPrompt>(prompt).token_ids;
   if (ids.empty()) return absl::InvalidArgumentError("token_ids.ids: must not be empty");
-  absl::Status status = CheckFitsContext("token_ids", static_cast<int64_t>(ids.size()), model);
+  const auto num_kept = std::min<int64_t>(static_cast<int64_t>(ids.size()), truncate_to.value_or(INT32_MAX));
+  absl::Status status = CheckFitsContext("token_ids", num_kept, model);
   if (!status.ok()) return status;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= model.vocab_size) {
@@ -170,7 +173,7 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (request.request_id.empty() || request.request_id.size() > kMaxRequestIdBytes) {
     return Invalid("request_id", absl::StrCat("1 to ", kMaxRequestIdBytes, " bytes"), request.request_id.size());
   }
-  absl::Status status = ValidatePrompt(request.prompt, model);
+  absl::Status status = ValidatePrompt(request.prompt, model, request.truncate_prompt_tokens);
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
   if (!status.ok()) return status;

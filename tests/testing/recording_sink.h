@@ -91,6 +91,12 @@ class RecordingSink : public ResponseSink {
     }
     return logprobs;
   }
+  std::string prompt_text() const {
+    MutexLock lock(&mutex_);
+    std::string text;
+    for (const Delta& delta : deltas_) text += delta.prompt_text;
+    return text;
+  }
   std::vector<TokenLogprob> prompt_logprobs() const {
     MutexLock lock(&mutex_);
     std::vector<TokenLogprob> logprobs;
