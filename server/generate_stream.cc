@@ -69,6 +69,7 @@ v1::GenerateStreamResponse* GenerateStream::Reserve(int32_t index, size_t num_by
 void GenerateStream::OnPrompt(int32_t prompt_tokens) {
   {
     MutexLock lock(&mutex_);
+    prompt_tokens_ = prompt_tokens;
     v1::GenerateStreamResponse* message = Reserve(0, 0);
     message->set_request_id(call_.record().request_id);
     message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens);
@@ -85,7 +86,9 @@ void GenerateStream::OnDelta(engine::Delta delta) {
     const size_t num_bytes = ApproximateBytes(delta);
     echo_bytes_ += EchoBytes(delta);  // come all at once, however fast the reader is, and are no more than it sent
     if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes + echo_bytes_) return Overflow();
-    AppendDelta(delta, wanted_, Reserve(delta.index, num_bytes));
+    v1::GenerateStreamResponse* message = Reserve(delta.index, num_bytes);
+    AppendDelta(delta, wanted_, message);
+    if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
   }
   PostAdvance();
 }

@@ -69,6 +69,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   grpc::ByteBuffer in_flight_;            // the writer's alone, between StartWrite and OnWriteDone
 
   Mutex mutex_;
+  int32_t prompt_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   size_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t echo_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

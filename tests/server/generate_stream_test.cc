@@ -123,6 +123,9 @@ TEST_F(GenerateStreamTest, AnEchoLargerThanTheUnreadBoundIsNoReasonToCancel) {
   while (reader->Read(&message)) {
     EXPECT_LT(message.ByteSizeLong(), 1u << 20);
     EXPECT_TRUE(message.prompt_info().text().empty() || text.empty());
+    if (message.has_prompt_info()) {
+      EXPECT_EQ(message.prompt_info().prompt_tokens(), 5);
+    }
     prompt += message.prompt_info().text();
     num_ids += message.prompt_info().token_ids_size();
     num_scored += message.prompt_info().logprobs_size();
