@@ -5,24 +5,23 @@
 // - A sequence is admitted, in order, when pages for all its tokens are free and one page more per running sequence (so
 //   that it does not force an old one out at once). It owns them from then on: prefill never waits for pages.
 // - A decode row that needs a page and finds none takes those of the youngest running sequence, perhaps its own. That
-// one
-//   waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The oldest
-//   sequence always goes on, so every sequence ends.
+//   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The
+//   oldest sequence always goes on, so every sequence ends.
 //
 // A sequence starts with the pages that it need not compute: those of the prefix cache, or, for one of several samples
 // of a prompt, those of another sample, for which it waits while that one's prompt is being computed. Such pages are
 // full and nobody writes to them again. The page of a sequence's last token is always its own: that token is computed,
 // for its logits, and what is computed is written.
 //
-// The prefix cache holds pages computed densely, and no others: a token of a sparse step has other keys and values
-// (from the second hashed layer on) than dense computation would give it, and so has all that attends to it. Prompts
-// are computed densely whatever the request's retrieval mode, so prompts of all modes share; pages of an answer are
-// shared as far as every token up to their end was a prompt's or of a dense step. (A preempted sequence computes its
-// answer anew, densely.) Pages are offered when they are full, and stay findable after their sequence until they are
-// needed.
+// The prefix cache holds pages computed densely, and no others: a token of a sparse step has other keys and values (in
+// the layers after the first hashed one) than dense computation would give it, and so has all that attends to it.
+// Prompts are computed densely whatever the request's retrieval mode, so prompts of all modes share; pages of an answer
+// are shared as far as every token up to their end was a prompt's or of a dense step. (A preempted sequence computes
+// its answer anew, densely.) Pages are offered when they are full, and stay findable after their sequence until they
+// are needed.
 //
-// Invariants: running sequences are in order of id, and older than the waiting ones. A running sequence owns
-// PagesFor(num_tokens) pages in prefill, and pages for its cached tokens in decode; a waiting one owns none.
+// Invariants: running sequences are in order of id, and older than the waiting ones. A running sequence holds
+// PagesFor(num_tokens) pages in prefill, and pages for its cached tokens in decode; a waiting one holds none.
 #pragma once
 
 #include <cstdint>

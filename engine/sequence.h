@@ -50,8 +50,8 @@ struct Sequence {
   std::vector<int32_t> pages;  // the first ones perhaps held by others as well: full, never written again
   // Tokens [0, first_sparse) of the cached ones were computed densely, and so is what the pages hold of them.
   int32_t first_sparse = std::numeric_limits<int32_t>::max();
-  std::vector<PageHash>
-      page_hashes;              // the root, then one a full page, as far as known; empty: not for the prefix cache
+  // The root, then one for each full page, as far as known; empty: the prefix cache is not for it.
+  std::vector<PageHash> page_hashes;
   int32_t num_named_pages = 0;  // of `pages`, offered to the prefix cache or found there
   int32_t num_prompt_hit = -1;  // prompt tokens found there at the first admission; -1: not yet admitted
   int32_t num_scored = 0;       // prompt tokens whose successors' log-probabilities were handed out
