@@ -79,7 +79,7 @@ std::vector<OptionGroup> GenerationOptions(v1::GenerateRequest* request) {
   OptionGroup request_options{"Request",
                               {Text("model", "NAME", "refuse to run on another model; default: the served one",
                                     [=](std::string name) { request->set_model(std::move(name)); }),
-                               Integer("priority", "P", Between(-100, 100), "higher is served first; default 0",
+                               Integer("priority", "N", Between(-100, 100), "higher ones start first; default 0",
                                        [=](int32_t p) { request->set_priority(p); }),
                                Text("cache-salt", "TEXT", "share cached prompts with requests of this salt only",
                                     [=](std::string salt) { request->set_cache_salt(std::move(salt)); }),

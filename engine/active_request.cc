@@ -39,6 +39,8 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
   sequence.first_sample_id = sequence_id;
   sequence.num_samples = request.sampling.n;
   sequence.page_hashes = std::move(submission->page_hashes);
+  sequence.caller = request.caller;
+  sequence.priority = request.priority;
   sequence.prompt_token_ids = std::move(submission->prompt_token_ids);
   sequence.sampling = std::move(request.sampling);
   const SamplingParams& sampling = sequence.sampling;
@@ -50,6 +52,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
   sequence.min_tokens = stopping.min_tokens;
   const int32_t max_output = std::min(stopping.max_tokens.value_or(max_tokens), max_tokens - sequence.num_tokens());
   sequence.max_tokens = sequence.num_tokens() + max_output;
+  const Work work = WorkOf(request, sequence.num_tokens(), max_tokens);
   sequence.num_logprobs = request.logprobs.value_or(-1);
 
   std::vector<std::unique_ptr<ActiveRequest>> samples;
@@ -58,6 +61,8 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
     active->request_id_ = request.request_id;
     active->sink_ = submission->sink;
     active->accepted_ = submission->accepted;
+    active->deadline_ = submission->accepted + request.timeout;
+    active->work_ = work;
     active->sequence_ = index + 1 < sequence.num_samples ? sequence : std::move(sequence);
     active->sequence_.id = sequence_id + index;
     active->sequence_.seed = SampleSeed(*active->sequence_.sampling.seed, index);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/admission/deadline.h"
 #include "engine/model_info.h"
 #include "engine/output_processor.h"
 #include "engine/request_queue.h"
@@ -50,6 +51,9 @@ class ActiveRequest {
   OutputProcessor* output() { return output_.get(); }
   ResponseSink* sink() { return sink_.get(); }
   bool scheduled() const { return scheduled_; }
+  absl::Duration deadline() const { return deadline_; }
+  // What is to be done for it in all.
+  const Work& work() const { return work_; }
   absl::Duration accepted() const { return accepted_; }
   absl::Duration last_token() const { return last_token_; }
   int32_t index() const { return static_cast<int32_t>(sequence_.id - sequence_.first_sample_id); }
@@ -72,6 +76,8 @@ class ActiveRequest {
   std::unique_ptr<OutputProcessor> output_;
   std::shared_ptr<ResponseSink> sink_;
   absl::Duration accepted_, first_scheduled_, first_token_, last_token_;
+  absl::Duration deadline_ = absl::InfiniteDuration();  // by the engine's clock
+  Work work_;
   bool scheduled_ = false;
   RetrievalStats retrieval_;
   double selected_ratio_sum_ = 0;

@@ -51,12 +51,14 @@ EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, con
       policy_(policy),
       quality_policy_(quality_policy),
       max_request_tokens_(MaxRequestTokens(options, model)),
+      max_running_(options.scheduler.max_running),
       tokenizer_(tokenizer),
       runner_(runner),
       queue_(queue),
       observer_(observer),
       clock_(clock),
       scheduler_(options.scheduler) {
+  queue_->rates()->SetBounds(options.scheduler.max_running, options.scheduler.max_step_tokens);
   PublishLoad();
 }
 
@@ -65,9 +67,10 @@ EngineLoop::~EngineLoop() = default;
 bool EngineLoop::RunOnce() {
   stats_ = StepStats();
   const bool arrived = TakeArrivals();
+  if (num_with_deadline_ > 0) CheckDeadlines();
   scheduler_.PlanStep(&plan_);
   if (plan_.rows.empty()) {
-    if (!stats_.cancel_release_seconds.empty()) ReportStep();
+    if (!stats_.cancel_releases.empty()) ReportStep();
     return arrived;
   }
   RunStep();
@@ -88,7 +91,7 @@ void EngineLoop::Accept(Submission* submission) {
   for (const Cancellation& cancellation : arrivals_.cancellations) {
     if (cancellation.request_id != request_id) continue;
     CancelOutcome outcome = OutcomeOf(cancellation.reason);
-    stats_.cancel_release_seconds.push_back(absl::ToDoubleSeconds(clock_->Now() - cancellation.time));
+    stats_.cancel_releases.push_back({RequestPhase::kQueued, absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
     return Reject(*submission, std::move(outcome.status), outcome.reason);
   }
   if (!fault_.ok()) return Reject(*submission, fault_, FinishReason::kError);
@@ -102,6 +105,7 @@ void EngineLoop::Accept(Submission* submission) {
   next_sequence_id_ += samples->size();
   for (auto& sample : *samples) {
     Sequence* const sequence = sample->sequence();
+    if (sample->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
     requests_.emplace(sequence->id, std::move(sample));
     ++num_unscheduled_;
     scheduler_.Add(sequence);
@@ -131,8 +135,8 @@ void EngineLoop::EndSamples(uint64_t first_sample_id, const absl::Status& status
     scheduler_.Finish(sample->sequence());
     left.push_back(sample);
   }
-  if (cancelled.has_value()) {
-    stats_.cancel_release_seconds.push_back(absl::ToDoubleSeconds(clock_->Now() - *cancelled));
+  if (cancelled.has_value() && !left.empty()) {
+    stats_.cancel_releases.push_back({left.front()->phase(), absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
   }
   for (ActiveRequest* const sample : left) {
     // Tokens come one a step: at most the latest was made after the client left.
@@ -150,8 +154,28 @@ ActiveRequest* EngineLoop::FindSample(const Sequence& sequence) {
   return nullptr;
 }
 
+void EngineLoop::CheckDeadlines() {
+  const absl::Duration now = clock_->Now();
+  const Rates rates = queue_->rates()->Read();
+  std::vector<Cancellation> passed;
+  std::vector<std::pair<uint64_t, absl::Status>> late;
+  for (const auto& [sequence_id, request] : requests_) {
+    const absl::Duration deadline = request->deadline();
+    if (deadline == absl::InfiniteDuration()) continue;
+    if (deadline <= now) {
+      passed.push_back({request->request_id(), CancelReason::kDeadline, deadline});
+    } else if (!request->scheduled() && request->index() == 0) {  // the other samples wait for the first
+      absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
+      if (!status.ok()) late.emplace_back(sequence_id, std::move(status));
+    }
+  }
+  for (const Cancellation& cancellation : passed) Cancel(cancellation);
+  for (const auto& [sequence_id, status] : late) EndSamples(sequence_id, status, FinishReason::kError, absl::nullopt);
+}
+
 void EngineLoop::RunStep() {
   const absl::Duration start = clock_->Now();
+  const bool saturated = scheduler_.num_waiting() > 0 || scheduler_.num_running() == max_running_;
   MarkScheduled(start);
   SplitByRetrieval(policy_, &plan_);
   BuildBatch(plan_, &batch_);
@@ -191,6 +215,9 @@ void EngineLoop::RunStep() {
   }
   PublishLoad();
   stats_.step_seconds = absl::ToDoubleSeconds(clock_->Now() - start);
+  queue_->rates()->OnStep(
+      {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, saturated});
+  num_ended_ = 0;
   ReportStep();
 }
 
@@ -262,6 +289,8 @@ void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl
 
   scheduler_.Finish(request->sequence());
   Finish finish = request->MakeFinish(absl::OkStatus(), output->reason);
+  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, request->sequence()->num_prompt_hit,
+                               request->output()->num_tokens(), request->work().max_answer_tokens});
   finish.matched_stop = std::move(output->matched_stop);
   finish.matched_stop_token = output->matched_stop_token;
   End(request, std::move(finish));
@@ -278,7 +307,12 @@ void EngineLoop::Fail(const absl::Status& fault) {
 }
 
 void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_tokens) {
-  if (!request->scheduled()) --num_unscheduled_;
+  if (request->scheduled()) {
+    ++num_ended_;
+  } else {
+    --num_unscheduled_;
+  }
+  if (request->deadline() < absl::InfiniteDuration()) --num_with_deadline_;
   const auto found = requests_.find(request->sequence()->id);
   const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
   requests_.erase(found);
@@ -329,6 +363,7 @@ void EngineLoop::PublishLoad() {
   load.num_pages = scheduler_.pages().num_pages();
   load.num_free_pages = scheduler_.pages().num_free();
   load.healthy = fault_.ok();
+  queue_->rates()->OnLoad(load.num_running, scheduler_.prefill_tokens_left());
   MutexLock lock(&load_mutex_);
   load_ = load;
 }

@@ -37,8 +37,8 @@ class EngineLoop {
              StatsObserver* observer, const Clock* clock);
   ~EngineLoop();
 
-  // One pass: arrivals, cancellations, one step. False when there was nothing to do. When the runner fails, every
-  // request ends INTERNAL, those to come as well, and the queue is closed.
+  // One pass: arrivals, cancellations, deadlines, one step. False when there was nothing to do. When the runner fails,
+  // every request ends INTERNAL, those to come as well, and the queue is closed.
   bool RunOnce();
 
   // Of the latest pass: running sequences, preempted ones as waiting, pages, health.
@@ -51,6 +51,8 @@ class EngineLoop {
   bool TakeArrivals();
   void Accept(Submission* submission);
   void Cancel(const Cancellation& cancellation);
+  // Ends what is past its deadline, and refuses what waits and can no longer end by it.
+  void CheckDeadlines();
   void RunStep();
   void MarkScheduled(absl::Duration now);
   void JudgeRetrieval(const RetrievalQuality& measured);
@@ -75,6 +77,7 @@ class EngineLoop {
   const RetrievalPolicy policy_;
   QualityPolicy quality_policy_;
   const int32_t max_request_tokens_;
+  const int32_t max_running_;
   const Tokenizer* const tokenizer_;
   ModelRunner* const runner_;
   RequestQueue* const queue_;
@@ -86,6 +89,8 @@ class EngineLoop {
   std::unordered_map<std::string, uint64_t> sequence_ids_;                 // of the first sample, by request id
   uint64_t next_sequence_id_ = 0;
   int32_t num_unscheduled_ = 0;
+  int32_t num_with_deadline_ = 0;
+  int32_t num_ended_ = 0;  // that had been scheduled, since the latest step
   uint64_t num_steps_ = 0;
   absl::Status fault_;
 

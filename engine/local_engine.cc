@@ -1,5 +1,7 @@
 #include "engine/local_engine.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -56,17 +58,31 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   if (status.ok() && tokenizer_ == nullptr && !request.stopping.stop.empty()) {
     status = absl::FailedPreconditionError("stopping.stop: the model has no tokenizer, no text can match");
   }
-  if (status.ok()) status = queue_.Reserve(request.request_id, sink.get());
+  if (!status.ok()) return status;
+  const absl::Duration now = clock_->Now();
+  Reservation reservation(request.request_id);
+  reservation.caller = request.caller;
+  reservation.priority = request.priority;
+  reservation.deadline = now + request.timeout;
+  reservation.sink = sink.get();
+  status = queue_.Reserve(reservation);
   if (!status.ok()) return status;
 
   auto submission = std::make_unique<Submission>();
-  submission->accepted = clock_->Now();
+  submission->accepted = now;
   submission->sink = std::move(sink);
   request.sampling = ResolveSampling(request.sampling, model_.default_sampling);
   if (!request.sampling.seed.has_value()) request.sampling.seed = DrawSeed();
   submission->request = std::move(request);
 
   if (PromptEncoder::IsLong(submission->request.prompt)) {
+    // It waits for a thread of the encoder: what is plainly too late is refused before.
+    const int64_t min_tokens = std::min<int64_t>(encoder_.MinTokens(submission->request.prompt),
+                                                 submission->request.truncate_prompt_tokens.value_or(INT32_MAX));
+    Work work = WorkOf(submission->request, min_tokens, loop_.max_request_tokens());
+    work.min_answer_tokens = 1;  // what the context leaves to the answer is not known yet
+    status = queue_.CheckDeadline(submission->request.request_id, work, now);
+    if (!status.ok()) return Refuse(*submission, std::move(status));
     // Owned by the task, which always runs; std::function cannot hold a unique_ptr.
     const std::string request_id = submission->request.request_id;
     encoder_.Schedule(request_id, [this, owned = submission.release()] {
@@ -77,13 +93,15 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
     return absl::OkStatus();
   }
   status = Encode(submission.get());
-  if (!status.ok()) {
-    queue_.Release(submission->request.request_id);
-    queue_.End();
-    return status;
-  }
+  if (!status.ok()) return Refuse(*submission, std::move(status));
   queue_.Push(std::move(submission));
   return absl::OkStatus();
+}
+
+absl::Status LocalEngine::Refuse(const Submission& submission, absl::Status status) {
+  queue_.Release(submission.request.request_id);
+  queue_.End();
+  return status;
 }
 
 absl::Status LocalEngine::Encode(Submission* submission) {
@@ -102,6 +120,10 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   }
   const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
   absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
+  if (status.ok()) {
+    const Work work = WorkOf(request, static_cast<int64_t>(ids->size()), loop_.max_request_tokens());
+    status = queue_.CheckDeadline(request.request_id, work, clock_->Now());
+  }
   if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
   if (!status.ok()) return status;
   // Here rather than on the engine's thread, which has no time for a pass over a long prompt.

@@ -38,7 +38,9 @@ class LocalEngine : public Engine {
   const EngineOptions& options() const override { return options_; }
 
  private:
-  // Encodes the submission's prompt and reserves its tokens.
+  // Gives back the place of one that was never pushed; `status`.
+  absl::Status Refuse(const Submission& submission, absl::Status status);
+  // Encodes the submission's prompt, checks its deadline and reserves its tokens.
   absl::Status Encode(Submission* submission);
   uint64_t DrawSeed();
   void RunLoop();

@@ -16,6 +16,15 @@ absl::Status WithField(const char* field, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(field, ": ", status.message()));
 }
 
+size_t TextBytes(const Prompt& prompt) {
+  size_t num_bytes = 0;
+  if (const auto* text = std::get_if<TextPrompt>(&prompt)) num_bytes = text->text.size();
+  if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) {
+    for (const ChatMessage& message : chat->messages) num_bytes += message.role.size() + message.content.size();
+  }
+  return num_bytes;
+}
+
 }  // namespace
 
 PromptEncoder::PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens)
@@ -66,12 +75,14 @@ absl::StatusOr<std::vector<int32_t>> PromptEncoder::EncodeText(const char* field
 }
 
 bool PromptEncoder::IsLong(const Prompt& prompt) {
-  size_t num_bytes = 0;
-  if (const auto* text = std::get_if<TextPrompt>(&prompt)) num_bytes = text->text.size();
-  if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) {
-    for (const ChatMessage& message : chat->messages) num_bytes += message.role.size() + message.content.size();
-  }
-  return num_bytes >= kLongPromptBytes;
+  return TextBytes(prompt) >= kLongPromptBytes;
+}
+
+int64_t PromptEncoder::MinTokens(const Prompt& prompt) const {
+  if (const auto* tokens = std::get_if<TokenPrompt>(&prompt)) return static_cast<int64_t>(tokens->token_ids.size());
+  // A chat's template may leave messages out.
+  const bool is_text = std::holds_alternative<TextPrompt>(prompt) && tokenizer_ != nullptr;
+  return is_text ? static_cast<int64_t>(TextBytes(prompt)) / tokenizer_->max_token_bytes() : 1;
 }
 
 void PromptEncoder::Schedule(const std::string& request_id, std::function<void()> task) {

@@ -35,6 +35,9 @@ class PromptEncoder {
   // Whether a prompt takes long enough (milliseconds) not to be encoded on the thread of an RPC.
   static bool IsLong(const Prompt& prompt);
 
+  // No encoding of the prompt has fewer tokens.
+  int64_t MinTokens(const Prompt& prompt) const;
+
   // Runs `task` on one of the encoder's threads, in order of the calls. Not after Stop.
   void Schedule(const std::string& request_id, std::function<void()> task);
   // Takes back the request's task where no thread has begun it, for the caller to run; else null.

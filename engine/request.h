@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 
 namespace spotlight::engine {
@@ -68,8 +69,15 @@ struct RetrievalParams {
   absl::optional<int32_t> recent_tokens;  // [1, kMaxBudgetTokens]
 };
 
+// Priorities of requests, from the lowest to the highest.
+inline constexpr int32_t kLowestPriority = -100;
+inline constexpr int32_t kHighestPriority = 100;
+
 struct GenerateRequest {
   std::string request_id;  // unique among running requests; the server makes one where the client gave none
+  std::string caller;      // who sent it: callers share the engine fairly
+  int32_t priority = 0;    // [kLowestPriority, kHighestPriority]; higher ones start first
+  absl::Duration timeout = absl::InfiniteDuration();  // from Submit to its deadline
   Prompt prompt;
   SamplingParams sampling;
   StoppingParams stopping;
@@ -80,7 +88,6 @@ struct GenerateRequest {
   absl::optional<int32_t> truncate_prompt_tokens;  // >= 1: keep the last tokens of a longer prompt
   std::string cache_salt;                          // prompts are shared among requests of one salt
   bool bypass_prefix_cache = false;                // neither read the prefix cache nor write to it
-  int32_t priority = 0;                            // higher is served first
 };
 
 }  // namespace spotlight::engine

@@ -6,38 +6,80 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/admission/retry_delay.h"
 
 namespace spotlight::engine {
 
 RequestQueue::RequestQueue(const QueueOptions& options) : options_(options) {}
 
-absl::Status RequestQueue::Reserve(const std::string& request_id, const ResponseSink* sink) {
+Work WorkOf(const GenerateRequest& request, int64_t prompt_tokens, int32_t max_request_tokens) {
+  const StoppingParams& stopping = request.stopping;
+  const auto room = static_cast<int32_t>(std::max<int64_t>(1, max_request_tokens - prompt_tokens));
+  Work work;
+  work.prompt_tokens = prompt_tokens;
+  work.max_answer_tokens = std::min(stopping.max_tokens.value_or(room), room);
+  const bool only_length_ends = stopping.ignore_eos && stopping.stop.empty() && stopping.stop_token_ids.empty();
+  work.min_answer_tokens =
+      only_length_ends ? work.max_answer_tokens : std::clamp(stopping.min_tokens, 1, work.max_answer_tokens);
+  return work;
+}
+
+absl::Status RequestQueue::Reserve(const Reservation& reservation) {
+  const std::string& request_id = reservation.request_id;
   MutexLock lock(&mutex_);
   if (!closed_.ok()) return closed_;
   if (entries_.count(request_id) != 0) {
     return absl::AlreadyExistsError(absl::StrCat("request_id: \"", request_id, "\" is in use"));
   }
-  if (num_waiting_ >= options_.max_waiting_requests) {
-    return absl::ResourceExhaustedError(absl::StrCat("queue_requests: full, ", num_waiting_,
-                                                     " requests wait, the bound is ", options_.max_waiting_requests));
+  const int32_t num_waiting = waiting_.total().num_requests;
+  const int32_t num_free = options_.max_waiting_requests - num_waiting;
+  if (num_free <= 0) {
+    return Full(absl::StrCat("queue_requests: full, ", num_waiting, " requests wait, the bound is ",
+                             options_.max_waiting_requests));
   }
-  entries_[request_id].sink = sink;
-  ++num_waiting_;
+  const int32_t callers = waiting_.Of(reservation.caller).num_requests;
+  if (WaitingShares::IsFull(callers, num_free)) {
+    return Full(absl::StrCat("queue_requests: the caller's share is full, ", callers, " of the ", num_waiting,
+                             " requests that wait are its own, the bound is ", options_.max_waiting_requests));
+  }
+  entries_[request_id].reservation = reservation;
+  waiting_.AddRequest(reservation.caller, reservation.priority);
   ++num_in_flight_;
   return absl::OkStatus();
 }
 
+absl::Status RequestQueue::Full(absl::string_view message) const {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  const double ends_per_second = rates_.Read().ends_per_second;
+  if (ends_per_second == 0) return status;
+  return WithRetryDelay(std::move(status), absl::Seconds(waiting_.total().num_requests / 2.0 / ends_per_second));
+}
+
+absl::Status RequestQueue::CheckDeadline(const std::string& request_id, const Work& work, absl::Duration now) const {
+  const Rates rates = rates_.Read();
+  MutexLock lock(&mutex_);
+  const Reservation& reservation = entries_.at(request_id).reservation;
+  if (reservation.deadline == absl::InfiniteDuration()) return absl::OkStatus();
+  const WaitingAhead ahead = waiting_.Ahead(reservation.caller, reservation.priority, work.prompt_tokens);
+  return engine::CheckDeadline(rates, work, ahead, reservation.deadline - now);
+}
+
 absl::Status RequestQueue::ReserveTokens(const std::string& request_id, int64_t num_tokens) {
   MutexLock lock(&mutex_);
-  if (num_waiting_tokens_ > 0 && num_waiting_tokens_ + num_tokens > options_.max_waiting_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat("queue_tokens: full, ", num_waiting_tokens_,
-                                                     " prompt tokens wait, ", num_tokens, " more exceed the bound of ",
-                                                     options_.max_waiting_tokens));
-  }
   Entry& entry = entries_.at(request_id);
   assert(entry.num_tokens == 0 && entry.waiting);
+  const int64_t waiting_tokens = waiting_.total().num_tokens;
+  if (waiting_tokens > 0 && waiting_tokens + num_tokens > options_.max_waiting_tokens) {
+    return Full(absl::StrCat("queue_tokens: full, ", waiting_tokens, " prompt tokens wait, ", num_tokens,
+                             " more exceed the bound of ", options_.max_waiting_tokens));
+  }
+  const int64_t callers = waiting_.Of(entry.reservation.caller).num_tokens;
+  if (callers > 0 && WaitingShares::IsFull(callers, options_.max_waiting_tokens - waiting_tokens)) {
+    return Full(absl::StrCat("queue_tokens: the caller's share is full, ", callers, " of the ", waiting_tokens,
+                             " prompt tokens that wait are its own, the bound is ", options_.max_waiting_tokens));
+  }
   entry.num_tokens = num_tokens;
-  num_waiting_tokens_ += num_tokens;
+  waiting_.AddTokens(entry.reservation.caller, entry.reservation.priority, num_tokens);
   return absl::OkStatus();
 }
 
@@ -54,7 +96,7 @@ absl::Status RequestQueue::Cancel(const std::string& request_id, CancelReason re
                                   const ResponseSink* sink) {
   MutexLock lock(&mutex_);
   const auto found = entries_.find(request_id);
-  if (found == entries_.end() || (sink != nullptr && sink != found->second.sink)) {
+  if (found == entries_.end() || (sink != nullptr && sink != found->second.reservation.sink)) {
     return absl::NotFoundError(absl::StrCat("request_id: no request \"", request_id, "\" is running"));
   }
   CancelEntry(request_id, &found->second, reason, now);
@@ -134,12 +176,12 @@ void RequestQueue::End() {
 
 int32_t RequestQueue::num_waiting() const {
   MutexLock lock(&mutex_);
-  return num_waiting_;
+  return waiting_.total().num_requests;
 }
 
 int64_t RequestQueue::num_waiting_tokens() const {
   MutexLock lock(&mutex_);
-  return num_waiting_tokens_;
+  return waiting_.total().num_tokens;
 }
 
 absl::Status RequestQueue::closed() const {
@@ -150,8 +192,7 @@ absl::Status RequestQueue::closed() const {
 void RequestQueue::StopWaiting(Entry* entry) {
   if (!entry->waiting) return;
   entry->waiting = false;
-  --num_waiting_;
-  num_waiting_tokens_ -= entry->num_tokens;
+  waiting_.Remove(entry->reservation.caller, entry->reservation.priority, entry->num_tokens);
 }
 
 void RequestQueue::CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now) {

@@ -1,19 +1,26 @@
 // The hand-off from the threads that submit to the engine thread: requests in order of arrival, and cancellations.
 //
-// It also counts what waits, from Reserve until MarkRunning, wherever the request is (being encoded, queued, or with
-// the scheduler), and refuses what would exceed the bounds.
+// It is the engine's door as well: it counts what waits, from Reserve until MarkRunning, wherever the request is (being
+// encoded, queued, or with the scheduler), and refuses what would exceed the bounds or a caller's share of them
+// (admission/waiting_shares.h), and what cannot end by its deadline (admission/deadline.h). A refusal for want of room
+// says after which time half of the queue will have drained, where that was measured (admission/retry_delay.h).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "engine/admission/deadline.h"
+#include "engine/admission/service_rates.h"
+#include "engine/admission/waiting_shares.h"
 #include "engine/cancel_reason.h"
 #include "engine/mutex.h"
 #include "engine/options.h"
@@ -46,6 +53,20 @@ struct Arrivals {
   std::vector<Cancellation> cancellations;
 };
 
+// What the door knows of a request before its prompt is encoded.
+struct Reservation {
+  explicit Reservation(std::string id) : request_id(std::move(id)) {}
+
+  std::string request_id;
+  std::string caller;
+  int32_t priority = 0;
+  absl::Duration deadline = absl::InfiniteDuration();  // by the engine's clock
+  const ResponseSink* sink = nullptr;                  // tells submissions with the same id apart
+};
+
+// What a request asks for, of a prompt of `prompt_tokens` tokens (a lower bound, before it is encoded).
+Work WorkOf(const GenerateRequest& request, int64_t prompt_tokens, int32_t max_request_tokens);
+
 // Thread-safe.
 class RequestQueue {
  public:
@@ -53,7 +74,9 @@ class RequestQueue {
 
   // A place for a request, before any work is done for it. ALREADY_EXISTS: the id is in use; RESOURCE_EXHAUSTED: too
   // many wait; the status given to Close once closed. After OK: Push, or Release and End.
-  absl::Status Reserve(const std::string& request_id, const ResponseSink* sink = nullptr);
+  absl::Status Reserve(const Reservation& reservation);
+  // Whether it can end by its deadline. RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED. Before ReserveTokens.
+  absl::Status CheckDeadline(const std::string& request_id, const Work& work, absl::Duration now) const;
   // Its prompt's tokens. RESOURCE_EXHAUSTED: too many wait, unless no others do: a prompt larger than the bound passes
   // alone. To be called once, before Push.
   absl::Status ReserveTokens(const std::string& request_id, int64_t num_tokens);
@@ -81,13 +104,16 @@ class RequestQueue {
   // After Release, when its sink has heard of it: it is no longer in flight.
   void End();
 
+  // Written by the engine thread.
+  ServiceRates* rates() { return &rates_; }
+
   int32_t num_waiting() const;
   int64_t num_waiting_tokens() const;
   absl::Status closed() const;
 
  private:
   struct Entry {
-    const ResponseSink* sink = nullptr;  // tells submissions with the same id apart
+    Reservation reservation{""};
     int64_t num_tokens = 0;
     bool waiting = true;
     bool pushed = false;
@@ -97,15 +123,17 @@ class RequestQueue {
   void CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  absl::Status Full(absl::string_view message) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const QueueOptions options_;
+  ServiceRates rates_;
   mutable Mutex mutex_;
   mutable CondVar arrived_;
   mutable CondVar idle_;
   absl::Status closed_ ABSL_GUARDED_BY(mutex_);
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t num_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // reserved and not yet ended
-  int32_t num_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t num_waiting_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  WaitingShares waiting_ ABSL_GUARDED_BY(mutex_);
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };

@@ -30,8 +30,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
 
 void Scheduler::Add(Sequence* sequence) {
   assert(PagesFor(sequence->max_tokens) <= pages_.num_pages());
-  assert(waiting_.empty() || waiting_.back()->id < sequence->id);
-  waiting_.push_back(sequence);
+  waiting_.Push(sequence);
 }
 
 void Scheduler::PlanStep(StepPlan* plan) {
@@ -68,9 +67,9 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   }
   // What was just taken from a sequence is not given back to it in the same step.
   if (plan->num_preempted > 0) return;
-  while (budget > 0 && !waiting_.empty() && Admit(waiting_.front(), plan)) {
-    running_.push_back(waiting_.front());
-    waiting_.pop_front();
+  while (budget > 0 && !waiting_.empty() && Admit(waiting_.Front(), plan)) {
+    running_.push_back(waiting_.Front());
+    waiting_.PopFront();
     plan_chunk(running_.back());
   }
 }
@@ -164,7 +163,7 @@ void Scheduler::PreemptYoungest(StepPlan* plan) {
   pages_.Release(&victim->pages);
   victim->num_cached = 0;
   victim->phase = SequencePhase::kWaiting;
-  waiting_.push_front(victim);
+  waiting_.PushPreempted(victim);
   ++plan->num_preempted;
 }
 
@@ -178,8 +177,12 @@ void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& to
     if (!row.samples) continue;
     assert(next < tokens.size());
     const int32_t token_id = tokens[next++].token_id;
-    if (token_id != kNoToken) sequence->output_token_ids.push_back(token_id);
-    if (token_id == kNoToken) ForgetPages(*sequence);
+    if (token_id != kNoToken) {
+      sequence->output_token_ids.push_back(token_id);
+      WaitingLine::OnToken(sequence);
+    } else {
+      ForgetPages(*sequence);
+    }
     sequence->phase = SequencePhase::kDecode;
   }
   assert(next == tokens.size());
@@ -187,11 +190,18 @@ void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& to
 
 void Scheduler::Finish(Sequence* sequence) {
   pages_.Release(&sequence->pages);
-  if (sequence->phase == SequencePhase::kWaiting) {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), sequence));
-  } else {
+  waiting_.Forget(sequence);
+  if (sequence->phase != SequencePhase::kWaiting) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
   }
+}
+
+int64_t Scheduler::prefill_tokens_left() const {
+  int64_t num_tokens = 0;
+  for (const Sequence* const sequence : running_) {
+    if (sequence->phase == SequencePhase::kPrefill) num_tokens += sequence->num_tokens() - sequence->num_cached;
+  }
+  return num_tokens;
 }
 
 }  // namespace spotlight::engine

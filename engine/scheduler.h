@@ -2,11 +2,12 @@
 //
 // - Decode rows first, one token each; what is left of max_step_tokens goes to prefill chunks, first come first served,
 //   so a long prompt takes many steps and stalls no running stream.
-// - A sequence is admitted, in order, when pages for all its tokens are free and one page more per running sequence (so
+// - Who starts next is the waiting line's choice (waiting_line.h). A sequence is admitted when pages for all its tokens
+// are free and one page more per running sequence (so
 //   that it does not force an old one out at once). It owns them from then on: prefill never waits for pages.
 // - A decode row that needs a page and finds none takes those of the youngest running sequence, perhaps its own. That
 //   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The
-//   oldest sequence always goes on, so every sequence ends.
+//   oldest sequence always goes on, so every sequence ends. Young and old go by when they started.
 //
 // A sequence starts with the pages that it need not compute: those of the prefix cache, or, for one of several samples
 // of a prompt, those of another sample, for which it waits while that one's prompt is being computed. Such pages are
@@ -20,12 +21,11 @@
 // its answer anew, densely.) Pages are offered when they are full, and stay findable after their sequence until they
 // are needed.
 //
-// Invariants: running sequences are in order of id, and older than the waiting ones. A running sequence holds
+// Invariants: running sequences are in the order in which they first started. A running sequence holds
 // PagesFor(num_tokens) pages in prefill, and pages for its cached tokens in decode; a waiting one holds none.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,6 +35,7 @@
 #include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 #include "engine/step_plan.h"
+#include "engine/waiting_line.h"
 
 namespace spotlight::engine {
 
@@ -45,7 +46,7 @@ class Scheduler {
   static absl::Status CheckOptions(const SchedulerOptions& options);
   explicit Scheduler(const SchedulerOptions& options);
 
-  // Ids must ascend; sequence->max_tokens must fit the cache.
+  // sequence->max_tokens must fit the cache.
   void Add(Sequence* sequence);
   // Fills `plan`; no rows: nothing to do. Every plan is followed by Commit before the next.
   void PlanStep(StepPlan* plan);
@@ -57,6 +58,8 @@ class Scheduler {
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
+  // Tokens of running sequences that are still to be prefilled.
+  int64_t prefill_tokens_left() const;
   const PagePool& pages() const { return pages_; }
 
  private:
@@ -85,7 +88,7 @@ class Scheduler {
   };
   Refusal refusal_;
   std::vector<Sequence*> running_;
-  std::deque<Sequence*> waiting_;
+  WaitingLine waiting_;
 };
 
 }  // namespace spotlight::engine

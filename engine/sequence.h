@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "absl/types/optional.h"
@@ -18,6 +19,8 @@ enum class SequencePhase : uint8_t {
   kDecode,   // all its tokens but the latest are cached; a token a step
 };
 
+struct CallerFlow;  // waiting_line.h
+
 // What the quality policy keeps for a request.
 struct QualityState {
   int64_t in_line_since = -1;  // the sample at which it joined the line, or went back to its end; -1: not in it yet
@@ -30,6 +33,8 @@ struct QualityState {
 // keep. Engine thread only.
 struct Sequence {
   uint64_t id = 0;  // in order of acceptance
+  std::string caller;
+  int32_t priority = 0;  // higher ones start first
   std::vector<int32_t> prompt_token_ids;
   std::vector<int32_t> distinct_prompt_token_ids;  // with a repetition penalty; else empty
   std::vector<int32_t> banned_token_ids;           // while fewer than min_tokens are generated
@@ -56,6 +61,7 @@ struct Sequence {
   int32_t num_prompt_hit = -1;  // prompt tokens found there at the first admission; -1: not yet admitted
   int32_t num_scored = 0;       // prompt tokens whose successors' log-probabilities were handed out
   QualityState quality;
+  CallerFlow* flow = nullptr;  // the waiting line's, until it is over
 
   int32_t num_tokens() const { return static_cast<int32_t>(prompt_token_ids.size() + output_token_ids.size()); }
   int32_t num_prompt_tokens() const { return static_cast<int32_t>(prompt_token_ids.size()); }

@@ -29,6 +29,13 @@ struct QualitySample {
   absl::optional<QualityFallback> fallback;  // what its request falls back to after this sample
 };
 
+enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
+
+struct CancelRelease {
+  RequestPhase phase = RequestPhase::kQueued;  // where the request was
+  double seconds = 0;                          // from Cancel(), or from its deadline, to its pages free
+};
+
 // One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0
 // seconds.
 struct StepStats {
@@ -46,10 +53,8 @@ struct StepStats {
   std::vector<double> inter_token_seconds;  // one per token after a request's first
   int32_t num_preempted = 0;
   int32_t num_prefix_query_tokens = 0, num_prefix_hit_tokens = 0;
-  std::vector<double> cancel_release_seconds;  // Cancel() to pages free, of requests released in this pass
+  std::vector<CancelRelease> cancel_releases;  // of requests released in this pass
 };
-
-enum class RequestPhase : uint8_t { kQueued, kPrefill, kDecode };
 
 struct RequestStats {
   std::string request_id;

@@ -19,7 +19,6 @@ constexpr size_t kMaxStopTokens = 64;
 constexpr size_t kMaxLogitBias = 300;
 constexpr float kMaxAbsLogitBias = 100;
 constexpr int32_t kMaxLogprobs = 20;
-constexpr int32_t kMaxAbsPriority = 100;
 
 template <typename Value>
 absl::Status Invalid(absl::string_view field, absl::string_view rule, Value got) {
@@ -173,6 +172,9 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (request.request_id.empty() || request.request_id.size() > kMaxRequestIdBytes) {
     return Invalid("request_id", absl::StrCat("1 to ", kMaxRequestIdBytes, " bytes"), request.request_id.size());
   }
+  if (request.priority < kLowestPriority || request.priority > kHighestPriority) {
+    return Invalid("priority", absl::StrCat("in [", kLowestPriority, ", ", kHighestPriority, "]"), request.priority);
+  }
   absl::Status status = ValidatePrompt(request.prompt, model, request.truncate_prompt_tokens);
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
@@ -187,9 +189,6 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   }
   if (const auto n = request.truncate_prompt_tokens; n.has_value() && *n < 1) {
     return Invalid("truncate_prompt_tokens", "at least 1", *n);
-  }
-  if (request.priority < -kMaxAbsPriority || request.priority > kMaxAbsPriority) {
-    return Invalid("priority", absl::StrCat("in [-", kMaxAbsPriority, ", ", kMaxAbsPriority, "]"), request.priority);
   }
   return absl::OkStatus();
 }

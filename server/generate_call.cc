@@ -4,19 +4,34 @@
 #include <utility>
 
 namespace spotlight::server {
+namespace {
+
+// "ipv4:10.0.0.7:52044" without the port: a client's connections are one caller.
+std::string HostOfPeer(const std::string& peer) {
+  const size_t port = peer.rfind(':');
+  return port == std::string::npos || peer.rfind("ip", 0) != 0 ? peer : peer.substr(0, port);
+}
+
+}  // namespace
 
 GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
     : environment_(environment),
       start_(std::chrono::steady_clock::now()),
       arrival_(std::chrono::system_clock::now()),
-      deadline_(context->deadline()) {
+      deadline_(context->deadline()),
+      caller_(HostOfPeer(context->peer())) {
   record_.method = method;
+  environment_->open_calls->Begin();
 }
 
 absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
   record_.request_id = accepted.request.request_id;
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
+  accepted.request.caller = caller_;
+  if (deadline_ != std::chrono::system_clock::time_point::max()) {
+    accepted.request.timeout = absl::FromChrono(deadline_ - std::chrono::system_clock::now());
+  }
   submission_ = sink.get();
   absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
   if (!status.ok()) engine_ = nullptr;
@@ -48,6 +63,7 @@ void GenerateCall::Finished(engine::Finish finish) {
 void GenerateCall::Ended() {
   record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   environment_->on_end(record_);
+  environment_->open_calls->End();
 }
 
 }  // namespace spotlight::server

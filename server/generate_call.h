@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
+#include "server/open_calls.h"
 #include "server/proto_conversion.h"
 #include "server/worker_pool.h"
 
@@ -21,6 +22,7 @@ struct CallEnvironment {
   // Runs everything that talks to gRPC on the engine's behalf: a write costs a system call, which the engine's thread
   // has no time for.
   WorkerPool* writers = nullptr;
+  OpenCalls* open_calls = nullptr;
 };
 
 struct AcceptedRequest {
@@ -56,6 +58,7 @@ class GenerateCall {
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
+  const std::string caller_;
   engine::Engine* engine_ = nullptr;                  // null: refused
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;

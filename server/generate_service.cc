@@ -36,6 +36,7 @@ GenerateService::GenerateService(CallObserver on_call_end)
       encoders_(kNumEncoders, kMaxQueuedEncodings) {
   environment_.on_end = std::move(on_call_end);
   environment_.writers = &writers_;
+  environment_.open_calls = &open_calls_;
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {

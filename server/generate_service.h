@@ -13,6 +13,7 @@
 #include "proto/spotlight/v1/generation.grpc.pb.h"
 #include "server/call_record.h"
 #include "server/generate_call.h"
+#include "server/open_calls.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -31,6 +32,9 @@ class GenerateService final : public RawGenerationService {
 
   // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
   void Serve(engine::Engine* engine, std::string libtorch_version);
+
+  // Until no generation call is open, or the time has come.
+  void WaitForCalls(std::chrono::steady_clock::time_point deadline) { open_calls_.WaitUntilNone(deadline); }
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* reply) override;
@@ -63,6 +67,7 @@ class GenerateService final : public RawGenerationService {
   std::atomic<engine::Engine*> engine_{nullptr};
   std::string libtorch_version_;  // written before engine_
   const std::chrono::system_clock::time_point start_;
+  OpenCalls open_calls_;
   WorkerPool writers_;
   WorkerPool encoders_;
   CallEnvironment environment_;

@@ -2,6 +2,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "engine/admission/retry_delay.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/utf8.h"
@@ -37,9 +38,12 @@ void AddDetails(const absl::Status& status, absl::string_view message, google::r
     proto->add_details()->PackFrom(quota);
   }
   const bool queue_full = status.code() == absl::StatusCode::kResourceExhausted && IsQueue(parts.subject);
-  if (queue_full || status.code() == absl::StatusCode::kUnavailable) {
+  const absl::optional<absl::Duration> delay = engine::RetryDelay(status);
+  if (delay.has_value() || queue_full || status.code() == absl::StatusCode::kUnavailable) {
+    const absl::Duration wait = delay.value_or(absl::Seconds(kRetrySeconds));
     google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
+    retry.mutable_retry_delay()->set_seconds(wait / absl::Seconds(1));
+    retry.mutable_retry_delay()->set_nanos(static_cast<int32_t>(wait % absl::Seconds(1) / absl::Nanoseconds(1)));
     proto->add_details()->PackFrom(retry);
   }
 }

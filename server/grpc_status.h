@@ -4,6 +4,7 @@
 //   RESOURCE_EXHAUSTED  QuotaFailure: the resource, which the message begins with ("queue_tokens: ..."); RetryInfo
 //                       only where waiting helps: a full queue empties, a prompt too long for the cache stays so
 //   UNAVAILABLE         RetryInfo
+// RetryInfo has the delay that came with the status (engine/admission/retry_delay.h), else a second.
 #pragma once
 
 #include <string>

@@ -75,7 +75,7 @@ struct Metrics::Handles {
   Family<Counter>& rejected = registry.CounterFamily("spotlight_requests_rejected_total");
   std::array<Counter*, 3> cancelled =
       LabelledCounters(registry.CounterFamily("spotlight_requests_cancelled_total"), "phase", kPhases);
-  Histogram& cancel_release = registry.AddHistogram("spotlight_cancel_release_seconds");
+  std::array<Histogram*, 3> cancel_release = ReleaseHistograms();
   Counter& prompt_tokens = registry.AddCounter("spotlight_prompt_tokens_total");
   Counter& generation_tokens = registry.AddCounter("spotlight_generation_tokens_total");
   Counter& cached_prompt_tokens = registry.AddCounter("spotlight_cached_prompt_tokens_total");
@@ -142,6 +142,13 @@ struct Metrics::Handles {
     }
     return histograms;
   }
+  std::array<Histogram*, 3> ReleaseHistograms() {
+    std::array<Histogram*, 3> histograms;
+    for (size_t phase = 0; phase < kPhases.size(); ++phase) {
+      histograms[phase] = &registry.AddHistogram("spotlight_cancel_release_seconds", {{"phase", kPhases[phase]}});
+    }
+    return histograms;
+  }
   std::array<Histogram*, 5> StageHistograms() {
     std::array<Histogram*, 5> histograms;
     for (size_t stage = 0; stage < kStages.size(); ++stage) {
@@ -165,7 +172,9 @@ Metrics::~Metrics() = default;
 
 void Metrics::OnStep(const engine::StepStats& stats) {
   Handles& h = *handles_;
-  for (const double seconds : stats.cancel_release_seconds) h.cancel_release.Observe(seconds);
+  for (const engine::CancelRelease& release : stats.cancel_releases) {
+    h.cancel_release[static_cast<size_t>(release.phase)]->Observe(release.seconds);
+  }
   // A pass that only released cancelled requests ran no step.
   if (stats.num_prefill_tokens + stats.num_decode_rows == 0) return;
   const size_t phase = stats.num_prefill_tokens == 0 ? 1 : stats.num_decode_rows == 0 ? 0 : 2;

@@ -1,5 +1,8 @@
 #include "server/program.h"
 
+#include <signal.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -10,10 +13,10 @@
 #include "absl/time/time.h"
 #include "grpc/support/log.h"
 #include "server/flags.h"
+#include "server/log_sink.h"
 #include "server/request_log.h"
 #include "server/server.h"
 #include "server/stop_signal.h"
-#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 #include "version.h"
 
@@ -25,7 +28,7 @@ std::string Text(const absl::Status& status) {
 }
 
 void LogToStandardError() {
-  auto logger = std::make_shared<spdlog::logger>("spotlight", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>("spotlight", std::make_shared<LogSink>(STDERR_FILENO));
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
@@ -47,6 +50,7 @@ void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded,
 }
 
 int Serve(const ProgramOptions& options, const EngineLoader& load_engine) {
+  signal(SIGPIPE, SIG_IGN);  // a log's reader may go
   LogToStandardError();
   StopSignal stop;
   RequestLog request_log;

@@ -258,6 +258,7 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
     return absl::NotFoundError(
         absl::StrCat("model: \"", request->model(), "\" is not served here, \"", model.name, "\" is"));
   }
+  converted.priority = request->priority();
   auto prompt = ToPrompt(request, model.max_context_tokens);
   if (!prompt.ok()) return prompt.status();
   converted.prompt = *std::move(prompt);
@@ -278,7 +279,6 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
   }
   converted.cache_salt = std::move(*request->mutable_cache_salt());
   converted.bypass_prefix_cache = request->bypass_prefix_cache();
-  converted.priority = request->priority();
   return converted;
 }
 

@@ -1,11 +1,13 @@
 #include "server/request_log.h"
 
+#include <unistd.h>
+
 #include <chrono>
 
 #include "nlohmann/json.hpp"
 #include "server/grpc_status.h"
+#include "server/log_sink.h"
 #include "spdlog/async.h"
-#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace spotlight::server {
@@ -80,7 +82,7 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
 RequestLog::RequestLog() {
   spdlog::init_thread_pool(kMaxBufferedLines, 1);
   logger_ =
-      std::make_shared<spdlog::async_logger>("requests", std::make_shared<spdlog::sinks::stdout_sink_mt>(),
+      std::make_shared<spdlog::async_logger>("requests", std::make_shared<LogSink>(STDOUT_FILENO),
                                              spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
   logger_->set_pattern("%v");
   logger_->flush_on(spdlog::level::info);

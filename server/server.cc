@@ -114,8 +114,10 @@ void Server::Serve(engine::Engine* engine, const std::string& libtorch_version, 
 
 void Server::Drain(absl::Duration grace) {
   SetState(ServingState::kDraining);
+  const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(grace, absl::Hours(24)));
   engine::Engine* engine = engine_.load();
   if (engine != nullptr) engine->Drain(grace);
+  generation_.WaitForCalls(deadline);  // readers may be slower than the engine
 }
 
 void Server::Shutdown() {

@@ -60,8 +60,8 @@ TEST_F(EngineLoopTest, CancelFreesPagesBeforeTheNextStepIsPlanned) {
   EXPECT_EQ(gone->finish().status.code(), StatusCode::kCancelled);
   EXPECT_EQ(gone->finish().reason, FinishReason::kCancelled);
   EXPECT_FALSE(other->finished());
-  ASSERT_EQ(observer_.steps().back().cancel_release_seconds.size(), 1u);
-  EXPECT_NEAR(observer_.steps().back().cancel_release_seconds[0], 0.002, 1e-9);
+  ASSERT_EQ(observer_.steps().back().cancel_releases.size(), 1u);
+  EXPECT_NEAR(observer_.steps().back().cancel_releases[0].seconds, 0.002, 1e-9);
 }
 
 TEST_F(EngineLoopTest, ATokenMadeAfterTheClientLeftCountsAsWasted) {
@@ -231,7 +231,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   const auto running = Submit(Request("running", 10), {1, 2, 3});
   const auto waiting = Submit(Request("waiting", 10), {2, 2, 3});
   loop_->RunOnce();
-  ASSERT_TRUE(queue_->Reserve("encoding").ok());
+  ASSERT_TRUE(queue_->Reserve(Reservation("encoding")).ok());
   runner_->Fail(absl::InternalError("illegal memory access"));
   EXPECT_TRUE(loop_->RunOnce());
   for (const auto& sink : {running, waiting}) {
@@ -239,7 +239,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   }
   EXPECT_FALSE(loop_->load().healthy);
   EXPECT_EQ(loop_->load().num_free_pages, 64);
-  EXPECT_EQ(queue_->Reserve("new").code(), StatusCode::kUnavailable);
+  EXPECT_EQ(queue_->Reserve(Reservation("new")).code(), StatusCode::kUnavailable);
 
   auto late = std::make_unique<Submission>();
   const auto late_sink = std::make_shared<RecordingSink>();
@@ -325,9 +325,9 @@ TEST_F(EngineLoopTest, ACancelEndsAllSamplesAndFreesTheirPages) {
   ASSERT_EQ(observer_.requests().size(), 1u) << "a request is counted once";
   const int64_t num_tokens = sink->token_ids(0).size() + sink->token_ids(1).size();
   EXPECT_EQ(observer_.requests()[0].finish.usage.completion_tokens, num_tokens);
-  EXPECT_EQ(observer_.steps().back().cancel_release_seconds.size(), 1u);
+  EXPECT_EQ(observer_.steps().back().cancel_releases.size(), 1u);
   EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
-  EXPECT_TRUE(queue_->Reserve("a").ok());
+  EXPECT_TRUE(queue_->Reserve(Reservation("a")).ok());
 }
 
 TEST_F(EngineLoopTest, SamplesEndOneByOneAndTheRequestWithTheLast) {
@@ -378,7 +378,7 @@ TEST_F(EngineLoopTest, AHitIsReportedInUsageAndSteps) {
     const std::vector<int32_t> prompt = PromptIds(300, 1);
     auto submission = std::make_unique<Submission>();
     const auto sink = std::make_shared<RecordingSink>();
-    EXPECT_TRUE(queue_->Reserve(id).ok());
+    EXPECT_TRUE(queue_->Reserve(Reservation(id)).ok());
     submission->request = Request(id, 5);
     submission->page_hashes = PageHashes("", prompt);
     submission->prompt_token_ids = prompt;
@@ -444,7 +444,7 @@ TEST_F(EngineLoopTest, AnEchoComesWholeInPiecesOfWholeCharacters) {
   Start();
   auto submission = std::make_unique<Submission>();
   const auto sink = std::make_shared<RecordingSink>();
-  ASSERT_TRUE(queue_->Reserve("a").ok());
+  ASSERT_TRUE(queue_->Reserve(Reservation("a")).ok());
   submission->request = Request("a", 1);
   submission->request.echo = true;
   std::string text = "x";

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/admission/retry_delay.h"
 #include "gtest/gtest.h"
 #include "tests/testing/recording_sink.h"
 
@@ -27,18 +28,18 @@ void Push(RequestQueue* queue, const std::string& id) {
 
 TEST(RequestQueueTest, RefusesMoreRequestsThanTheBoundUntilOneRuns) {
   RequestQueue queue(Bounds(2, 1000));
-  ASSERT_TRUE(queue.Reserve("a").ok());
-  ASSERT_TRUE(queue.Reserve("b").ok());
-  const absl::Status full = queue.Reserve("c");
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("b")).ok());
+  const absl::Status full = queue.Reserve(Reservation("c"));
   EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(full.message(), "queue_requests: full, 2 requests wait, the bound is 2");
   queue.MarkRunning("a");
-  EXPECT_TRUE(queue.Reserve("c").ok());
+  EXPECT_TRUE(queue.Reserve(Reservation("c")).ok());
 }
 
 TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
   RequestQueue queue(Bounds(10, 100));
-  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(queue.Reserve(id).ok());
+  for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(queue.Reserve(Reservation(id)).ok());
   EXPECT_TRUE(queue.ReserveTokens("a", 500).ok());
   EXPECT_EQ(queue.ReserveTokens("b", 1).code(), StatusCode::kResourceExhausted);
   queue.Release("a");
@@ -48,10 +49,55 @@ TEST(RequestQueueTest, RefusesMoreTokensThanTheBoundButNeverALonePrompt) {
   EXPECT_EQ(queue.num_waiting_tokens(), 100);
 }
 
+Reservation From(const std::string& caller, const std::string& id) {
+  Reservation reservation(id);
+  reservation.caller = caller;
+  return reservation;
+}
+
+TEST(RequestQueueTest, ACallerThatFloodsLeavesRoomForOthers) {
+  RequestQueue queue(Bounds(90, 1000));
+  int taken = 0;
+  while (queue.Reserve(From("flood", std::to_string(taken))).ok()) ++taken;
+  EXPECT_EQ(taken, 80);
+  const absl::Status full = queue.Reserve(From("flood", "more"));
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(full.message(),
+            "queue_requests: the caller's share is full, 80 of the 80 requests that wait are its own, the bound is 90");
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(queue.Reserve(From("b", "b" + std::to_string(i))).ok());
+  // The flood's share has shrunk, to 8 times the 5 places left: it is refused until it has less.
+  for (int i = 0; i < 7; ++i) queue.Release(std::to_string(i));
+  EXPECT_TRUE(queue.Reserve(From("flood", "more")).ok());  // 73 against 8 * 12
+  for (int i = 0; i < 9; ++i) EXPECT_TRUE(queue.Reserve(From("c", "c" + std::to_string(i))).ok()) << i;
+  EXPECT_FALSE(queue.Reserve(From("flood", "one more")).ok());  // 74 against 8 * 2
+}
+
+TEST(RequestQueueTest, ACallersPromptsLeaveRoomForOthers) {
+  RequestQueue queue(Bounds(1000, 900));
+  int taken = 0;
+  for (absl::Status status; status.ok(); ++taken) {
+    const std::string id = std::to_string(taken);
+    ASSERT_TRUE(queue.Reserve(From("flood", id)).ok());
+    status = queue.ReserveTokens(id, 10);
+  }
+  EXPECT_EQ(queue.num_waiting_tokens(), 800);
+  ASSERT_TRUE(queue.Reserve(From("b", "b")).ok());
+  EXPECT_TRUE(queue.ReserveTokens("b", 90).ok());
+}
+
+TEST(RequestQueueTest, AFullQueueSaysWhenHalfOfItWillHaveDrained) {
+  RequestQueue queue(Bounds(4, 1000));
+  queue.rates()->SetBounds(1, 100);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(queue.Reserve(Reservation(std::to_string(i))).ok());
+  EXPECT_FALSE(RetryDelay(queue.Reserve(Reservation("more"))).has_value());  // nothing is measured
+  for (int i = 0; i < 40; ++i) queue.rates()->OnStep({0.5, 1, 0, 1, true});
+  EXPECT_EQ(RetryDelay(queue.Reserve(Reservation("more"))), absl::Seconds(1));  // 2 of 4, at 2 a second
+}
+
 TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
   RequestQueue queue(Bounds(10, 100));
   for (const char* id : {"a", "b", "c"}) {
-    ASSERT_TRUE(queue.Reserve(id).ok());
+    ASSERT_TRUE(queue.Reserve(Reservation(id)).ok());
     ASSERT_TRUE(queue.ReserveTokens(id, 20).ok());
   }
   queue.MarkRunning("a");
@@ -66,17 +112,17 @@ TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
 
 TEST(RequestQueueTest, AnIdIsTakenUntilItsRequestEnds) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
-  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
+  EXPECT_EQ(queue.Reserve(Reservation("a")).code(), StatusCode::kAlreadyExists);
   queue.MarkRunning("a");
-  EXPECT_EQ(queue.Reserve("a").code(), StatusCode::kAlreadyExists);
+  EXPECT_EQ(queue.Reserve(Reservation("a")).code(), StatusCode::kAlreadyExists);
   queue.Release("a");
-  EXPECT_TRUE(queue.Reserve("a").ok());
+  EXPECT_TRUE(queue.Reserve(Reservation("a")).ok());
 }
 
 TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kDeadline, absl::Seconds(3)).ok());
   EXPECT_TRUE(queue.IsCancelled("a"));
   Arrivals arrivals;
@@ -92,7 +138,7 @@ TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
 
 TEST(RequestQueueTest, OnlyTheFirstCancellationCounts) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::Seconds(2)).ok());
@@ -104,13 +150,13 @@ TEST(RequestQueueTest, OnlyTheFirstCancellationCounts) {
 
 TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
   RequestQueue queue(Bounds(10, 100));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   Arrivals arrivals;
   queue.Take(&arrivals);
   ASSERT_TRUE(queue.Cancel("a", CancelReason::kAborted, absl::Seconds(1)).ok());
   queue.Release("a");  // it ended by itself meanwhile
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   Push(&queue, "a");
   queue.Take(&arrivals);
   EXPECT_EQ(arrivals.submissions.size(), 1u);
@@ -120,9 +166,12 @@ TEST(RequestQueueTest, ACancellationDoesNotHitTheNextOwnerOfItsId) {
 TEST(RequestQueueTest, ACancelOfASubmissionDoesNotHitAnotherWithItsId) {
   RequestQueue queue(Bounds(10, 100));
   RecordingSink first, second;
-  ASSERT_TRUE(queue.Reserve("a", &first).ok());
+  Reservation first_a("a"), second_a("a");
+  first_a.sink = &first;
+  second_a.sink = &second;
+  ASSERT_TRUE(queue.Reserve(first_a).ok());
   queue.Release("a");
-  ASSERT_TRUE(queue.Reserve("a", &second).ok());
+  ASSERT_TRUE(queue.Reserve(second_a).ok());
   EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &first).code(), StatusCode::kNotFound);
   EXPECT_FALSE(queue.IsCancelled("a"));
   EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &second).ok());
@@ -138,13 +187,13 @@ TEST(RequestQueueTest, AClosedQueueRefusesWithTheFirstReasonGiven) {
   RequestQueue queue(Bounds(10, 100));
   queue.Close(absl::UnavailableError("draining"));
   queue.Close(absl::InternalError("later"));
-  EXPECT_EQ(queue.Reserve("a"), absl::UnavailableError("draining"));
+  EXPECT_EQ(queue.Reserve(Reservation("a")), absl::UnavailableError("draining"));
 }
 
 TEST(RequestQueueTest, IdleMeansNothingInFlight) {
   RequestQueue queue(Bounds(10, 100));
   EXPECT_TRUE(queue.WaitUntilIdle(absl::ZeroDuration()));
-  ASSERT_TRUE(queue.Reserve("a").ok());
+  ASSERT_TRUE(queue.Reserve(Reservation("a")).ok());
   EXPECT_FALSE(queue.WaitUntilIdle(absl::ZeroDuration()));
   queue.MarkRunning("a");
   EXPECT_FALSE(queue.WaitUntilIdle(absl::Milliseconds(1)));

@@ -135,6 +135,7 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
       {[](auto* r) { r->priority = 101; }, "priority: must be in [-100, 100], got 101"},
       {[](auto* r) { r->sampling.n = 0; }, "sampling.n: must be in [1, 64], got 0"},
       {[](auto* r) { r->sampling.n = 65; }, "sampling.n: must be in [1, 64], got 65"},
+      {[](auto* r) { r->priority = -101; }, "priority: must be in [-100, 100], got -101"},
   };
   for (const BadCase& bad : cases) {
     GenerateRequest request = Good();

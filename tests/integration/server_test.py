@@ -145,11 +145,11 @@ class ServerTest(unittest.TestCase):
         process.wait()
         process.stdout.close()
         deadline = time.time() + 20
-        while self.server.metric("spotlight_cancel_release_seconds_count") < 1 and time.time() < deadline:
+        while self.server.metric('spotlight_cancel_release_seconds_count{phase="decode"}') < 1 and time.time() < deadline:
             time.sleep(0.01)
         self.assertEqual(self.server.metric("spotlight_requests_running"), 0)
         self.assertEqual(self.server.metric("spotlight_kv_cache_usage_ratio"), 0)
-        self.assertGreaterEqual(self.server.metric("spotlight_cancel_release_seconds_count"), 1)
+        self.assertGreaterEqual(self.server.metric('spotlight_cancel_release_seconds_count{phase="decode"}'), 1)
 
     def test_chat_keeps_the_conversation_and_needs_no_terminal(self):
         done = self.server.client("chat", *GREEDY, "--max-tokens", "5", input="hello\nand then?\n")

@@ -37,7 +37,7 @@ engine::StepStats Step(int num_rows) {
   step.num_preempted = 1;
   step.num_prefix_query_tokens = 100;
   step.num_prefix_hit_tokens = 60;
-  step.cancel_release_seconds = {0.0007};
+  step.cancel_releases = {{engine::RequestPhase::kDecode, 0.0007}};
   return step;
 }
 

@@ -1,0 +1,81 @@
+// The order in which waiting sequences start: priorities first, callers of one priority in turn, a caller's own first
+// come, first served. Sequences that were preempted go before all others.
+//
+// Callers share by the virtual token counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A
+// caller's counter is the service it got: 1 for a prompt token that is computed, charged when its sequence starts, 2
+// for a generated one. The waiting caller with the smallest counter is next; one that begins to wait is lifted to the
+// smallest counter among those that wait, so that to have been away earns nothing. No place stays empty while anyone
+// waits. Bound: the counters of callers that wait differ by at most U = 2 max(L, 2 M), L the longest prompt and M the
+// tokens that the running sequences may generate together; so over any time in which two callers both wait, one gets
+// at most 2 U more service than the other, however many requests either sends.
+//
+// Priorities are strict but for aging: each start ages by one every other priority in which something waits, and one of
+// age 8 is next, the oldest first. So with k priorities waiting, each gets at least one start in 8 + k.
+//
+// Which sequence is next stays so until it starts or leaves, though it waits for pages and others would fit (else a
+// large one might wait for ever); only a higher priority goes before it, unless it is next for its age.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "engine/sequence.h"
+
+namespace spotlight::engine {
+
+// One caller's part of one priority.
+struct CallerFlow {
+  std::string caller;
+  int32_t priority = 0;
+  std::deque<Sequence*> waiting;
+  int64_t service = 0;   // the counter
+  int32_t num_held = 0;  // sequences that started and are not over
+};
+
+// Engine thread only. Sequences are the caller's.
+class WaitingLine {
+ public:
+  // sequence->caller and ->priority say where.
+  void Push(Sequence* sequence);
+  // It ran, lost its pages, and goes first.
+  void PushPreempted(Sequence* sequence);
+  // The next to start; null: nothing waits.
+  Sequence* Front();
+  // Front() has started. Charges what its pages do not hold of its prompt.
+  void PopFront();
+  // It generated a token.
+  static void OnToken(Sequence* sequence);
+  // It is over, in whatever phase it is.
+  void Forget(Sequence* sequence);
+
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+
+ private:
+  struct PriorityClass {
+    std::unordered_map<std::string, std::unique_ptr<CallerFlow>> flows;
+    int32_t num_waiting = 0;
+    int32_t age = 0;      // starts of other priorities since its own latest
+    int64_t service = 0;  // to which a newcomer is lifted when nobody waits
+  };
+  using Classes = std::map<int32_t, PriorityClass, std::greater<int32_t>>;  // the highest first
+
+  CallerFlow* FlowOf(Sequence* sequence, PriorityClass* priority_class);
+  Classes::iterator NextClass(bool* aged);
+  static CallerFlow* NextFlow(const PriorityClass& priority_class);
+  void Age(int32_t started_priority);
+  void DropIdle(Classes::iterator priority_class, CallerFlow* flow);
+
+  std::deque<Sequence*> preempted_;
+  Classes classes_;
+  Sequence* next_ = nullptr;  // chosen and not yet started
+  bool next_is_aged_ = false;
+  size_t size_ = 0;
+};
+
+}  // namespace spotlight::engine

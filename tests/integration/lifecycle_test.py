@@ -1,0 +1,152 @@
+"""Draining, signals and full disks: the real server as a process."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, "tests/integration")
+import programs
+
+LONG = ("--prompt", "The lighthouse keeper", "--max-tokens", "8000", "--ignore-eos", "--json")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_stream(server, *flags):
+    """A client whose stream has begun."""
+    process = subprocess.Popen([programs.CLIENT, "generate", "--server", server.grpc, *LONG, *flags],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process.stdout.readline()
+    process.stdout.readline()
+    return process
+
+
+def status_of(url):
+    import urllib.error
+    import urllib.request
+    try:
+        return urllib.request.urlopen(url, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+class DrainTest(unittest.TestCase):
+
+    def test_what_outlives_the_grace_is_cancelled_and_the_exit_is_clean(self):
+        with programs.Server("--drain-seconds", "1.5") as server:
+            server.wait_ready()
+            process = start_stream(server)
+            self.assertEqual(status_of(server.http + "/readyz"), 200)
+            begin = time.time()
+            server.process.send_signal(signal.SIGTERM)
+            while status_of(server.http + "/readyz") == 200:
+                self.assertLess(time.time() - begin, 10)
+            self.assertEqual(status_of(server.http + "/healthz"), 200)  # alive, not ready
+            refused = server.client("generate", "--prompt", "x", "--max-tokens", "1", "--connect-timeout", "1")
+            self.assertEqual(refused.returncode, 5, refused.stderr)
+            self.assertIn("draining", refused.stderr)
+            self.assertEqual(server.metric('spotlight_requests_rejected_total{reason="draining"}'), 1)
+            self.assertIsNone(process.poll())
+            last = process.stdout.read().splitlines()[-1]
+            self.assertEqual(json.loads(last)["finish_reason"], "aborted")
+            self.assertEqual(process.wait(), 5)
+            self.assertEqual(server.process.wait(timeout=60), 0)
+            self.assertGreaterEqual(time.time() - begin, 1.5)
+            ended = [line for line in server.request_log() if line.get("completion_tokens", 0) > 0]
+            self.assertEqual([line["code"] for line in ended], ["UNAVAILABLE"])
+            process.stdout.close()
+
+    def test_an_idle_server_stops_at_once(self):
+        with programs.Server("--drain-seconds", "600") as server:
+            server.wait_ready()
+            self.assertEqual(server.stop(seconds=30), 0)
+
+    def test_a_second_signal_stops_at_once(self):
+        with programs.Server("--drain-seconds", "600") as server:
+            server.wait_ready()
+            process = start_stream(server)
+            server.process.send_signal(signal.SIGTERM)
+            while "draining" not in server.log():
+                time.sleep(0.01)
+            self.assertIsNone(process.poll())
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(server.process.wait(timeout=10), -signal.SIGTERM)
+            process.stdout.read()
+            process.wait()
+            process.stdout.close()
+
+    def test_a_signal_while_loading_is_a_clean_exit(self):
+        with programs.Server() as server:
+            while "loading" not in server.log():
+                time.sleep(0.001)
+            server.process.send_signal(signal.SIGINT)
+            self.assertEqual(server.process.wait(timeout=30), 0)
+
+
+class LogTest(unittest.TestCase):
+    """A log that cannot be written costs its lines and nothing else."""
+
+    def serve_with(self, stdout, stderr):
+        grpc, http = free_port(), free_port()
+        process = subprocess.Popen(
+            [programs.SERVER, "--model", programs.TINY_LLAMA, "--threads", "1", "--listen", f"127.0.0.1:{grpc}",
+             "--http", f"127.0.0.1:{http}"], stdout=stdout, stderr=stderr)
+        try:
+            deadline = time.time() + 120
+            while True:
+                self.assertIsNone(process.poll())
+                self.assertLess(time.time(), deadline)
+                try:
+                    if status_of(f"http://127.0.0.1:{http}/readyz") == 200:
+                        break
+                except OSError:
+                    pass
+                time.sleep(0.02)
+            for _ in range(3):
+                done = subprocess.run([programs.CLIENT, "generate", "--server", f"127.0.0.1:{grpc}", "--prompt", "x",
+                                       "--max-tokens", "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                      timeout=60)
+                self.assertEqual(done.returncode, 0, done.stderr)
+            process.terminate()
+            self.assertEqual(process.wait(timeout=60), 0)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def test_a_full_disk(self):
+        with open("/dev/full", "w") as full:
+            self.serve_with(full, full)
+
+    def test_a_reader_that_is_gone(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.serve_with(writer, writer)
+        os.close(writer)
+
+    def test_a_reader_of_the_request_log_that_does_not_read(self):
+        reader, writer = os.pipe()
+        import fcntl
+        flags = fcntl.fcntl(writer, fcntl.F_GETFL)
+        fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(writer, b"x" * 4096)
+        except BlockingIOError:
+            pass
+        fcntl.fcntl(writer, fcntl.F_SETFL, flags)
+        self.serve_with(writer, subprocess.DEVNULL)
+        os.close(writer)
+        os.close(reader)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
