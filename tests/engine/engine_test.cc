@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -357,6 +358,56 @@ TEST_F(EngineTest, SurvivesSubmittersAndCancellersOnManyThreads) {
   }
   EXPECT_EQ(engine_->Load().num_free_pages, 12);
   EXPECT_EQ(engine_->Load().num_running, 0);
+}
+
+TEST_F(EngineTest, EveryRequestEndsOnceUnderDeadlinesPrioritiesAndFullQueues) {
+  options_.scheduler.num_pages = 12;
+  options_.queue.max_waiting_requests = 20;
+  Start();
+  runner_->OnRun([this](const Batch&) { clock_.Advance(absl::Milliseconds(10)); });
+  constexpr int kThreads = 4, kRequests = 60;
+  std::vector<std::thread> threads;
+  std::vector<std::vector<std::shared_ptr<RecordingSink>>> sinks(kThreads);
+  std::atomic<int> refused{0};
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kRequests; ++i) {
+        GenerateRequest request = Request(std::to_string(t) + "-" + std::to_string(i), 10 + i % 40,
+                                          std::vector<int32_t>(1 + i * 37 % 300, 5));
+        request.caller = std::to_string(t % 3);
+        request.priority = i % 5 - 2;
+        if (i % 4 != 0) request.timeout = absl::Milliseconds(50 + i * 97 % 3000);
+        auto sink = std::make_shared<RecordingSink>();
+        const absl::Status status = engine_->Submit(std::move(request), sink);
+        if (status.ok()) {
+          sinks[t].push_back(std::move(sink));
+          continue;
+        }
+        ++refused;
+        EXPECT_TRUE(absl::IsResourceExhausted(status) || absl::IsDeadlineExceeded(status)) << status;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  int good = 0;
+  for (const auto& of_thread : sinks) {
+    for (const auto& sink : of_thread) {
+      const Finish finish = sink->WaitForFinish();
+      if (finish.status.ok()) {
+        ++good;
+        continue;
+      }
+      EXPECT_TRUE(absl::IsDeadlineExceeded(finish.status) || absl::IsResourceExhausted(finish.status)) << finish.status;
+    }
+  }
+  EXPECT_GT(good, 0);
+  EXPECT_GT(refused, 0);
+  engine_->Drain(absl::InfiniteDuration());
+  const EngineLoad load = engine_->Load();
+  EXPECT_EQ(load.num_free_pages, 12);
+  EXPECT_EQ(load.num_running, 0);
+  EXPECT_EQ(load.num_waiting, 0);
+  EXPECT_EQ(load.num_waiting_tokens, 0);
 }
 
 TEST_F(EngineTest, CreateNamesTheOptionAtFault) {

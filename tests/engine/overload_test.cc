@@ -35,7 +35,7 @@ struct Outcome {
 
 class OverloadTest : public EngineLoopTest {
  protected:
-  static constexpr double kSeconds = 20;
+  static constexpr double kSeconds = 10;
 
   void SetUp() override {
     options_.scheduler.num_pages = 64;
@@ -149,7 +149,7 @@ class OverloadSweepTest : public OverloadTest {
 
 TEST_F(OverloadSweepTest, GoodputAtFiveTimesCapacityStaysAtNineTenthsOfItsPeak) {
   double peak = 0;
-  for (const double load : {0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0}) {
+  for (const double load : {0.5, 0.8, 1.0, 1.5, 2.0, 5.0}) {
     Outcome outcome = RunAt(load);
     const double goodput = outcome.good / kSeconds;
     peak = std::max(peak, goodput);
