@@ -199,6 +199,7 @@ void EngineLoop::RunStep() {
   stats_.num_prefix_query_tokens = plan_.num_prefix_query_tokens;
   stats_.num_prefix_hit_tokens = plan_.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;
+  stats_.cuda_graph = result->cuda_graph;
   if (batch_.quality.has_value() && result->quality.has_value()) JudgeRetrieval(*result->quality);
   size_t next_token = 0, next_scored = 0;
   for (int32_t r = 0; r < batch_.num_rows; ++r) {

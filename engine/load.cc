@@ -185,8 +185,18 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 
+  parts.capacity.max_rows = options.scheduler.max_running;
+  parts.capacity.max_tokens = std::max(options.scheduler.max_step_tokens, options.scheduler.max_running);
+  parts.capacity.max_pages = (config->max_context_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  parts.max_context = config->max_context_tokens;
+  parts.cuda_graphs = options.cuda_graphs;
+  parts.fill_prompts = options.fill_prompts;
+  parts.dtype = dtype;
+  parts.num_layers = config->num_layers;
+  auto runner = MakeTorchModelRunner(std::move(parts));
+  if (!runner.ok()) return runner.status();
   auto engine = Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
-                               *std::move(chat_template), MakeTorchModelRunner(std::move(parts)), observer);
+                               *std::move(chat_template), *std::move(runner), observer);
   if (!engine.ok()) return engine.status();
   loaded.engine = *std::move(engine);
   return loaded;

@@ -18,6 +18,14 @@ bool HasPenalty(const SamplingParams& sampling) {
 
 }  // namespace
 
+bool TakesHighestLogit(const SampleRow& row) {
+  const SamplingParams& sampling = *row.sampling;
+  const bool penalised = HasPenalty(sampling) && row.output_token_ids != nullptr;
+  const bool banned = row.banned_token_ids != nullptr && !row.banned_token_ids->empty();
+  return *sampling.temperature < kGreedyTemperature && !penalised && !banned && sampling.logit_bias.empty() &&
+         row.num_logprobs < 0;
+}
+
 SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const SampleRow& row) {
   const SamplingParams& sampling = *row.sampling;
   SampledToken result;

@@ -11,6 +11,7 @@
 #include "engine/model/decoder.h"
 #include "engine/model_runner.h"
 #include "engine/ops/spotlight_attention.h"
+#include "engine/step_inputs.h"
 
 namespace spotlight::engine {
 
@@ -23,8 +24,16 @@ struct RunnerParts {
   // What the decoder's mapped weights live in; kept for as long as the runner.
   std::shared_ptr<void> weight_storage;
   at::Device device = at::kCPU;
+  StepCapacity capacity;    // of one step
+  int32_t max_context = 1;  // tokens of a sequence
+  bool cuda_graphs = true;  // on a GPU: replay decode steps from captured graphs
+  // For measuring: prompts fill the cache with random keys, values and codes, and their first token is 0.
+  bool fill_prompts = false;
+  at::ScalarType dtype = at::kFloat;
+  int32_t num_layers = 0;
 };
 
-std::unique_ptr<ModelRunner> MakeTorchModelRunner(RunnerParts parts);
+// On a GPU this captures the usual decode steps, which takes a second or two. Errors are the device's.
+absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchModelRunner(RunnerParts parts);
 
 }  // namespace spotlight::engine

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -133,6 +134,15 @@ absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::
     if (auto status = PrefillRow(layer, row, q, step, out); !status.ok()) return status;
   }
   return out.view({tokens, int64_t{shape_.num_q_heads} * shape_.head_dim});
+}
+
+absl::Status SpotlightAttention::AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step,
+                                              at::ScalarType dtype) {
+  const int64_t tokens = step.token_ids.size(0);
+  const int64_t width = int64_t{shape_.num_q_heads + 2 * shape_.num_kv_heads} * shape_.head_dim;
+  const at::Tensor qkv = at::randn({tokens, width}, at::TensorOptions().dtype(dtype).device(device_));
+  const at::Tensor q = at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
+  return Encode(layer, qkv, hash, step, q, at::Tensor(), at::Tensor());
 }
 
 absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,

@@ -48,6 +48,9 @@ class SpotlightAttention : public Attention {
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                      const StepTensors& step, RetrievalSeconds* seconds) override;
 
+  // In place of Forward: keys, values and codes drawn at random, appended to the step's pages. For measuring.
+  absl::Status AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step, at::ScalarType dtype);
+
   // What Batch::quality asked for in the latest step, if it did; waits for the device.
   absl::optional<RetrievalQuality> TakeQuality();
 

@@ -1,0 +1,127 @@
+#include "engine/decode_graphs.h"
+
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace spotlight::engine {
+namespace {
+
+constexpr size_t kMaxGraphs = 128;
+constexpr int64_t kPaddingSlot = -1;
+
+}  // namespace
+
+void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded) {
+  const int32_t rows = dense_rows + sparse_rows;
+  padded->num_dense_rows = dense_rows;
+  padded->num_decode_rows = padded->num_rows = rows;
+  padded->token_ids.assign(rows, 0);
+  padded->positions.assign(rows, 0);
+  padded->slots.assign(rows, kPaddingSlot);
+  padded->context_len.assign(rows, 0);
+  padded->num_select.assign(rows, 0);
+  padded->max_pages = std::max(batch.max_pages, 1);
+  padded->page_table.assign(static_cast<size_t>(rows) * padded->max_pages, 0);
+  padded->query_begin.resize(rows + 1);
+  padded->samples.resize(rows);
+  for (int32_t row = 0; row <= rows; ++row) padded->query_begin[row] = row;
+  for (int32_t row = 0; row < rows; ++row) padded->samples[row].token_index = row;
+  for (int32_t row = 0; row < batch.num_decode_rows; ++row) {
+    const int32_t to = row < batch.num_dense_rows ? row : dense_rows + row - batch.num_dense_rows;
+    padded->token_ids[to] = batch.token_ids[row];
+    padded->positions[to] = batch.positions[row];
+    padded->slots[to] = batch.slots[row];
+    padded->context_len[to] = batch.context_len[row];
+    padded->num_select[to] = batch.num_select[row];
+    std::copy_n(batch.page_table.begin() + static_cast<int64_t>(row) * batch.max_pages, batch.max_pages,
+                padded->page_table.begin() + static_cast<int64_t>(to) * padded->max_pages);
+  }
+}
+
+int32_t DecodeGraphs::Bucket(int32_t rows, int32_t max_rows) {
+  if (rows == 0) return 0;
+  int32_t bucket = 1;
+  while (bucket < rows) bucket += bucket < 8 ? bucket : std::max(8, bucket / 64 * 8);
+  return std::min(bucket, max_rows);
+}
+
+DecodeGraphs::DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward)
+    : inputs_(inputs),
+      max_rows_(max_rows),
+      max_context_(max_context),
+      forward_(std::move(forward)),
+      pool_(at::cuda::graph_pool_handle()) {}
+
+absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
+  // The largest first: the smaller ones fit into its memory.
+  for (int32_t rows = max_rows_; rows > 0;) {
+    if (auto captured = Capture({rows, 0}); !captured.ok()) return captured.status();
+    if (has_hash) {
+      if (auto captured = Capture({0, rows}); !captured.ok()) return captured.status();
+    }
+    int32_t smaller = rows - 1;
+    while (smaller > 0 && Bucket(smaller, max_rows_) == rows) --smaller;
+    rows = smaller;
+  }
+  return absl::OkStatus();
+}
+
+DecodeGraphs::Key DecodeGraphs::KeyOf(const Batch& batch) const {
+  return {Bucket(batch.num_dense_rows, max_rows_), Bucket(batch.num_decode_rows - batch.num_dense_rows, max_rows_)};
+}
+
+bool DecodeGraphs::Serves(const Batch& batch) const {
+  if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
+  if (batch.time_retrieval || batch.quality.has_value() || !batch.sparse_runs.empty()) return false;
+  if (batch.samples.size() != static_cast<size_t>(batch.num_rows)) return false;
+  const Key key = KeyOf(batch);
+  if (key.first + key.second > max_rows_) return false;  // the workspaces hold no more
+  return graphs_.size() < kMaxGraphs || graphs_.count(key) > 0;
+}
+
+absl::StatusOr<DecodeGraphs::Captured*> DecodeGraphs::Capture(const Key& key) {
+  // Padding rows alone: nothing is written to the cache.
+  PadDecodeBatch(Batch(), key.first, key.second, &padded_);
+  auto step = inputs_->Copy(padded_);
+  if (!step.ok()) return step.status();
+  step->max_context = max_context_;
+  // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
+  if (auto warm = forward_(*step); !warm.ok()) return warm.status();
+
+  auto captured = std::make_unique<Captured>();
+  captured->graph.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+  auto outputs = forward_(*step);
+  captured->graph.capture_end();
+  if (!outputs.ok()) return outputs.status();
+  captured->outputs = *std::move(outputs);
+  return (graphs_[key] = std::move(captured)).get();
+}
+
+absl::StatusOr<StepOutputs> DecodeGraphs::Run(const Batch& batch) {
+  const Key key = KeyOf(batch);
+  const auto found = graphs_.find(key);
+  Captured* captured = found == graphs_.end() ? nullptr : found->second.get();
+  if (captured == nullptr) {
+    auto made = Capture(key);
+    if (!made.ok()) return made.status();
+    captured = *made;
+  }
+  PadDecodeBatch(batch, key.first, key.second, &padded_);
+  if (auto step = inputs_->Copy(padded_); !step.ok()) return step.status();
+  captured->graph.replay();
+
+  const int32_t dense = batch.num_dense_rows, sparse = batch.num_decode_rows - dense;
+  const StepOutputs& all = captured->outputs;
+  if (dense == 0 || sparse == 0 || dense == key.first) {
+    const auto rows = [&](const at::Tensor& t) { return t.narrow(0, 0, batch.num_decode_rows); };
+    return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
+  }
+  const auto rows = [&](const at::Tensor& t) {
+    return at::cat({t.narrow(0, 0, dense), t.narrow(0, key.first, sparse)});
+  };
+  return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,77 @@
+// Decode steps as CUDA graphs: the host enqueues one graph in place of some hundred kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAGraph.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/batch.h"
+#include "engine/step_inputs.h"
+
+namespace spotlight::engine {
+
+// What a step leaves on the device, a row per sample; valid until the next step.
+struct StepOutputs {
+  at::Tensor logits;    // [samples, vocab] float
+  at::Tensor best;      // [samples] float: the highest logit; NaN where the row holds one
+  at::Tensor best_ids;  // [samples] int64: the lowest id that has it
+  at::Tensor scored;    // [Batch::scored, hidden] the states that give their log-probabilities; undefined: none
+};
+
+// Runs a step's kernels on the current stream.
+using StepForward = std::function<absl::StatusOr<StepOutputs>(const StepTensors& step)>;
+
+// Engine thread only; every call under the runner's stream, which is not the default one.
+//
+// A graph is made for numbers of dense and of sparse rows, each rounded up to a bucket (1, 2, 4, 8, then steps of about
+// an eighth), and for rows of any length: lengths are read on the device, and the rows that fill a bucket are padding
+// (context_len 0, no slot). A padded row computes what it would in a step of its own (kernels/sparse_decode.h).
+class DecodeGraphs {
+ public:
+  // `inputs` outlives this and feeds no one else meanwhile.
+  DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward);
+
+  // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
+  absl::Status CaptureUsual(bool has_hash);
+
+  // Whether a graph can run this step: all its rows decode, none is measured or has sink and recent tokens of its own,
+  // its padded rows are no more than max_rows, and its graph has been captured or room is left for it.
+  bool Serves(const Batch& batch) const;
+
+  // Serves(batch). Captures at the first step of its kind (tens of milliseconds), then replays.
+  absl::StatusOr<StepOutputs> Run(const Batch& batch);
+
+  // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
+  static int32_t Bucket(int32_t rows, int32_t max_rows);
+
+ private:
+  using Key = std::pair<int32_t, int32_t>;  // dense rows, sparse rows
+  struct Captured {
+    at::cuda::CUDAGraph graph;
+    StepOutputs outputs;
+  };
+
+  Key KeyOf(const Batch& batch) const;
+  absl::StatusOr<Captured*> Capture(const Key& key);
+
+  StepInputs* const inputs_;
+  const int32_t max_rows_, max_context_;
+  const StepForward forward_;
+  const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
+  std::map<Key, std::unique_ptr<Captured>> graphs_;
+  Batch padded_;
+};
+
+// `batch` with dense_rows dense and sparse_rows sparse decode rows; those that are none of batch's have context_len 0.
+// Every row is a sample; row r of batch's dense ones stays r, and its sparse ones begin at dense_rows.
+void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded);
+
+}  // namespace spotlight::engine
