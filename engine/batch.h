@@ -59,7 +59,7 @@ struct Batch {
   std::vector<int32_t> page_table;   // [B, max_pages]; tail 0
   int32_t max_pages = 0;
 
-  // The sparse rows; empty: one run, with the sink and recent tokens that the attention was made with.
+  // The sparse rows; empty: one run, with the sink and recent tokens that the attention was made with, the server's.
   std::vector<SparseRun> sparse_runs;
   std::vector<SampleRow> samples;
   std::vector<ScoredToken> scored;  // in the order of the packed tokens

@@ -67,6 +67,7 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
   }
   batch->page_table.assign(static_cast<size_t>(batch->num_rows) * batch->max_pages, 0);
 
+  bool own_ends = false;
   auto* table = batch->page_table.data();
   for (const PlanRow& row : plan.rows) {
     const Sequence& sequence = *row.sequence;
@@ -85,7 +86,9 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
     if (row.samples) batch->samples.push_back(MakeSampleRow(sequence, batch->num_tokens() - 1));
     AddScored(row, batch->num_tokens() - row.num_tokens, &batch->scored);
     if (row.retrieval.num_select > 0) AddSparseRow(row.retrieval, &batch->sparse_runs, batch->num_dense_rows);
+    own_ends = own_ends || row.retrieval.own_ends;
   }
+  if (!own_ends) batch->sparse_runs.clear();
 }
 
 }  // namespace spotlight::engine

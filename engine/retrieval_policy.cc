@@ -67,7 +67,9 @@ RetrievalDecision RetrievalPolicy::Decide(const RetrievalParams& params, const R
   if (fallback.count > 0) budget.ratio = fallback.budget_ratio;
   const int32_t num_select = kernels::NumSelected(budget, context_len);
   if (num_select == 0) return {0, DenseReason::kShortContext};
-  return {num_select, DenseReason::kNone, budget.sink_tokens, budget.recent_tokens};
+  const bool own_ends =
+      budget.sink_tokens != options_.budget.sink_tokens || budget.recent_tokens != options_.budget.recent_tokens;
+  return {num_select, DenseReason::kNone, budget.sink_tokens, budget.recent_tokens, own_ends};
 }
 
 KvTraffic RetrievalPolicy::Traffic(const RetrievalDecision& decision, int32_t context_len) const {

@@ -18,6 +18,7 @@ struct RetrievalDecision {
   int32_t num_select = 0;
   DenseReason dense_reason = DenseReason::kNone;
   int32_t sink_tokens = 0, recent_tokens = 0;  // of a sparse row
+  bool own_ends = false;                       // they are not the server's
 
   // Of a sparse row: tokens that compete, and all that it attends to.
   int32_t NumCandidates(int32_t context_len) const { return context_len - sink_tokens - recent_tokens; }

@@ -87,6 +87,7 @@ TEST(RetrievalPolicyTest, ARequestOverridesTheBudgetPieceByPiece) {
   EXPECT_EQ(decision.num_select, 200);  // 2%
   EXPECT_EQ(decision.sink_tokens, 0);
   EXPECT_EQ(decision.recent_tokens, 200);
+  EXPECT_TRUE(decision.own_ends);
   EXPECT_EQ(decision.NumCandidates(10000), 9800);
   EXPECT_EQ(decision.NumAttended(), 400);
   params.min_tokens = 1000;
@@ -98,6 +99,7 @@ TEST(RetrievalPolicyTest, ARequestOverridesTheBudgetPieceByPiece) {
   decision = policy.Decide({}, {}, 10000);
   EXPECT_EQ(decision.sink_tokens, 4);
   EXPECT_EQ(decision.recent_tokens, 64);
+  EXPECT_FALSE(decision.own_ends);
 }
 
 TEST(RetrievalPolicyTest, CountsBytesLayerByLayer) {
