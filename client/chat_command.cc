@@ -48,7 +48,7 @@ ExitCode RunTurn(GenerateClient* client, const ChatFlags& flags, const std::stri
   const Interrupts::Scope interruptible(console.interrupts, &cancellation);
   StreamResult result = PrintStream(client, session->NextRequest(line), flags.connection.Call(&cancellation),
                                     StreamFormat::kText, console);
-  if (flags.timings) *console.err << Report(result.last) << std::flush;
+  if (flags.timings) *console.err << Report(result.finishes) << std::flush;
   session->FinishTurn(line, std::move(result.text));
   return result.exit_code;
 }

@@ -26,19 +26,30 @@ ExitCode RunGenerate(Arguments arguments, const Console& console) {
                    "spotlight generate --prompt-file book.txt --json | jq -j .text"}};
   command.groups = GenerationOptions(&request);
   command.groups.insert(command.groups.begin(), prompt.Options(/*with_token_ids=*/true));
+  command.groups.front().options.push_back(Integer("truncate-prompt-tokens", "N", AtLeast(1),
+                                                   "keep the last N tokens of a longer prompt",
+                                                   [&](int32_t n) { request.set_truncate_prompt_tokens(n); }));
   command.groups.back().options.push_back(Text("request-id", "ID",
                                                "a name for abort and the server's log; default: the server makes one",
                                                [&](std::string id) { request.set_request_id(std::move(id)); }));
   command.groups.push_back(
       {"Output",
-       {Switch("json", "one JSON object per stream message on stdout, nothing on stderr", [&] { json = true; }),
+       {Integer("n", "N", Between(1, 64), "samples of the prompt, as text one after another; default 1",
+                [&](int32_t n) { request.mutable_sampling()->set_n(n); }),
+        Switch("echo", "the prompt first, as the model reads it", [&] { request.set_echo(true); }),
+        Switch("json", "one JSON object per stream message on stdout, nothing on stderr", [&] { json = true; }),
         Integer("logprobs", "N", Between(0, 20), "log-probabilities of each token and its N best rivals; with --json",
                 [&](int32_t n) { request.set_logprobs(n); }),
+        Integer("prompt-logprobs", "N", Between(0, 20), "the same of each prompt token; with --json",
+                [&](int32_t n) { request.set_prompt_logprobs(n); }),
         Switch("quiet", "no counts and timings", [&] { quiet = true; })}});
   command.groups.push_back(connection.Options());
 
   if (const auto exit_code = ParseOrExit(command, arguments, console)) return *exit_code;
   if (request.has_logprobs() && !json) return FailUsage(console, "--logprobs shows its figures with --json only");
+  if (request.has_prompt_logprobs() && !json) {
+    return FailUsage(console, "--prompt-logprobs shows its figures with --json only");
+  }
   request.set_return_token_ids(json);
   const absl::Status prompt_status = prompt.Read(console, &request);
   if (absl::IsCancelled(prompt_status)) return Fail(console, prompt_status);
@@ -50,7 +61,7 @@ ExitCode RunGenerate(Arguments arguments, const Console& console) {
   if (!client.ok()) return Fail(console, client.status());
   const StreamResult result = PrintStream(client->get(), request, connection.Call(&cancellation),
                                           json ? StreamFormat::kJsonLines : StreamFormat::kText, console);
-  if (!json && !quiet) *console.err << Report(result.last) << std::flush;
+  if (!json && !quiet) *console.err << Report(result.finishes) << std::flush;
   return result.exit_code;
 }
 

@@ -68,12 +68,23 @@ std::vector<OptionGroup> GenerationOptions(v1::GenerateRequest* request) {
               "auto is sparse where it gains; sparse at any context length; default auto",
               [=](size_t choice) { retrieval->set_mode(kModes[choice]); }),
        Real("budget", "RATIO", AboveUpTo(0, 1), "share of the context to attend to; default: the server's",
-            [=](double ratio) { retrieval->set_budget_ratio(ratio); })}};
+            [=](double ratio) { retrieval->set_budget_ratio(ratio); }),
+       Integer("min-selected", "N", Between(1, 1 << 20), "select at least so many tokens; default 64",
+               [=](int32_t n) { retrieval->set_min_tokens(n); }),
+       Integer("sink-tokens", "N", Between(0, 1 << 20), "first tokens that are always attended to; default 4",
+               [=](int32_t n) { retrieval->set_sink_tokens(n); }),
+       Integer("recent-tokens", "N", Between(1, 1 << 20), "latest tokens that are always attended to; default 64",
+               [=](int32_t n) { retrieval->set_recent_tokens(n); }),
+       Switch("no-retrieval-stats", "do not report what retrieval did", [=] { retrieval->set_return_stats(false); })}};
   OptionGroup request_options{"Request",
                               {Text("model", "NAME", "refuse to run on another model; default: the served one",
                                     [=](std::string name) { request->set_model(std::move(name)); }),
                                Integer("priority", "N", Between(-100, 100), "higher ones start first; default 0",
-                                       [=](int32_t priority) { request->set_priority(priority); })}};
+                                       [=](int32_t p) { request->set_priority(p); }),
+                               Text("cache-salt", "TEXT", "share cached prompts with requests of this salt only",
+                                    [=](std::string salt) { request->set_cache_salt(std::move(salt)); }),
+                               Switch("bypass-prefix-cache", "neither use cached prompts nor leave this one",
+                                      [=] { request->set_bypass_prefix_cache(true); })}};
   return {SamplingOptions(request->mutable_sampling()), StoppingOptions(request->mutable_stopping()),
           std::move(retrieval_options), std::move(request_options)};
 }

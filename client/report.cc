@@ -28,27 +28,29 @@ const char* ReasonWords(v1::DenseReason reason) {
   }
 }
 
-std::string TokensLine(const v1::GenerateStreamResponse& last) {
-  const v1::Usage& usage = last.usage();
+std::string Counts(const v1::Usage& usage) {
   std::string line = absl::StrCat("tokens:    ", usage.prompt_tokens(), " prompt");
   if (usage.cached_prompt_tokens() > 0) absl::StrAppend(&line, " (", usage.cached_prompt_tokens(), " cached)");
   absl::StrAppend(&line, " + ", usage.completion_tokens(), " generated");
-  const auto* reason = v1::FinishReason_descriptor()->FindValueByNumber(last.finish_reason());
-  if (reason != nullptr) absl::StrAppend(&line, ", finish: ", EnumName(*reason));
-  if (last.has_seed()) absl::StrAppend(&line, ", seed: ", last.seed());
-  return line + "\n";
+  return line;
 }
 
-std::string SpeedLine(const v1::Usage& usage, const v1::Timings& timings) {
-  std::string line = "speed:     ";
-  // The first token belongs to prefill.
-  if (usage.completion_tokens() > 1 && timings.decode_seconds() > 0) {
-    absl::StrAppend(&line,
-                    absl::StrFormat("%.1f tokens/s, ", (usage.completion_tokens() - 1) / timings.decode_seconds()),
+std::string End(const v1::GenerateStreamResponse& last) {
+  std::string line;
+  const auto* reason = v1::FinishReason_descriptor()->FindValueByNumber(last.finish_reason());
+  if (reason != nullptr) absl::StrAppend(&line, "finish: ", EnumName(*reason));
+  if (last.has_seed()) absl::StrAppend(&line, ", seed: ", last.seed());
+  return line;
+}
+
+std::string Speed(const v1::Timings& timings) {
+  std::string line;
+  if (timings.mean_inter_token_seconds() > 0) {
+    absl::StrAppend(&line, absl::StrFormat("%.1f tokens/s, ", 1 / timings.mean_inter_token_seconds()),
                     Duration(timings.mean_inter_token_seconds()), " between tokens, ");
   }
   return absl::StrCat(line, "first token after ", Duration(timings.time_to_first_token_seconds()), " (queued ",
-                      Duration(timings.queue_seconds()), ")\n");
+                      Duration(timings.queue_seconds()), ")");
 }
 
 std::string QualityLine(const v1::RetrievalStats& stats) {
@@ -94,10 +96,21 @@ std::string DescribeRetrieval(const v1::RetrievalStats& stats) {
   return words;
 }
 
-std::string Report(const v1::GenerateStreamResponse& last) {
+std::string Report(const std::vector<v1::GenerateStreamResponse>& finishes) {
   std::string report;
-  if (last.has_usage()) report += TokensLine(last);
-  if (last.has_timings()) report += SpeedLine(last.usage(), last.timings());
+  if (finishes.empty()) return report;
+  const v1::GenerateStreamResponse& last = finishes.back();
+  if (finishes.size() > 1) {
+    if (last.has_usage()) absl::StrAppend(&report, Counts(last.usage()), " in ", finishes.size(), " samples\n");
+    for (const v1::GenerateStreamResponse& sample : finishes) {
+      absl::StrAppend(&report, "sample ", sample.index(), ":  ", End(sample));
+      if (sample.has_timings()) absl::StrAppend(&report, ", ", Speed(sample.timings()));
+      report += "\n";
+    }
+    return report;
+  }
+  if (last.has_usage()) absl::StrAppend(&report, Counts(last.usage()), ", ", End(last), "\n");
+  if (last.has_timings()) absl::StrAppend(&report, "speed:     ", Speed(last.timings()), "\n");
   if (last.has_retrieval()) absl::StrAppend(&report, "retrieval: ", DescribeRetrieval(last.retrieval()), "\n");
   if (last.retrieval().has_quality() || last.retrieval().has_fallback()) report += QualityLine(last.retrieval());
   return report;

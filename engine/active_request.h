@@ -1,9 +1,10 @@
-// A request between the queue and its end: everything the engine thread keeps for it.
+// A request between the queue and its end, or one of its samples: everything the engine thread keeps for it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -21,20 +22,28 @@ namespace spotlight::engine {
 // Engine thread only.
 class ActiveRequest {
  public:
-  // Takes the submission's parts. `max_tokens` bounds prompt and output together. INTERNAL when the tokenizer fails.
-  static absl::StatusOr<std::unique_ptr<ActiveRequest>> Create(Submission* submission, uint64_t sequence_id,
-                                                               const ModelInfo& model, const Tokenizer* tokenizer,
-                                                               int32_t max_tokens);
+  // Takes the submission's parts. One for each sample, with ids from `sequence_id` on. `max_tokens` bounds prompt and
+  // output together. INTERNAL when the tokenizer fails.
+  static absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> Create(Submission* submission,
+                                                                            uint64_t sequence_id,
+                                                                            const ModelInfo& model,
+                                                                            const Tokenizer* tokenizer,
+                                                                            int32_t max_tokens);
 
+  // Gives the prompt back.
+  void Echo(const std::string& prompt_text) const;
   // A step with a row of this request begins.
   void OnScheduled(absl::Duration now);
   // A token was made. Returns the seconds since the one before; 0 for the first.
   double OnToken(absl::Duration now);
-  void OnDecodeRow(const RetrievalPolicy& policy, const RetrievalDecision& decision, int32_t context_len,
-                   const KvTraffic& traffic);
+  void OnDecodeRow(const RetrievalDecision& decision, int32_t context_len, const KvTraffic& traffic);
   void OnQualitySample(const QualitySample& sample);
+  // Another sample of the request ended; what the request's end will report of it is kept here.
+  void OnSampleEnd(const ActiveRequest& ended, int32_t wasted_tokens);
 
   Finish MakeFinish(absl::Status status, FinishReason reason) const;
+  // For the request's statistics: those of its first sample.
+  Timings RequestTimings() const;
   RequestPhase phase() const;
 
   const std::string& request_id() const { return request_id_; }
@@ -47,9 +56,20 @@ class ActiveRequest {
   const Work& work() const { return work_; }
   absl::Duration accepted() const { return accepted_; }
   absl::Duration last_token() const { return last_token_; }
+  int32_t index() const { return static_cast<int32_t>(sequence_.id - sequence_.first_sample_id); }
+  int32_t wasted_tokens() const { return ended_.wasted_tokens; }
 
  private:
   ActiveRequest() = default;
+  Timings MakeTimings() const;
+
+  // Of the samples that ended before this one.
+  struct Ended {
+    int32_t completion_tokens = 0;
+    int32_t wasted_tokens = 0;
+    int32_t cached_prompt_tokens = 0;
+    absl::optional<Timings> first_timings;
+  };
 
   std::string request_id_;
   Sequence sequence_;
@@ -61,6 +81,7 @@ class ActiveRequest {
   bool scheduled_ = false;
   RetrievalStats retrieval_;
   double selected_ratio_sum_ = 0;
+  Ended ended_;
 };
 
 }  // namespace spotlight::engine

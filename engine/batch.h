@@ -24,6 +24,19 @@ struct SampleRow {
   const std::vector<int32_t>* banned_token_ids = nullptr;
 };
 
+// A prompt token whose log-probability is wanted.
+struct ScoredToken {
+  int32_t token_index = 0;  // in the packed tokens: of the token before it
+  int32_t token_id = 0;
+  int32_t num_top = 0;  // likeliest tokens wanted beside it
+};
+
+// Rows that retrieve with the same sink and recent tokens, from the end of the run before to `end`.
+struct SparseRun {
+  int32_t end = 0;
+  int32_t sink_tokens = 0, recent_tokens = 0;
+};
+
 // A row that retrieves, and the hashed layer in which it is judged against exact attention.
 struct QualityTarget {
   int32_t row = 0;
@@ -46,7 +59,10 @@ struct Batch {
   std::vector<int32_t> page_table;   // [B, max_pages]; tail 0
   int32_t max_pages = 0;
 
+  // The sparse rows; empty: one run, with the sink and recent tokens that the attention was made with, the server's.
+  std::vector<SparseRun> sparse_runs;
   std::vector<SampleRow> samples;
+  std::vector<ScoredToken> scored;  // in the order of the packed tokens
   // Measure the stages of retrieval in this step (StepResult::retrieval).
   bool time_retrieval = false;
   // Measure this (StepResult::quality); no row's tokens change by it. Most steps: none.

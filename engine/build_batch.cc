@@ -23,6 +23,26 @@ SampleRow MakeSampleRow(const Sequence& sequence, int32_t token_index) {
   return row;
 }
 
+void AddScored(const PlanRow& row, int32_t first_token, std::vector<ScoredToken>* scored) {
+  const Sequence& sequence = *row.sequence;
+  if (sequence.num_unscored() == 0) return;
+  const int32_t end = std::min(row.begin + row.num_tokens, sequence.num_prompt_tokens() - 1);
+  for (int32_t position = sequence.num_scored; position < end; ++position) {
+    scored->push_back(
+        {first_token + position - row.begin, sequence.prompt_token_ids[position + 1], sequence.num_prompt_logprobs});
+  }
+}
+
+void AddSparseRow(const RetrievalDecision& retrieval, std::vector<SparseRun>* runs, int32_t num_dense_rows) {
+  const bool same = !runs->empty() && runs->back().sink_tokens == retrieval.sink_tokens &&
+                    runs->back().recent_tokens == retrieval.recent_tokens;
+  if (!same) {
+    const int32_t begin = runs->empty() ? num_dense_rows : runs->back().end;
+    runs->push_back({begin, retrieval.sink_tokens, retrieval.recent_tokens});
+  }
+  ++runs->back().end;
+}
+
 }  // namespace
 
 void BuildBatch(const StepPlan& plan, Batch* batch) {
@@ -35,6 +55,8 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
   batch->context_len.clear();
   batch->num_select.clear();
   batch->samples.clear();
+  batch->scored.clear();
+  batch->sparse_runs.clear();
   batch->query_begin.assign(1, 0);
   batch->time_retrieval = false;
   batch->quality.reset();
@@ -45,6 +67,7 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
   }
   batch->page_table.assign(static_cast<size_t>(batch->num_rows) * batch->max_pages, 0);
 
+  bool own_ends = false;
   auto* table = batch->page_table.data();
   for (const PlanRow& row : plan.rows) {
     const Sequence& sequence = *row.sequence;
@@ -61,7 +84,11 @@ void BuildBatch(const StepPlan& plan, Batch* batch) {
     std::copy_n(sequence.pages.begin(), PagesFor(end), table);
     table += batch->max_pages;
     if (row.samples) batch->samples.push_back(MakeSampleRow(sequence, batch->num_tokens() - 1));
+    AddScored(row, batch->num_tokens() - row.num_tokens, &batch->scored);
+    if (row.retrieval.num_select > 0) AddSparseRow(row.retrieval, &batch->sparse_runs, batch->num_dense_rows);
+    own_ends = own_ends || row.retrieval.own_ends;
   }
+  if (!own_ends) batch->sparse_runs.clear();
 }
 
 }  // namespace spotlight::engine

@@ -74,7 +74,7 @@ DecodeGraphs::Key DecodeGraphs::KeyOf(const Batch& batch) const {
 
 bool DecodeGraphs::Serves(const Batch& batch) const {
   if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
-  if (batch.time_retrieval || batch.quality.has_value()) return false;
+  if (batch.time_retrieval || batch.quality.has_value() || !batch.sparse_runs.empty()) return false;
   if (batch.samples.size() != static_cast<size_t>(batch.num_rows)) return false;
   const Key key = KeyOf(batch);
   if (key.first + key.second > max_rows_) return false;  // the workspaces hold no more
@@ -116,12 +116,12 @@ absl::StatusOr<StepOutputs> DecodeGraphs::Run(const Batch& batch) {
   const StepOutputs& all = captured->outputs;
   if (dense == 0 || sparse == 0 || dense == key.first) {
     const auto rows = [&](const at::Tensor& t) { return t.narrow(0, 0, batch.num_decode_rows); };
-    return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids)};
+    return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
   }
   const auto rows = [&](const at::Tensor& t) {
     return at::cat({t.narrow(0, 0, dense), t.narrow(0, key.first, sparse)});
   };
-  return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids)};
+  return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
 }
 
 }  // namespace spotlight::engine

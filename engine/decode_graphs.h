@@ -23,6 +23,7 @@ struct StepOutputs {
   at::Tensor logits;    // [samples, vocab] float
   at::Tensor best;      // [samples] float: the highest logit; NaN where the row holds one
   at::Tensor best_ids;  // [samples] int64: the lowest id that has it
+  at::Tensor scored;    // [Batch::scored, hidden] the states that give their log-probabilities; undefined: none
 };
 
 // Runs a step's kernels on the current stream.
@@ -41,8 +42,8 @@ class DecodeGraphs {
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
   absl::Status CaptureUsual(bool has_hash);
 
-  // Whether a graph can run this step: all its rows decode, none is measured, its padded rows are no more than
-  // max_rows, and its graph has been captured or room is left for it.
+  // Whether a graph can run this step: all its rows decode, none is measured or has sink and recent tokens of its own,
+  // its padded rows are no more than max_rows, and its graph has been captured or room is left for it.
   bool Serves(const Batch& batch) const;
 
   // Serves(batch). Captures at the first step of its kind (tens of milliseconds), then replays.

@@ -33,6 +33,10 @@ CancelOutcome OutcomeOf(CancelReason reason) {
   return {absl::UnavailableError("the server is shutting down"), FinishReason::kAborted};
 }
 
+absl::Status UnusableLogits() {
+  return absl::InternalError("the model's logits hold no usable value");
+}
+
 int32_t MaxRequestTokens(const EngineOptions& options, const ModelInfo& model) {
   const int64_t cache_tokens = int64_t{options.scheduler.num_pages} * kernels::kPageTokens;
   return static_cast<int32_t>(std::min<int64_t>(model.max_context_tokens, cache_tokens));
@@ -93,52 +97,80 @@ void EngineLoop::Accept(Submission* submission) {
   if (!fault_.ok()) return Reject(*submission, fault_, FinishReason::kError);
   if (!submission->status.ok()) return Reject(*submission, submission->status, FinishReason::kError);
 
-  const uint64_t sequence_id = next_sequence_id_++;
-  auto request = ActiveRequest::Create(submission, sequence_id, model_, tokenizer_, max_request_tokens_);
-  if (!request.ok()) return Reject(*submission, request.status(), FinishReason::kError);
-  Sequence* const sequence = (*request)->sequence();
-  ResponseSink* const sink = (*request)->sink();
-  sequence_ids_.emplace(request_id, sequence_id);
-  if ((*request)->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
-  requests_.emplace(sequence_id, *std::move(request));
-  ++num_unscheduled_;
-  scheduler_.Add(sequence);
-  sink->OnPrompt(static_cast<int32_t>(sequence->prompt_token_ids.size()));
+  auto samples = ActiveRequest::Create(submission, next_sequence_id_, model_, tokenizer_, max_request_tokens_);
+  if (!samples.ok()) return Reject(*submission, samples.status(), FinishReason::kError);
+  const Sequence& first = *samples->front()->sequence();
+  ResponseSink* const sink = samples->front()->sink();
+  sequence_ids_.emplace(request_id, first.id);
+  next_sequence_id_ += samples->size();
+  for (auto& sample : *samples) {
+    Sequence* const sequence = sample->sequence();
+    if (sample->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
+    requests_.emplace(sequence->id, std::move(sample));
+    ++num_unscheduled_;
+    scheduler_.Add(sequence);
+  }
+  sink->OnPrompt(first.num_prompt_tokens());
+  if (submission->request.echo) requests_.at(first.id)->Echo(submission->prompt_text);
 }
 
 void EngineLoop::Cancel(const Cancellation& cancellation) {
   const auto found = sequence_ids_.find(cancellation.request_id);
   if (found == sequence_ids_.end()) return;  // rejected in Accept, or it ended in the step before
-  ActiveRequest* const request = requests_.at(found->second).get();
-  // Tokens come one a step: at most the latest was made after the client left.
-  const bool made_token = request->output()->num_tokens() > 0;
-  const int32_t wasted_tokens = made_token && request->last_token() >= cancellation.time ? 1 : 0;
-  scheduler_.Finish(request->sequence());
-  stats_.cancel_releases.push_back({request->phase(), absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
-  CancelOutcome outcome = OutcomeOf(cancellation.reason);
-  End(request, request->MakeFinish(std::move(outcome.status), outcome.reason), wasted_tokens);
+  const CancelOutcome outcome = OutcomeOf(cancellation.reason);
+  EndSamples(found->second, outcome.status, outcome.reason, cancellation.time);
+}
+
+void EngineLoop::EndSamples(uint64_t first_sample_id, const absl::Status& status, FinishReason reason,
+                            absl::optional<absl::Duration> cancelled) {
+  std::vector<ActiveRequest*> left;
+  // Ids of one request follow each other, and whoever is left knows how many there were.
+  int32_t num_samples = kMaxSamples;
+  for (int32_t index = 0; index < num_samples; ++index) {
+    const auto found = requests_.find(first_sample_id + index);
+    if (found == requests_.end()) continue;
+    ActiveRequest* const sample = found->second.get();
+    if (sample->sequence()->first_sample_id != first_sample_id) break;
+    num_samples = sample->sequence()->num_samples;
+    scheduler_.Finish(sample->sequence());
+    left.push_back(sample);
+  }
+  if (cancelled.has_value() && !left.empty()) {
+    stats_.cancel_releases.push_back({left.front()->phase(), absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
+  }
+  for (ActiveRequest* const sample : left) {
+    // Tokens come one a step: at most the latest was made after the client left.
+    const bool wasted =
+        cancelled.has_value() && sample->output()->num_tokens() > 0 && sample->last_token() >= *cancelled;
+    End(sample, sample->MakeFinish(status, reason), wasted ? 1 : 0);
+  }
+}
+
+ActiveRequest* EngineLoop::FindSample(const Sequence& sequence) {
+  for (int32_t index = 0; index < sequence.num_samples; ++index) {
+    const auto found = requests_.find(sequence.first_sample_id + index);
+    if (found != requests_.end()) return found->second.get();
+  }
+  return nullptr;
 }
 
 void EngineLoop::CheckDeadlines() {
   const absl::Duration now = clock_->Now();
   const Rates rates = queue_->rates()->Read();
   std::vector<Cancellation> passed;
-  std::vector<std::pair<ActiveRequest*, absl::Status>> late;
+  std::vector<std::pair<uint64_t, absl::Status>> late;
   for (const auto& [sequence_id, request] : requests_) {
     const absl::Duration deadline = request->deadline();
     if (deadline == absl::InfiniteDuration()) continue;
     if (deadline <= now) {
       passed.push_back({request->request_id(), CancelReason::kDeadline, deadline});
-    } else if (!request->scheduled()) {
+    } else if (!request->scheduled() && request->index() == 0) {  // the other samples wait for the first
       absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
-      if (!status.ok()) late.emplace_back(request.get(), std::move(status));
+      if (!status.ok()) late.emplace_back(sequence_id, std::move(status));
     }
   }
   for (const Cancellation& cancellation : passed) Cancel(cancellation);
-  for (auto& [request, status] : late) {
-    scheduler_.Finish(request->sequence());
-    End(request, request->MakeFinish(std::move(status), FinishReason::kError));
-  }
+  for (const auto& [sequence_id, status] : late) EndSamples(sequence_id, status, FinishReason::kError, absl::nullopt);
 }
 
 void EngineLoop::RunStep() {
@@ -153,9 +185,10 @@ void EngineLoop::RunStep() {
 
   absl::StatusOr<StepResult> result = runner_->Run(batch_);
   if (!result.ok()) return Fail(result.status());
-  if (result->tokens.size() != batch_.samples.size()) {
-    return Fail(absl::InternalError(
-        absl::StrCat("the runner gave ", result->tokens.size(), " tokens for ", batch_.samples.size(), " rows")));
+  if (result->tokens.size() != batch_.samples.size() || result->scored.size() != batch_.scored.size()) {
+    return Fail(absl::InternalError(absl::StrCat("the runner gave ", result->tokens.size(), " tokens for ",
+                                                 batch_.samples.size(), " rows and ", result->scored.size(),
+                                                 " log-probabilities for ", batch_.scored.size(), " prompt tokens")));
   }
   const absl::Duration now = clock_->Now();
   scheduler_.Commit(plan_, result->tokens);
@@ -163,15 +196,23 @@ void EngineLoop::RunStep() {
   stats_.num_decode_rows = plan_.num_decode_rows;
   stats_.num_prefill_tokens = batch_.num_tokens() - plan_.num_decode_rows;
   stats_.num_preempted = plan_.num_preempted;
+  stats_.num_prefix_query_tokens = plan_.num_prefix_query_tokens;
+  stats_.num_prefix_hit_tokens = plan_.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;
   stats_.cuda_graph = result->cuda_graph;
   if (batch_.quality.has_value() && result->quality.has_value()) JudgeRetrieval(*result->quality);
-  size_t next_token = 0;
+  size_t next_token = 0, next_scored = 0;
   for (int32_t r = 0; r < batch_.num_rows; ++r) {
     const PlanRow& row = plan_.rows[r];
     ActiveRequest* const request = requests_.at(row.sequence->id).get();
     if (r < plan_.num_decode_rows) CountDecodeRow(row, request);
-    if (row.samples) Deliver(result->tokens[next_token++], request, now);
+    const bool is_sound = DeliverPromptLogprobs(row, &result->scored, &next_scored);
+    if (!row.samples) continue;
+    const SampledToken& token = result->tokens[next_token++];
+    if (is_sound) Deliver(token, request, now);
+  }
+  for (const auto& [first_sample_id, status] : std::exchange(failed_, {})) {
+    EndSamples(first_sample_id, status, FinishReason::kError, absl::nullopt);
   }
   PublishLoad();
   stats_.step_seconds = absl::ToDoubleSeconds(clock_->Now() - start);
@@ -198,27 +239,44 @@ void EngineLoop::JudgeRetrieval(const RetrievalQuality& measured) {
   requests_.at(sequence->id)->OnQualitySample(*stats_.quality);
 }
 
+bool EngineLoop::DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob>* scored, size_t* next) {
+  Sequence* const sequence = row.sequence;
+  if (sequence->num_unscored() == 0) return true;
+  const int32_t end = std::min(row.begin + row.num_tokens, sequence->num_prompt_tokens() - 1);
+  Delta delta;
+  for (; sequence->num_scored < end; ++sequence->num_scored) {
+    TokenLogprob& logprob = (*scored)[(*next)++];
+    if (logprob.token_id == kNoToken) {
+      failed_.emplace_back(sequence->first_sample_id, UnusableLogits());
+      *next += end - sequence->num_scored - 1;
+      return false;
+    }
+    delta.prompt_logprobs.push_back(std::move(logprob));
+  }
+  if (!delta.prompt_logprobs.empty()) requests_.at(sequence->id)->sink()->OnDelta(std::move(delta));
+  return true;
+}
+
 void EngineLoop::CountDecodeRow(const PlanRow& row, ActiveRequest* request) {
   const int32_t context_len = row.begin + row.num_tokens;
   const int32_t num_select = row.retrieval.num_select;
-  const KvTraffic traffic = policy_.Traffic(num_select, context_len);
-  request->OnDecodeRow(policy_, row.retrieval, context_len, traffic);
+  const KvTraffic traffic = policy_.Traffic(row.retrieval, context_len);
+  request->OnDecodeRow(row.retrieval, context_len, traffic);
   stats_.context_tokens.push_back(context_len);
   stats_.kv_read_bytes += traffic.read_bytes;
   stats_.kv_dense_equivalent_bytes += traffic.dense_equivalent_bytes;
   if (num_select == 0) {
     stats_.dense_rows.push_back(row.retrieval.dense_reason);
   } else {
-    stats_.sparse_rows.push_back({context_len, policy_.NumCandidates(context_len), num_select});
+    stats_.sparse_rows.push_back({context_len, row.retrieval.NumCandidates(context_len), num_select});
   }
 }
 
 void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl::Duration now) {
   const auto fail = [&](absl::Status status) {
-    scheduler_.Finish(request->sequence());
-    End(request, request->MakeFinish(std::move(status), FinishReason::kError));
+    failed_.emplace_back(request->sequence()->first_sample_id, std::move(status));
   };
-  if (token.token_id == kNoToken) return fail(absl::InternalError("the model's logits hold no usable value"));
+  if (token.token_id == kNoToken) return fail(UnusableLogits());
 
   const bool first = request->output()->num_tokens() == 0;
   const double since_last = request->OnToken(now);
@@ -226,13 +284,14 @@ void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl
   ++stats_.num_generated_tokens;
   absl::StatusOr<OutputProcessor::Output> output = request->output()->Process(token);
   if (!output.ok()) return fail(output.status());
+  output->delta.index = request->index();
   request->sink()->OnDelta(std::move(output->delta));
   if (output->reason == FinishReason::kNone) return;
 
   scheduler_.Finish(request->sequence());
   Finish finish = request->MakeFinish(absl::OkStatus(), output->reason);
-  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, finish.usage.cached_prompt_tokens,
-                               finish.usage.completion_tokens, request->work().max_answer_tokens});
+  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, request->sequence()->num_prompt_hit,
+                               request->output()->num_tokens(), request->work().max_answer_tokens});
   finish.matched_stop = std::move(output->matched_stop);
   finish.matched_stop_token = output->matched_stop_token;
   End(request, std::move(finish));
@@ -255,10 +314,14 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     --num_unscheduled_;
   }
   if (request->deadline() < absl::InfiniteDuration()) --num_with_deadline_;
-  sequence_ids_.erase(request->request_id());
   const auto found = requests_.find(request->sequence()->id);
   const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
   requests_.erase(found);
+  if (ActiveRequest* const other = FindSample(*ended->sequence())) {
+    other->OnSampleEnd(*ended, wasted_tokens);
+    return ended->sink()->OnSampleFinish(std::move(finish));
+  }
+  sequence_ids_.erase(ended->request_id());
   // Pages and id are free before anyone hears of the end.
   queue_->Release(ended->request_id());
   PublishLoad();
@@ -266,9 +329,10 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     RequestStats stats;
     stats.request_id = ended->request_id();
     stats.finish = finish;
+    stats.finish.timings = ended->RequestTimings();
     stats.phase = ended->phase();
     stats.end_to_end_seconds = absl::ToDoubleSeconds(clock_->Now() - ended->accepted());
-    stats.wasted_tokens = wasted_tokens;
+    stats.wasted_tokens = wasted_tokens + ended->wasted_tokens();
     observer_->OnRequestEnd(stats);
   }
   ended->sink()->OnFinish(std::move(finish));

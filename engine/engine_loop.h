@@ -6,9 +6,12 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "engine/active_request.h"
 #include "engine/batch.h"
 #include "engine/clock.h"
@@ -53,11 +56,18 @@ class EngineLoop {
   void RunStep();
   void MarkScheduled(absl::Duration now);
   void JudgeRetrieval(const RetrievalQuality& measured);
+  // Hands out what was computed of a prompt row's log-probabilities, from *next on. False: the request will fail.
+  bool DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob>* scored, size_t* next);
   void CountDecodeRow(const PlanRow& row, ActiveRequest* request);
   void Deliver(const SampledToken& token, ActiveRequest* request, absl::Duration now);
   void Fail(const absl::Status& fault);
-  // Removes the request everywhere, then tells observer and sink. `request` is gone afterwards.
+  // Removes the sample everywhere, then tells the sink, and with the request's last sample the observer. `request` is
+  // gone afterwards.
   void End(ActiveRequest* request, Finish finish, int32_t wasted_tokens = 0);
+  // Ends all samples of the request that are left.
+  void EndSamples(uint64_t first_sample_id, const absl::Status& status, FinishReason reason,
+                  absl::optional<absl::Duration> cancelled);
+  ActiveRequest* FindSample(const Sequence& sequence);
   // Ends one that was never active.
   void Reject(const Submission& submission, absl::Status status, FinishReason reason);
   void PublishLoad();
@@ -76,7 +86,7 @@ class EngineLoop {
 
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;  // by sequence id
-  std::unordered_map<std::string, uint64_t> sequence_ids_;                 // by request id
+  std::unordered_map<std::string, uint64_t> sequence_ids_;                 // of the first sample, by request id
   uint64_t next_sequence_id_ = 0;
   int32_t num_unscheduled_ = 0;
   int32_t num_with_deadline_ = 0;
@@ -89,6 +99,8 @@ class EngineLoop {
   StepPlan plan_;
   Batch batch_;
   StepStats stats_;  // of the pass under way
+  // Requests to end after the step's tokens are delivered, by their first sample's id.
+  std::vector<std::pair<uint64_t, absl::Status>> failed_;
 
   mutable Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);

@@ -1,5 +1,7 @@
 #include "engine/local_engine.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -75,7 +77,9 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
 
   if (PromptEncoder::IsLong(submission->request.prompt)) {
     // It waits for a thread of the encoder: what is plainly too late is refused before.
-    Work work = WorkOf(submission->request, encoder_.MinTokens(submission->request.prompt), loop_.max_request_tokens());
+    const int64_t min_tokens = std::min<int64_t>(encoder_.MinTokens(submission->request.prompt),
+                                                 submission->request.truncate_prompt_tokens.value_or(INT32_MAX));
+    Work work = WorkOf(submission->request, min_tokens, loop_.max_request_tokens());
     work.min_answer_tokens = 1;  // what the context leaves to the answer is not known yet
     status = queue_.CheckDeadline(submission->request.request_id, work, now);
     if (!status.ok()) return Refuse(*submission, std::move(status));
@@ -110,6 +114,10 @@ absl::Status LocalEngine::Encode(Submission* submission) {
     ids = encoder_.Encode(request.prompt);
   }
   if (!ids.ok()) return ids.status();
+  if (request.truncate_prompt_tokens.has_value() &&
+      static_cast<int64_t>(ids->size()) > *request.truncate_prompt_tokens) {
+    ids->erase(ids->begin(), ids->end() - *request.truncate_prompt_tokens);
+  }
   const int64_t cache_tokens = int64_t{options_.scheduler.num_pages} * kernels::kPageTokens;
   absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
   if (status.ok()) {
@@ -121,6 +129,14 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   // Here rather than on the engine's thread, which has no time for a pass over a long prompt.
   if (*request.sampling.repetition_penalty != 1.0f) {
     submission->distinct_prompt_token_ids = DistinctIds(*ids, model_.vocab_size);
+  }
+  if (options_.scheduler.prefix_cache && !request.bypass_prefix_cache) {
+    submission->page_hashes = PageHashes(request.cache_salt, *ids);
+  }
+  if (request.echo && tokenizer_ != nullptr) {
+    absl::StatusOr<std::string> text = tokenizer_->Decode(*ids, /*skip_special_tokens=*/false);
+    if (!text.ok()) return text.status();
+    submission->prompt_text = *std::move(text);
   }
   submission->prompt_token_ids = *std::move(ids);
   request.prompt = Prompt();

@@ -35,6 +35,7 @@ struct SampledToken {
 
 struct StepResult {
   std::vector<SampledToken> tokens;            // one per Batch::samples, in that order
+  std::vector<TokenLogprob> scored;            // one per Batch::scored; token_id kNoToken as above
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
   absl::optional<RetrievalQuality> quality;    // when Batch::quality
   bool cuda_graph = false;                     // replayed from a captured graph

@@ -16,6 +16,7 @@ struct SchedulerOptions {
   int32_t num_pages = 0;          // pages of kernels::kPageTokens tokens that the KV cache holds
   int32_t max_running = 32;       // sequences in one step
   int32_t max_step_tokens = 512;  // token budget of one step: decode rows first, the rest for prefill chunks
+  bool prefix_cache = true;       // prompts find the pages that others computed of them
 };
 
 struct RetrievalOptions {

@@ -31,6 +31,8 @@ struct TokenPrompt {
 
 using Prompt = std::variant<TextPrompt, TokenPrompt, ChatPrompt>;
 
+inline constexpr int32_t kMaxSamples = 64;
+
 // Absent optionals take the checkpoint's generation_config.json, else the value named here.
 struct SamplingParams {
   absl::optional<float> temperature;         // >= 0; 0 is greedy; else 1
@@ -41,6 +43,7 @@ struct SamplingParams {
   float presence_penalty = 0;                // [-2, 2], over the output
   float frequency_penalty = 0;               // [-2, 2], over the output
   absl::optional<uint64_t> seed;             // absent: drawn by the engine and reported
+  int32_t n = 1;                             // [1, kMaxSamples] samples of the prompt
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
 };
 
@@ -53,11 +56,17 @@ struct StoppingParams {
   bool ignore_eos = false;
 };
 
+inline constexpr int32_t kMaxBudgetTokens = 1 << 20;
+
 enum class RetrievalMode : uint8_t { kAuto, kSparse, kDense };
 
 struct RetrievalParams {
   RetrievalMode mode = RetrievalMode::kAuto;
-  absl::optional<double> budget_ratio;  // (0, 1]; absent: the server's
+  // Absent: the server's.
+  absl::optional<double> budget_ratio;    // (0, 1]
+  absl::optional<int32_t> min_tokens;     // [1, kMaxBudgetTokens]
+  absl::optional<int32_t> sink_tokens;    // [0, kMaxBudgetTokens]
+  absl::optional<int32_t> recent_tokens;  // [1, kMaxBudgetTokens]
 };
 
 // Priorities of requests, from the lowest to the highest.
@@ -73,7 +82,12 @@ struct GenerateRequest {
   SamplingParams sampling;
   StoppingParams stopping;
   RetrievalParams retrieval;
-  absl::optional<int32_t> logprobs;  // 0: the sampled token's; n: the n best as well; absent: none
+  absl::optional<int32_t> logprobs;                // 0: the sampled token's; n: the n best as well; absent: none
+  absl::optional<int32_t> prompt_logprobs;         // the same of the prompt's tokens but the first
+  bool echo = false;                               // give the prompt back (Delta::prompt_text)
+  absl::optional<int32_t> truncate_prompt_tokens;  // >= 1: keep the last tokens of a longer prompt
+  std::string cache_salt;                          // prompts are shared among requests of one salt
+  bool bypass_prefix_cache = false;                // neither read the prefix cache nor write to it
 };
 
 }  // namespace spotlight::engine

@@ -24,6 +24,7 @@
 #include "engine/cancel_reason.h"
 #include "engine/mutex.h"
 #include "engine/options.h"
+#include "engine/page_hash.h"
 #include "engine/request.h"
 #include "engine/response_sink.h"
 
@@ -34,6 +35,8 @@ struct Submission {
   GenerateRequest request;  // sampling resolved, the seed drawn; the prompt moved out once it is encoded
   std::vector<int32_t> prompt_token_ids;
   std::vector<int32_t> distinct_prompt_token_ids;  // with a repetition penalty; else empty
+  std::vector<PageHash> page_hashes;               // of the prompt's pages; empty: the prefix cache is not for it
+  std::string prompt_text;                         // with echo
   std::shared_ptr<ResponseSink> sink;
   absl::Duration accepted;  // by the engine's clock
   absl::Status status;      // not OK: it could not be encoded, and only has to be finished

@@ -20,16 +20,25 @@ struct TokenLogprob {
 // A piece of the answer. `text` is whole UTF-8 characters and holds no part of a stop string that may still match; it
 // can be empty while `token_ids` is not. Concatenated texts are the answer, byte for byte.
 struct Delta {
+  int32_t index = 0;  // the sample that it belongs to
   std::string text;
   std::vector<int32_t> token_ids;
   std::vector<TokenLogprob> logprobs;  // one per token id when asked for
+
+  // The prompt, as asked for, before anything of the answer: its text and ids in the first delta, the
+  // log-probabilities of its tokens but the first as they are computed.
+  std::string prompt_text;
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<TokenLogprob> prompt_logprobs;
+
+  bool has_prompt() const { return !prompt_text.empty() || !prompt_token_ids.empty() || !prompt_logprobs.empty(); }
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kDeadline, kAborted, kError };
 
 struct Usage {
   int32_t prompt_tokens = 0;
-  int32_t completion_tokens = 0;
+  int32_t completion_tokens = 0;     // of all samples
   int32_t cached_prompt_tokens = 0;  // taken from the prefix cache
 };
 
@@ -73,12 +82,13 @@ struct RetrievalStats {
 // The end of a request. `status` is OK for kStop and kLength; else it says what happened (CANCELLED, DEADLINE_EXCEEDED,
 // RESOURCE_EXHAUSTED, INVALID_ARGUMENT, INTERNAL, ...).
 struct Finish {
+  int32_t index = 0;  // the sample that ended
   absl::Status status;
   FinishReason reason = FinishReason::kNone;
   absl::optional<std::string> matched_stop;    // the stop string that ended it
   absl::optional<int32_t> matched_stop_token;  // or the token
   uint64_t seed = 0;                           // the seed used
-  Usage usage;
+  Usage usage;                                 // the request's; of use in OnFinish only
   Timings timings;
   RetrievalStats retrieval;
 };
@@ -91,6 +101,9 @@ class ResponseSink {
   // Once, before the first delta: the prompt was accepted and encoded.
   virtual void OnPrompt(int32_t prompt_tokens) = 0;
   virtual void OnDelta(Delta delta) = 0;
+  // A sample ended, and others of the request go on or end next.
+  virtual void OnSampleFinish(Finish) {}
+  // The last sample ended.
   virtual void OnFinish(Finish finish) = 0;
 };
 

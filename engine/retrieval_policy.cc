@@ -60,33 +60,30 @@ RetrievalDecision RetrievalPolicy::Decide(const RetrievalParams& params, const R
     return {0, DenseReason::kShortContext};
   }
   kernels::Budget budget = options_.budget;
-  if (params.budget_ratio.has_value()) budget.ratio = *params.budget_ratio;
+  budget.ratio = params.budget_ratio.value_or(budget.ratio);
+  budget.min_tokens = params.min_tokens.value_or(budget.min_tokens);
+  budget.sink_tokens = params.sink_tokens.value_or(budget.sink_tokens);
+  budget.recent_tokens = params.recent_tokens.value_or(budget.recent_tokens);
   if (fallback.count > 0) budget.ratio = fallback.budget_ratio;
   const int32_t num_select = kernels::NumSelected(budget, context_len);
   if (num_select == 0) return {0, DenseReason::kShortContext};
-  return {num_select, DenseReason::kNone};
+  const bool own_ends =
+      budget.sink_tokens != options_.budget.sink_tokens || budget.recent_tokens != options_.budget.recent_tokens;
+  return {num_select, DenseReason::kNone, budget.sink_tokens, budget.recent_tokens, own_ends};
 }
 
-KvTraffic RetrievalPolicy::Traffic(int32_t num_select, int32_t context_len) const {
+KvTraffic RetrievalPolicy::Traffic(const RetrievalDecision& decision, int32_t context_len) const {
   const int64_t dense_layer = context_len * kv_bytes_per_token_;
   KvTraffic traffic;
   traffic.dense_equivalent_bytes = (num_dense_layers_ + num_hashed_layers_) * dense_layer;
-  if (num_select == 0) {
+  if (decision.num_select == 0) {
     traffic.read_bytes = traffic.dense_equivalent_bytes;
     return traffic;
   }
   const int64_t sparse_layer =
-      NumCandidates(context_len) * code_bytes_per_token_ + NumAttended(num_select) * kv_bytes_per_token_;
+      decision.NumCandidates(context_len) * code_bytes_per_token_ + decision.NumAttended() * kv_bytes_per_token_;
   traffic.read_bytes = num_dense_layers_ * dense_layer + num_hashed_layers_ * sparse_layer;
   return traffic;
-}
-
-int32_t RetrievalPolicy::NumCandidates(int32_t context_len) const {
-  return kernels::NumCandidates(options_.budget, context_len);
-}
-
-int32_t RetrievalPolicy::NumAttended(int32_t num_select) const {
-  return num_select + options_.budget.sink_tokens + options_.budget.recent_tokens;
 }
 
 }  // namespace spotlight::engine

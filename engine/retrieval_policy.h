@@ -17,6 +17,12 @@ namespace spotlight::engine {
 struct RetrievalDecision {
   int32_t num_select = 0;
   DenseReason dense_reason = DenseReason::kNone;
+  int32_t sink_tokens = 0, recent_tokens = 0;  // of a sparse row
+  bool own_ends = false;                       // they are not the server's
+
+  // Of a sparse row: tokens that compete, and all that it attends to.
+  int32_t NumCandidates(int32_t context_len) const { return context_len - sink_tokens - recent_tokens; }
+  int32_t NumAttended() const { return num_select + sink_tokens + recent_tokens; }
 };
 
 struct KvTraffic {
@@ -39,11 +45,8 @@ class RetrievalPolicy {
 
   // Layers without a hash read everything. A sparse row reads, per hashed layer, its candidates' codes and K and V of
   // the tokens it attends to (what a prefilter spares is not counted).
-  KvTraffic Traffic(int32_t num_select, int32_t context_len) const;
+  KvTraffic Traffic(const RetrievalDecision& decision, int32_t context_len) const;
 
-  int32_t NumCandidates(int32_t context_len) const;
-  // Selected, sink and recent tokens of a sparse row.
-  int32_t NumAttended(int32_t num_select) const;
   bool untrained_hash() const { return has_hash_ && !trained_; }
 
  private:

@@ -52,6 +52,13 @@ SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const Samp
   return result;
 }
 
+TokenLogprob Sampler::Score(const float* logits, int32_t vocab_size, const ScoredToken& token) {
+  if (raw_.Scan(logits, vocab_size)) return Logprob(logits, token.token_id, token.num_top);
+  TokenLogprob none;
+  none.token_id = kNoToken;
+  return none;
+}
+
 const float* Sampler::Adjust(const float* logits, int32_t vocab_size, const SampleRow& row) {
   const SamplingParams& sampling = *row.sampling;
   const bool penalised = HasPenalty(sampling) && row.output_token_ids != nullptr;

@@ -28,6 +28,9 @@ class Sampler {
   // token_id is kNoToken when the logits hold NaN, +infinity, or, after bias and bans, nothing finite.
   SampledToken Sample(const float* logits, int32_t vocab_size, const SampleRow& row);
 
+  // The log-probability of a given token, and of the likeliest ones. token_id is kNoToken as above.
+  TokenLogprob Score(const float* logits, int32_t vocab_size, const ScoredToken& token);
+
  private:
   using Entry = LogitScan::Entry;
 

@@ -1,9 +1,13 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "kernels/layout.h"
 
 namespace spotlight::engine {
 
@@ -21,7 +25,8 @@ absl::Status Scheduler::CheckOptions(const SchedulerOptions& options) {
   return absl::OkStatus();
 }
 
-Scheduler::Scheduler(const SchedulerOptions& options) : options_(options), pages_(options.num_pages) {}
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options), pages_(options.num_pages), prefix_cache_(options.num_pages) {}
 
 void Scheduler::Add(Sequence* sequence) {
   assert(PagesFor(sequence->max_tokens) <= pages_.num_pages());
@@ -62,31 +67,100 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   }
   // What was just taken from a sequence is not given back to it in the same step.
   if (plan->num_preempted > 0) return;
-  while (budget > 0 && !waiting_.empty() && Admit(waiting_.Front())) {
+  while (budget > 0 && !waiting_.empty() && Admit(waiting_.Front(), plan)) {
     running_.push_back(waiting_.Front());
     waiting_.PopFront();
     plan_chunk(running_.back());
   }
 }
 
-bool Scheduler::Admit(Sequence* sequence) {
+bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   if (num_running() >= options_.max_running) return false;
-  const int32_t needed = PagesFor(sequence->num_tokens()) + num_running();
-  if (needed > pages_.num_free()) return false;
+  // Looking up a long prompt at every step would cost milliseconds.
+  const bool as_before = refusal_.sequence_id == sequence->id && pages_.num_free() <= refusal_.num_free &&
+                         num_running() >= refusal_.num_running;
+  if (as_before || !AdoptPages(sequence)) return false;
+  const int32_t missing = PagesFor(sequence->num_tokens()) - static_cast<int32_t>(sequence->pages.size());
+  if (missing + num_running() > pages_.num_free()) {
+    pages_.Release(&sequence->pages);
+    refusal_ = {sequence->id, pages_.num_free(), num_running()};
+    return false;
+  }
+  refusal_ = Refusal();
+  sequence->num_cached = static_cast<int32_t>(sequence->pages.size()) * kernels::kPageTokens;
+  sequence->num_named_pages = static_cast<int32_t>(sequence->pages.size());
+  sequence->first_sparse = std::numeric_limits<int32_t>::max();
+  const bool first_sample = sequence->num_samples == 1 || sequence->id == sequence->first_sample_id;
+  if (!sequence->page_hashes.empty() && first_sample) {
+    plan->num_prefix_query_tokens += sequence->num_tokens();
+    plan->num_prefix_hit_tokens += sequence->num_cached;
+  }
+  if (sequence->num_prompt_hit < 0) sequence->num_prompt_hit = sequence->num_cached;
   GrantPages(sequence, sequence->num_tokens());
   sequence->phase = SequencePhase::kPrefill;
   return true;
 }
 
+bool Scheduler::AdoptPages(Sequence* sequence) {
+  const Sequence* const other = OtherSample(*sequence);
+  const int32_t of_prompt = (sequence->num_prompt_tokens() - 1) / kernels::kPageTokens;
+  if (other != nullptr && other->num_cached < of_prompt * kernels::kPageTokens) return false;
+  int32_t useful = (sequence->num_tokens() - 1) / kernels::kPageTokens;
+  if (sequence->num_unscored() > 0) useful = std::min(useful, sequence->num_scored / kernels::kPageTokens);
+  if (!sequence->page_hashes.empty()) {
+    const auto known = absl::MakeConstSpan(sequence->page_hashes).subspan(1);
+    prefix_cache_.Find(known.first(std::min<size_t>(known.size(), useful)), &sequence->pages);
+  }
+  const int32_t shared = std::min(useful, of_prompt);
+  if (other != nullptr && static_cast<int32_t>(sequence->pages.size()) < shared) {
+    sequence->pages.assign(other->pages.begin(), other->pages.begin() + shared);
+  }
+  for (const int32_t page : sequence->pages) pages_.Hold(page);
+  return true;
+}
+
+const Sequence* Scheduler::OtherSample(const Sequence& sequence) const {
+  if (sequence.num_samples == 1) return nullptr;
+  const auto is_sample = [&](const Sequence* other) { return other->first_sample_id == sequence.first_sample_id; };
+  const auto found = std::find_if(running_.begin(), running_.end(), is_sample);
+  return found == running_.end() ? nullptr : *found;
+}
+
+void Scheduler::NamePages(Sequence* sequence) {
+  std::vector<PageHash>& hashes = sequence->page_hashes;
+  if (hashes.empty()) return;
+  const int32_t full = std::min(sequence->num_cached, sequence->first_sparse) / kernels::kPageTokens;
+  for (; sequence->num_named_pages < full; ++sequence->num_named_pages) {
+    const int32_t index = sequence->num_named_pages;
+    if (static_cast<int32_t>(hashes.size()) == index + 1) {
+      std::array<int32_t, kernels::kPageTokens> ids;
+      for (int32_t i = 0; i < kernels::kPageTokens; ++i) ids[i] = sequence->token_id(index * kernels::kPageTokens + i);
+      hashes.push_back(NextPageHash(hashes.back(), ids.data()));
+    }
+    const int32_t page = sequence->pages[index];
+    if (prefix_cache_.Insert(hashes[index + 1], page)) pages_.SetKeep(page, true);
+  }
+}
+
+void Scheduler::ForgetPages(const Sequence& sequence) {
+  for (const int32_t page : sequence.pages) {
+    prefix_cache_.Forget(page);
+    pages_.SetKeep(page, false);
+  }
+}
+
 bool Scheduler::GrantPages(Sequence* sequence, int32_t num_tokens) {
   const int32_t missing = PagesFor(num_tokens) - static_cast<int32_t>(sequence->pages.size());
-  return missing <= 0 || pages_.Allocate(missing, &sequence->pages);
+  if (missing > 0 && !pages_.Allocate(missing, &sequence->pages, &reclaimed_)) return false;
+  for (const int32_t page : reclaimed_) prefix_cache_.Forget(page);
+  reclaimed_.clear();
+  return true;
 }
 
 void Scheduler::PreemptYoungest(StepPlan* plan) {
   Sequence* const victim = running_.back();
   running_.pop_back();
-  pages_.Free(&victim->pages);
+  pages_.Release(&victim->pages);
   victim->num_cached = 0;
   victim->phase = SequencePhase::kWaiting;
   waiting_.PushPreempted(victim);
@@ -98,12 +172,16 @@ void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& to
   for (const PlanRow& row : plan.rows) {
     Sequence* const sequence = row.sequence;
     sequence->num_cached = row.begin + row.num_tokens;
+    if (row.retrieval.num_select > 0) sequence->first_sparse = std::min(sequence->first_sparse, row.begin);
+    NamePages(sequence);
     if (!row.samples) continue;
     assert(next < tokens.size());
     const int32_t token_id = tokens[next++].token_id;
     if (token_id != kNoToken) {
       sequence->output_token_ids.push_back(token_id);
       WaitingLine::OnToken(sequence);
+    } else {
+      ForgetPages(*sequence);
     }
     sequence->phase = SequencePhase::kDecode;
   }
@@ -111,7 +189,7 @@ void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& to
 }
 
 void Scheduler::Finish(Sequence* sequence) {
-  pages_.Free(&sequence->pages);
+  pages_.Release(&sequence->pages);
   waiting_.Forget(sequence);
   if (sequence->phase != SequencePhase::kWaiting) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));

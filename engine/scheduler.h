@@ -9,8 +9,20 @@
 //   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The
 //   oldest sequence always goes on, so every sequence ends. Young and old go by when they started.
 //
-// Invariants: running sequences are in the order in which they first started. A running sequence owns
-// PagesFor(num_tokens) pages in prefill, and pages for its cached tokens in decode; a waiting one owns none.
+// A sequence starts with the pages that it need not compute: those of the prefix cache, or, for one of several samples
+// of a prompt, those of another sample, for which it waits while that one's prompt is being computed. Such pages are
+// full and nobody writes to them again. The page of a sequence's last token is always its own: that token is computed,
+// for its logits, and what is computed is written.
+//
+// The prefix cache holds pages computed densely, and no others: a token of a sparse step has other keys and values (in
+// the layers after the first hashed one) than dense computation would give it, and so has all that attends to it.
+// Prompts are computed densely whatever the request's retrieval mode, so prompts of all modes share; pages of an answer
+// are shared as far as every token up to their end was a prompt's or of a dense step. (A preempted sequence computes
+// its answer anew, densely.) Pages are offered when they are full, and stay findable after their sequence until they
+// are needed.
+//
+// Invariants: running sequences are in the order in which they first started. A running sequence holds
+// PagesFor(num_tokens) pages in prefill, and pages for its cached tokens in decode; a waiting one holds none.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +32,7 @@
 #include "engine/model_runner.h"
 #include "engine/options.h"
 #include "engine/page_pool.h"
+#include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 #include "engine/step_plan.h"
 #include "engine/waiting_line.h"
@@ -37,7 +50,8 @@ class Scheduler {
   void Add(Sequence* sequence);
   // Fills `plan`; no rows: nothing to do. Every plan is followed by Commit before the next.
   void PlanStep(StepPlan* plan);
-  // The plan was run. `tokens` has one entry per row that samples, in order; kNoToken appends nothing.
+  // The plan was run. `tokens` has one entry per row that samples, in order; kNoToken appends nothing, and the prefix
+  // cache forgets the sequence's pages.
   void Commit(const StepPlan& plan, const std::vector<SampledToken>& tokens);
   // Forgets a sequence in any phase; its pages are free on return.
   void Finish(Sequence* sequence);
@@ -51,13 +65,28 @@ class Scheduler {
  private:
   void PlanDecode(StepPlan* plan);
   void PlanPrefill(StepPlan* plan);
-  bool Admit(Sequence* sequence);
+  bool Admit(Sequence* sequence, StepPlan* plan);
+  // Holds the pages that the sequence need not compute; false when another sample is still computing them.
+  bool AdoptPages(Sequence* sequence);
+  // A running sequence of the same prompt; null: none.
+  const Sequence* OtherSample(const Sequence& sequence) const;
+  // Offers the pages that are full to the prefix cache.
+  void NamePages(Sequence* sequence);
+  void ForgetPages(const Sequence& sequence);
   // Grants pages up to `num_tokens` tokens; false when there are too few.
   bool GrantPages(Sequence* sequence, int32_t num_tokens);
   void PreemptYoungest(StepPlan* plan);
 
   SchedulerOptions options_;
   PagePool pages_;
+  PrefixCache prefix_cache_;
+  std::vector<int32_t> reclaimed_;  // scratch
+  // The latest sequence that could not be admitted for want of pages, and how things were.
+  struct Refusal {
+    uint64_t sequence_id = 0;
+    int32_t num_free = -1, num_running = 0;
+  };
+  Refusal refusal_;
   std::vector<Sequence*> running_;
   WaitingLine waiting_;
 };

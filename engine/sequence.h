@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "absl/types/optional.h"
+#include "engine/page_hash.h"
 #include "engine/request.h"
 #include "engine/response_sink.h"
 
@@ -43,15 +45,28 @@ struct Sequence {
   int32_t min_tokens = 0;
   int32_t max_tokens = 0;     // of prompt and output together
   int32_t num_logprobs = -1;  // -1: none
+  int32_t num_prompt_logprobs = -1;
+  uint64_t first_sample_id = 0;  // of the samples of one prompt, whose ids follow each other
+  int32_t num_samples = 1;
 
   std::vector<int32_t> output_token_ids;
   SequencePhase phase = SequencePhase::kWaiting;
-  int32_t num_cached = 0;  // tokens whose keys and values are in the pages
-  std::vector<int32_t> pages;
+  int32_t num_cached = 0;      // tokens whose keys and values are in the pages
+  std::vector<int32_t> pages;  // the first ones perhaps held by others as well: full, never written again
+  // Tokens [0, first_sparse) of the cached ones were computed densely, and so is what the pages hold of them.
+  int32_t first_sparse = std::numeric_limits<int32_t>::max();
+  // The root, then one for each full page, as far as known; empty: the prefix cache is not for it.
+  std::vector<PageHash> page_hashes;
+  int32_t num_named_pages = 0;  // of `pages`, offered to the prefix cache or found there
+  int32_t num_prompt_hit = -1;  // prompt tokens found there at the first admission; -1: not yet admitted
+  int32_t num_scored = 0;       // prompt tokens whose successors' log-probabilities were handed out
   QualityState quality;
   CallerFlow* flow = nullptr;  // the waiting line's, until it is over
 
   int32_t num_tokens() const { return static_cast<int32_t>(prompt_token_ids.size() + output_token_ids.size()); }
+  int32_t num_prompt_tokens() const { return static_cast<int32_t>(prompt_token_ids.size()); }
+  // Log-probabilities of the prompt's tokens that are still to be computed.
+  int32_t num_unscored() const { return num_prompt_logprobs < 0 ? 0 : num_prompt_tokens() - 1 - num_scored; }
   int32_t token_id(int32_t position) const {
     const auto num_prompt = static_cast<int32_t>(prompt_token_ids.size());
     return position < num_prompt ? prompt_token_ids[position] : output_token_ids[position - num_prompt];

@@ -24,11 +24,14 @@ struct StepPlan {
   int32_t num_dense_rows = 0;  // decode rows [0, num_dense_rows) attend to everything, once SplitByRetrieval has run
   int32_t num_decode_rows = 0;
   int32_t num_preempted = 0;  // sequences that lost their pages to this step
+  // Tokens of sequences that start (or start again) in this step and may use the prefix cache, and those it had.
+  int32_t num_prefix_query_tokens = 0, num_prefix_hit_tokens = 0;
 
   void Clear();
 };
 
-// Decides for each decode row whether it retrieves, and puts the dense ones first; the order is otherwise kept.
+// Decides for each decode row whether it retrieves, puts the dense ones first, and those that retrieve with the same
+// sink and recent tokens together; the order is otherwise kept.
 void SplitByRetrieval(const RetrievalPolicy& policy, StepPlan* plan);
 
 }  // namespace spotlight::engine

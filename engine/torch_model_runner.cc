@@ -1,7 +1,9 @@
 #include "engine/torch_model_runner.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/max.h>
+#include <ATen/ops/tensor.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDAException.h>
@@ -26,6 +28,9 @@
 
 namespace spotlight::engine {
 namespace {
+
+// Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
+constexpr size_t kScoredTile = 64;
 
 // The runner's own stream of a GPU: graphs cannot be captured on the default one.
 std::optional<c10::cuda::CUDAStream> StreamOf(at::Device device) {
@@ -87,15 +92,28 @@ class TorchModelRunner : public ModelRunner {
       result.retrieval = seconds;
     }
     Sample(batch, *outputs, &result.tokens);
+    result.scored.resize(batch.scored.size());
+    for (size_t begin = 0; begin < batch.scored.size(); begin += kScoredTile) {
+      const size_t count = std::min(kScoredTile, batch.scored.size() - begin);
+      Score(outputs->scored.narrow(0, static_cast<int64_t>(begin), static_cast<int64_t>(count)), &batch.scored[begin],
+            &result.scored[begin]);
+    }
     if (batch.quality.has_value()) result.quality = parts_.attention->TakeQuality();
     return result;
   }
 
   absl::StatusOr<StepOutputs> Forward(const StepTensors& step, RetrievalSeconds* seconds) {
-    auto logits = parts_.decoder->Forward(step, step.sample_index, parts_.hashes, parts_.attention.get(), seconds);
-    if (!logits.ok()) return logits.status();
+    const int64_t num_samples = step.sample_index.size(0);
+    std::vector<int64_t> scored;
+    for (const ScoredToken& token : step.batch->scored) scored.push_back(token.token_index);
+    const auto num_scored = static_cast<int64_t>(scored.size());
+    at::Tensor wanted = step.sample_index;
+    if (num_scored > 0) wanted = at::cat({wanted, at::tensor(scored, at::kLong).to(parts_.device)});
+    auto states = parts_.decoder->HiddenStates(step, wanted, parts_.hashes, parts_.attention.get(), seconds);
+    if (!states.ok()) return states.status();
     StepOutputs outputs;
-    outputs.logits = *std::move(logits);
+    outputs.logits = parts_.decoder->Logits(states->narrow(0, 0, num_samples));
+    if (num_scored > 0) outputs.scored = states->narrow(0, num_samples, num_scored);
     // The CPU's sampler reads its logits once for everything.
     if (stream_.has_value() && outputs.logits.size(0) > 0) {
       std::tie(outputs.best, outputs.best_ids) = at::max(outputs.logits, 1);
@@ -113,7 +131,20 @@ class TorchModelRunner : public ModelRunner {
     if (stream_.has_value()) stream_->synchronize();
     StepResult result;
     result.tokens.resize(batch.samples.size());
+    result.scored.resize(batch.scored.size());
     return result;
+  }
+
+  void Score(const at::Tensor& states, const ScoredToken* tokens, TokenLogprob* logprobs) const {
+    const at::Tensor logits = parts_.decoder->Logits(states).to(at::kCPU).contiguous();
+    const auto vocab_size = static_cast<int32_t>(logits.size(1));
+    const float* const rows = logits.const_data_ptr<float>();
+    ParallelFor(logits.size(0), 1, [&](int64_t begin, int64_t end) {
+      thread_local Sampler sampler;
+      for (int64_t i = begin; i < end; ++i) {
+        logprobs[i] = sampler.Score(rows + i * vocab_size, vocab_size, tokens[i]);
+      }
+    });
   }
 
   void Sample(const Batch& batch, const StepOutputs& outputs, std::vector<SampledToken>* tokens) {

@@ -1,6 +1,8 @@
 #include "engine/validate_request.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -56,6 +58,9 @@ absl::Status ValidateSampling(const SamplingParams& sampling, int32_t vocab_size
   if (!(std::abs(sampling.frequency_penalty) <= 2)) {
     return Invalid("sampling.frequency_penalty", "in [-2, 2]", sampling.frequency_penalty);
   }
+  if (sampling.n < 1 || sampling.n > kMaxSamples) {
+    return Invalid("sampling.n", absl::StrCat("in [1, ", kMaxSamples, "]"), sampling.n);
+  }
   if (sampling.logit_bias.size() > kMaxLogitBias) {
     return Invalid("sampling.logit_bias", absl::StrCat("at most ", kMaxLogitBias, " entries"),
                    sampling.logit_bias.size());
@@ -103,6 +108,20 @@ absl::Status ValidateStopping(const StoppingParams& stopping, int32_t vocab_size
   return absl::OkStatus();
 }
 
+absl::Status ValidateRetrieval(const RetrievalParams& retrieval) {
+  if (const auto ratio = retrieval.budget_ratio; ratio.has_value() && !(*ratio > 0 && *ratio <= 1)) {
+    return Invalid("retrieval.budget_ratio", "in (0, 1]", *ratio);
+  }
+  const auto check = [](const char* field, const absl::optional<int32_t>& value, int32_t least) {
+    if (!value.has_value() || (*value >= least && *value <= kMaxBudgetTokens)) return absl::OkStatus();
+    return Invalid(field, absl::StrCat("in [", least, ", ", kMaxBudgetTokens, "]"), *value);
+  };
+  absl::Status status = check("retrieval.min_tokens", retrieval.min_tokens, 1);
+  if (status.ok()) status = check("retrieval.sink_tokens", retrieval.sink_tokens, 0);
+  if (status.ok()) status = check("retrieval.recent_tokens", retrieval.recent_tokens, 1);
+  return status;
+}
+
 absl::Status ValidateChat(const ChatPrompt& chat) {
   if (chat.messages.empty()) return absl::InvalidArgumentError("chat.messages: must not be empty");
   for (size_t i = 0; i < chat.messages.size(); ++i) {
@@ -130,7 +149,7 @@ const char* PromptField(const Prompt& prompt) {
   return std::holds_alternative<TokenPrompt>(prompt) ? "token_ids" : "chat";
 }
 
-absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model) {
+absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model, absl::optional<int32_t> truncate_to) {
   if (const auto* text = std::get_if<TextPrompt>(&prompt)) {
     if (text->text.empty()) return absl::InvalidArgumentError("text: must not be empty");
     return CheckUtf8("text", text->text);
@@ -138,7 +157,8 @@ absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model) {
   if (const auto* chat = std::get_if<ChatPrompt>(&prompt)) return ValidateChat(*chat);
   const std::vector<int32_t>& ids = std::get<TokenPrompt>(prompt).token_ids;
   if (ids.empty()) return absl::InvalidArgumentError("token_ids.ids: must not be empty");
-  absl::Status status = CheckFitsContext("token_ids", static_cast<int64_t>(ids.size()), model);
+  const auto num_kept = std::min<int64_t>(static_cast<int64_t>(ids.size()), truncate_to.value_or(INT32_MAX));
+  absl::Status status = CheckFitsContext("token_ids", num_kept, model);
   if (!status.ok()) return status;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= model.vocab_size) {
@@ -155,15 +175,20 @@ absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& mo
   if (request.priority < kLowestPriority || request.priority > kHighestPriority) {
     return Invalid("priority", absl::StrCat("in [", kLowestPriority, ", ", kHighestPriority, "]"), request.priority);
   }
-  absl::Status status = ValidatePrompt(request.prompt, model);
+  absl::Status status = ValidatePrompt(request.prompt, model, request.truncate_prompt_tokens);
   if (status.ok()) status = ValidateSampling(request.sampling, model.vocab_size);
   if (status.ok()) status = ValidateStopping(request.stopping, model.vocab_size);
   if (!status.ok()) return status;
-  if (const auto ratio = request.retrieval.budget_ratio; ratio.has_value() && !(*ratio > 0 && *ratio <= 1)) {
-    return Invalid("retrieval.budget_ratio", "in (0, 1]", *ratio);
-  }
+  status = ValidateRetrieval(request.retrieval);
+  if (!status.ok()) return status;
   if (const auto n = request.logprobs; n.has_value() && (*n < 0 || *n > kMaxLogprobs)) {
     return Invalid("logprobs", absl::StrCat("in [0, ", kMaxLogprobs, "]"), *n);
+  }
+  if (const auto n = request.prompt_logprobs; n.has_value() && (*n < 0 || *n > kMaxLogprobs)) {
+    return Invalid("prompt_logprobs", absl::StrCat("in [0, ", kMaxLogprobs, "]"), *n);
+  }
+  if (const auto n = request.truncate_prompt_tokens; n.has_value() && *n < 1) {
+    return Invalid("truncate_prompt_tokens", "at least 1", *n);
   }
   return absl::OkStatus();
 }

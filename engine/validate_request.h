@@ -15,8 +15,9 @@ namespace spotlight::engine {
 absl::Status ValidateRequest(const GenerateRequest& request, const ModelInfo& model);
 
 // INVALID_ARGUMENT: an empty prompt, text that is not UTF-8, token ids outside the vocabulary or too many for the
-// context.
-absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model);
+// context, of which all but the last `truncate_to` will go.
+absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model,
+                            absl::optional<int32_t> truncate_to = absl::nullopt);
 
 // An encoded prompt against what can be served, `model.max_context_tokens` and the whole cache. INVALID_ARGUMENT:
 // empty, no room for an output token in the context or the cache, or an id that the tokenizer has and the model has

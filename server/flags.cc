@@ -35,6 +35,8 @@ ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0:
 ABSL_FLAG(int32_t, max_running, kScheduler.max_running, "Requests in one step");
 ABSL_FLAG(int32_t, max_step_tokens, kScheduler.max_step_tokens,
           "Tokens of one step: decoding first, the rest for chunks of prompts");
+ABSL_FLAG(bool, prefix_cache, kScheduler.prefix_cache,
+          "Keep the pages of prompts and dense answers for later prompts that begin the same, until they are needed");
 ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
 ABSL_FLAG(int64_t, max_waiting_tokens, kQueue.max_waiting_tokens, "Their prompt tokens, together");
 
@@ -98,6 +100,7 @@ const std::vector<FlagGroup>& Groups() {
         {"max_context", "N"},
         {"max_running", "N"},
         {"max_step_tokens", "N"},
+        {"prefix_cache", ""},
         {"max_waiting_requests", "N"},
         {"max_waiting_tokens", "N"}}},
       {"Retrieval",
@@ -163,6 +166,7 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
   load->max_context_tokens = absl::GetFlag(FLAGS_max_context);
   load->scheduler.max_running = absl::GetFlag(FLAGS_max_running);
   load->scheduler.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  load->scheduler.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   load->queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
   load->queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
   for (const absl::Status& status :

@@ -19,8 +19,7 @@ GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* cont
       context_(context),
       start_(std::chrono::steady_clock::now()),
       arrival_(std::chrono::system_clock::now()),
-      deadline_(context->deadline()),
-      caller_(HostOfPeer(context->peer())) {
+      deadline_(context->deadline()) {
   record_.method = method;
   environment_->open_calls->Begin();
 }
@@ -31,7 +30,8 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
   place_ = std::move(accepted.authorization.place);
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
-  accepted.request.caller = caller_;
+  // Who shows no token is known by the machine it calls from.
+  accepted.request.caller = record_.caller.empty() ? HostOfPeer(context_->peer()) : record_.caller;
   if (deadline_ != std::chrono::system_clock::time_point::max()) {
     accepted.request.timeout = absl::FromChrono(deadline_ - std::chrono::system_clock::now());
   }

@@ -13,6 +13,7 @@
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
 #include "server/open_calls.h"
+#include "server/proto_conversion.h"
 #include "server/security/authorizer.h"
 #include "server/worker_pool.h"
 
@@ -32,7 +33,7 @@ struct CallEnvironment {
 struct AcceptedRequest {
   engine::Engine* engine = nullptr;
   engine::GenerateRequest request;
-  bool return_token_ids = false;
+  ReturnOptions wanted;
   Authorization authorization;
 };
 
@@ -67,7 +68,6 @@ class GenerateCall {
   const std::chrono::steady_clock::time_point start_;
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
-  const std::string caller_;
   engine::Engine* engine_ = nullptr;                  // null: refused
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;

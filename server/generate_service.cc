@@ -61,12 +61,12 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& auth
   if (!engine.ok()) return engine.status();
   v1::GenerateRequest request;
   if (absl::Status status = TakeMessage(bytes, &request); !status.ok()) return status;
+  AcceptedRequest accepted;
+  accepted.wanted = ToReturnOptions(request);
   auto converted = ToEngineRequest(&request, (*engine)->model());
   if (!converted.ok()) return converted.status();
-  AcceptedRequest accepted;
   accepted.engine = *engine;
   accepted.request = *std::move(converted);
-  accepted.return_token_ids = request.return_token_ids();
   return accepted;
 }
 
@@ -217,6 +217,7 @@ void GenerateService::SetServerInfo(const engine::Engine& engine, v1::GetServerI
   reply->set_max_step_tokens(options.scheduler.max_step_tokens);
   reply->set_max_waiting_requests(options.queue.max_waiting_requests);
   reply->set_max_waiting_tokens(options.queue.max_waiting_tokens);
+  reply->set_prefix_cache(options.scheduler.prefix_cache);
 }
 
 }  // namespace spotlight::server

@@ -15,9 +15,14 @@ constexpr size_t kMaxMergedBytes = 256 << 10;
 // What may wait for a reader that does not read: 16,000 tokens with 20 log-probabilities each.
 constexpr size_t kMaxPendingBytes = 4 << 20;
 
+size_t EchoBytes(const engine::Delta& delta) {
+  return delta.prompt_text.size() + 4 * delta.prompt_token_ids.size();
+}
+
 size_t ApproximateBytes(const engine::Delta& delta) {
-  size_t num_bytes = delta.text.size() + 4 * delta.token_ids.size();
+  size_t num_bytes = delta.text.size() + 4 * delta.token_ids.size() + EchoBytes(delta);
   for (const engine::TokenLogprob& logprob : delta.logprobs) num_bytes += 16 + 12 * logprob.top.size();
+  for (const engine::TokenLogprob& logprob : delta.prompt_logprobs) num_bytes += 16 + 12 * logprob.top.size();
   return num_bytes;
 }
 
@@ -27,7 +32,7 @@ GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, cons
                                       AcceptedRequest accepted) {
   auto stream = std::make_shared<GenerateStream>(context, environment);
   stream->self_ = stream;
-  stream->return_token_ids_ = accepted.return_token_ids;
+  stream->wanted_ = accepted.wanted;
   // From here on the engine may call; gRPC keeps what is started before it binds the reactor.
   const absl::Status status = stream->call_.Submit(std::move(accepted), stream);
   if (!status.ok()) stream->RefuseWith(status);
@@ -53,8 +58,11 @@ void GenerateStream::RefuseWith(const absl::Status& status) {
   Finish(ToGrpcStatus(status));
 }
 
-v1::GenerateStreamResponse* GenerateStream::Reserve(size_t num_bytes) {
-  if (pending_.empty() || pending_.back().num_bytes + num_bytes > kMaxMergedBytes) pending_.emplace_back();
+v1::GenerateStreamResponse* GenerateStream::Reserve(int32_t index, size_t num_bytes) {
+  const bool fits = !pending_.empty() && pending_.back().num_bytes + num_bytes <= kMaxMergedBytes &&
+                    pending_.back().message.index() == index &&
+                    pending_.back().message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED;
+  if (!fits) pending_.emplace_back();
   pending_.back().num_bytes += num_bytes;
   pending_bytes_ += num_bytes;
   return &pending_.back().message;
@@ -63,7 +71,8 @@ v1::GenerateStreamResponse* GenerateStream::Reserve(size_t num_bytes) {
 void GenerateStream::OnPrompt(int32_t prompt_tokens) {
   {
     MutexLock lock(&mutex_);
-    v1::GenerateStreamResponse* message = Reserve(0);
+    prompt_tokens_ = prompt_tokens;
+    v1::GenerateStreamResponse* message = Reserve(0, 0);
     message->set_request_id(call_.record().request_id);
     message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens);
   }
@@ -71,13 +80,17 @@ void GenerateStream::OnPrompt(int32_t prompt_tokens) {
 }
 
 void GenerateStream::OnDelta(engine::Delta delta) {
-  if (delta.text.empty() && delta.logprobs.empty() && (delta.token_ids.empty() || !return_token_ids_)) return;
+  const bool has_ids = wanted_.token_ids && !delta.token_ids.empty();
+  if (delta.text.empty() && delta.logprobs.empty() && !has_ids && !delta.has_prompt()) return;
   {
     MutexLock lock(&mutex_);
     if (reader_gone_) return;
     const size_t num_bytes = ApproximateBytes(delta);
-    if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes) return Overflow();
-    AppendDelta(delta, return_token_ids_, Reserve(num_bytes));
+    echo_bytes_ += EchoBytes(delta);  // come all at once, however fast the reader is, and are no more than it sent
+    if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes + echo_bytes_) return Overflow();
+    v1::GenerateStreamResponse* message = Reserve(delta.index, num_bytes);
+    AppendDelta(delta, wanted_, message);
+    if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
   }
   PostAdvance();
 }
@@ -95,6 +108,16 @@ void GenerateStream::ClearPending() {
   pending_bytes_ = 0;
 }
 
+void GenerateStream::OnSampleFinish(engine::Finish finish) {
+  if (finish.reason == engine::FinishReason::kError || finish.reason == engine::FinishReason::kNone) return;
+  {
+    MutexLock lock(&mutex_);
+    if (reader_gone_ || overflowed_) return;
+    SetSampleFinish(finish, wanted_, Reserve(finish.index, 0));
+  }
+  PostAdvance();
+}
+
 void GenerateStream::OnFinish(engine::Finish finish) {
   {
     MutexLock lock(&mutex_);
@@ -105,7 +128,7 @@ void GenerateStream::OnFinish(engine::Finish finish) {
     }
     // A request that never ran has no figures to report, only its status.
     if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
-      SetFinish(finish, Reserve(0));
+      SetFinish(finish, wanted_, Reserve(finish.index, 0));
     }
     call_.Finished(std::move(finish));
     engine_finished_ = true;

@@ -41,6 +41,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   // engine::ResponseSink
   void OnPrompt(int32_t prompt_tokens) override;
   void OnDelta(engine::Delta delta) override;
+  void OnSampleFinish(engine::Finish finish) override;
   void OnFinish(engine::Finish finish) override;
 
   // grpc::ServerWriteReactor
@@ -55,20 +56,23 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   };
 
   void RefuseWith(const absl::Status& status);
-  v1::GenerateStreamResponse* Reserve(size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A message to add to: the last one that waits, where it is of the same sample and has room.
+  v1::GenerateStreamResponse* Reserve(int32_t index, size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Overflow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClearPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PostAdvance();
   void Advance();
 
   GenerateCall call_;
-  bool return_token_ids_ = false;
+  ReturnOptions wanted_;
   std::shared_ptr<GenerateStream> self_;  // gRPC's reference
   grpc::ByteBuffer in_flight_;            // the writer's alone, between StartWrite and OnWriteDone
 
   Mutex mutex_;
+  int32_t prompt_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   size_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t echo_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool overflowed_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_posted_ ABSL_GUARDED_BY(mutex_) = false;
   bool advance_posted_ ABSL_GUARDED_BY(mutex_) = false;

@@ -12,7 +12,7 @@ GenerateUnary* GenerateUnary::Start(grpc::CallbackServerContext* context, const 
                                     AcceptedRequest accepted, grpc::ByteBuffer* reply) {
   auto unary = std::make_shared<GenerateUnary>(context, environment, reply);
   unary->self_ = unary;
-  unary->return_token_ids_ = accepted.return_token_ids;
+  unary->wanted_ = accepted.wanted;
   unary->response_.set_request_id(accepted.request.request_id);
   const absl::Status status = unary->call_.Submit(std::move(accepted), unary);
   if (!status.ok()) unary->RefuseWith(status);
@@ -34,12 +34,20 @@ void GenerateUnary::RefuseWith(const absl::Status& status) {
   Finish(ToGrpcStatus(status));
 }
 
+void GenerateUnary::OnPrompt(int32_t prompt_tokens) {
+  response_.mutable_prompt_info()->set_prompt_tokens(prompt_tokens);
+}
+
 void GenerateUnary::OnDelta(engine::Delta delta) {
-  if (!call_.cancelled()) AppendDelta(delta, return_token_ids_, &response_);
+  if (!call_.cancelled()) AppendDelta(delta, wanted_, &response_);
+}
+
+void GenerateUnary::OnSampleFinish(engine::Finish finish) {
+  SetSampleFinish(finish, wanted_, &response_);
 }
 
 void GenerateUnary::OnFinish(engine::Finish finish) {
-  SetFinish(finish, &response_);
+  SetFinish(finish, wanted_, &response_);
   call_.Finished(std::move(finish));
   auto reply = [self = shared_from_this()] { self->Reply(); };
   if (!call_.environment().writers->Post(reply)) reply();

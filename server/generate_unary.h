@@ -27,8 +27,9 @@ class GenerateUnary final : public grpc::ServerUnaryReactor,
       : call_("Generate", context, environment), reply_(reply) {}
 
   // engine::ResponseSink
-  void OnPrompt(int32_t prompt_tokens) override {}  // usage tells it
+  void OnPrompt(int32_t prompt_tokens) override;
   void OnDelta(engine::Delta delta) override;
+  void OnSampleFinish(engine::Finish finish) override;
   void OnFinish(engine::Finish finish) override;
 
   // grpc::ServerUnaryReactor
@@ -41,7 +42,7 @@ class GenerateUnary final : public grpc::ServerUnaryReactor,
 
   GenerateCall call_;
   grpc::ByteBuffer* const reply_;
-  bool return_token_ids_ = false;
+  ReturnOptions wanted_;
   v1::GenerateResponse response_;
   std::shared_ptr<GenerateUnary> self_;  // gRPC's reference
 };

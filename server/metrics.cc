@@ -233,7 +233,8 @@ void Metrics::OnRequestEnd(const engine::RequestStats& stats) {
   h.prefill.Observe(finish.timings.prefill);
   h.time_to_first_token.Observe(finish.timings.time_to_first_token);
   h.decode.Observe(finish.timings.decode);
-  if (num_generated > 1) h.time_per_output_token.Observe(finish.timings.decode / (num_generated - 1));
+  // Of the first sample, as all times.
+  if (finish.timings.mean_inter_token > 0) h.time_per_output_token.Observe(finish.timings.mean_inter_token);
 }
 
 void Metrics::OnCallEnd(const CallRecord& record, bool draining) {

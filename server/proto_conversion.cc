@@ -15,6 +15,12 @@ constexpr size_t kMaxRequestIdBytes = 256;
 // A model's name comes back in the error that it is not served.
 constexpr size_t kMaxModelBytes = 256;
 constexpr int kMaxChatMessages = 4096;
+constexpr size_t kMaxCacheSaltBytes = 256;
+
+absl::Status TooManyTokens(int num_tokens, int32_t max_context_tokens) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("token_ids: ", num_tokens, " tokens do not fit into the context of ", max_context_tokens));
+}
 
 absl::StatusOr<engine::Prompt> ToChatPrompt(v1::ChatPrompt* chat) {
   if (chat->messages_size() > kMaxChatMessages) {
@@ -35,6 +41,11 @@ absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, int32_t ma
       return engine::TextPrompt{std::move(*request->mutable_text())};
     case v1::GenerateRequest::kTokenIds: {
       const auto& ids = request->token_ids().ids();
+      if (request->truncate_prompt_tokens() > 0 && ids.size() > request->truncate_prompt_tokens()) {
+        if (request->truncate_prompt_tokens() > max_context_tokens)
+          return TooManyTokens(ids.size(), max_context_tokens);
+        return engine::TokenPrompt{{ids.end() - request->truncate_prompt_tokens(), ids.end()}};
+      }
       if (absl::Status status = CheckTokenIds(ids, max_context_tokens); !status.ok()) return status;
       return engine::TokenPrompt{{ids.begin(), ids.end()}};
     }
@@ -56,6 +67,7 @@ absl::StatusOr<engine::SamplingParams> ToSampling(const v1::Sampling& sampling) 
   params.presence_penalty = sampling.presence_penalty();
   params.frequency_penalty = sampling.frequency_penalty();
   if (sampling.has_seed()) params.seed = sampling.seed();
+  if (sampling.has_n()) params.n = sampling.n();
   for (const auto& [token_id, bias] : sampling.logit_bias()) {
     if (token_id < 0) {
       return absl::InvalidArgumentError(absl::StrCat("sampling.logit_bias: key ", token_id, " is not a token id"));
@@ -95,6 +107,9 @@ absl::StatusOr<engine::RetrievalParams> ToRetrieval(const v1::Retrieval& retriev
           absl::StrCat("retrieval.mode: ", static_cast<int>(retrieval.mode()), " is not a RetrievalMode"));
   }
   if (retrieval.has_budget_ratio()) params.budget_ratio = retrieval.budget_ratio();
+  if (retrieval.has_min_tokens()) params.min_tokens = retrieval.min_tokens();
+  if (retrieval.has_sink_tokens()) params.sink_tokens = retrieval.sink_tokens();
+  if (retrieval.has_recent_tokens()) params.recent_tokens = retrieval.recent_tokens();
   return params;
 }
 
@@ -153,12 +168,10 @@ void SetQuality(const engine::RetrievalStats& stats, v1::RetrievalStats* message
   }
 }
 
-template <class Message>
-void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* message) {
-  message->mutable_text()->append(delta.text);
-  if (with_token_ids) message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
-  for (const engine::TokenLogprob& logprob : delta.logprobs) {
-    v1::TokenLogprob* added = message->add_logprobs();
+void AppendLogprobs(const std::vector<engine::TokenLogprob>& logprobs,
+                    google::protobuf::RepeatedPtrField<v1::TokenLogprob>* messages) {
+  for (const engine::TokenLogprob& logprob : logprobs) {
+    v1::TokenLogprob* added = messages->Add();
     added->set_token_id(logprob.token_id);
     added->set_logprob(logprob.logprob);
     for (const auto& [token_id, value] : logprob.top) {
@@ -169,18 +182,41 @@ void AppendDeltaTo(const engine::Delta& delta, bool with_token_ids, Message* mes
   }
 }
 
+// To a stream's message, a unary answer, or one of its further samples.
 template <class Message>
-void SetFinishOf(const engine::Finish& finish, Message* message) {
+void AppendAnswer(const engine::Delta& delta, bool with_token_ids, Message* message) {
+  message->mutable_text()->append(delta.text);
+  if (with_token_ids) message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  AppendLogprobs(delta.logprobs, message->mutable_logprobs());
+}
+
+v1::Sample* OtherSample(int32_t index, v1::GenerateResponse* message) {
+  while (message->other_samples_size() < index) message->add_other_samples();
+  return message->mutable_other_samples(index - 1);
+}
+
+template <class Message>
+void AppendPrompt(const engine::Delta& delta, bool with_token_ids, Message* message) {
+  if (!delta.has_prompt()) return;
+  v1::PromptInfo* info = message->mutable_prompt_info();
+  info->mutable_text()->append(delta.prompt_text);
+  if (with_token_ids) info->mutable_token_ids()->Add(delta.prompt_token_ids.begin(), delta.prompt_token_ids.end());
+  AppendLogprobs(delta.prompt_logprobs, info->mutable_logprobs());
+}
+
+void SetUsage(const engine::Usage& usage, v1::Usage* message) {
+  message->set_prompt_tokens(usage.prompt_tokens);
+  message->set_completion_tokens(usage.completion_tokens);
+  message->set_cached_prompt_tokens(usage.cached_prompt_tokens);
+  message->set_total_tokens(usage.prompt_tokens + usage.completion_tokens);
+}
+
+template <class Message>
+void SetSampleFinishOf(const engine::Finish& finish, bool with_retrieval, Message* message) {
   message->set_finish_reason(ToProto(finish.reason));
   if (finish.matched_stop.has_value()) message->set_matched_stop(*finish.matched_stop);
   if (finish.matched_stop_token.has_value()) message->set_matched_stop_token_id(*finish.matched_stop_token);
   message->set_seed(finish.seed);
-
-  v1::Usage* usage = message->mutable_usage();
-  usage->set_prompt_tokens(finish.usage.prompt_tokens);
-  usage->set_completion_tokens(finish.usage.completion_tokens);
-  usage->set_cached_prompt_tokens(finish.usage.cached_prompt_tokens);
-  usage->set_total_tokens(finish.usage.prompt_tokens + finish.usage.completion_tokens);
 
   v1::Timings* timings = message->mutable_timings();
   timings->set_queue_seconds(finish.timings.queue);
@@ -189,6 +225,7 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
   timings->set_decode_seconds(finish.timings.decode);
   timings->set_mean_inter_token_seconds(finish.timings.mean_inter_token);
 
+  if (!with_retrieval) return;
   v1::RetrievalStats* retrieval = message->mutable_retrieval();
   retrieval->set_sparse_steps(finish.retrieval.sparse_steps);
   retrieval->set_dense_steps(finish.retrieval.dense_steps);
@@ -203,9 +240,7 @@ void SetFinishOf(const engine::Finish& finish, Message* message) {
 }  // namespace
 
 absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, int32_t max_context_tokens) {
-  if (ids.size() <= max_context_tokens) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("token_ids: ", ids.size(), " tokens do not fit into the context of ", max_context_tokens));
+  return ids.size() <= max_context_tokens ? absl::OkStatus() : TooManyTokens(ids.size(), max_context_tokens);
 }
 
 absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* request, const engine::ModelInfo& model) {
@@ -235,6 +270,15 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
   if (!retrieval.ok()) return retrieval.status();
   converted.retrieval = *retrieval;
   if (request->has_logprobs()) converted.logprobs = request->logprobs();
+  if (request->has_prompt_logprobs()) converted.prompt_logprobs = request->prompt_logprobs();
+  converted.echo = request->echo();
+  if (request->has_truncate_prompt_tokens()) converted.truncate_prompt_tokens = request->truncate_prompt_tokens();
+  if (request->cache_salt().size() > kMaxCacheSaltBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("cache_salt: must have at most ", kMaxCacheSaltBytes, " bytes, got ",
+                                                   request->cache_salt().size()));
+  }
+  converted.cache_salt = std::move(*request->mutable_cache_salt());
+  converted.bypass_prefix_cache = request->bypass_prefix_cache();
   return converted;
 }
 
@@ -250,17 +294,49 @@ absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request) {
   return absl::InvalidArgumentError("prompt: one of text and chat must be set");
 }
 
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateStreamResponse* message) {
-  AppendDeltaTo(delta, with_token_ids, message);
+ReturnOptions ToReturnOptions(const v1::GenerateRequest& request) {
+  ReturnOptions options;
+  options.token_ids = request.return_token_ids();
+  if (request.retrieval().has_return_stats()) options.retrieval = request.retrieval().return_stats();
+  return options;
 }
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateResponse* message) {
-  AppendDeltaTo(delta, with_token_ids, message);
+
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  message->set_index(delta.index);
+  AppendPrompt(delta, options.token_ids, message);
+  AppendAnswer(delta, options.token_ids, message);
 }
-void SetFinish(const engine::Finish& finish, v1::GenerateStreamResponse* message) {
-  SetFinishOf(finish, message);
+
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateResponse* message) {
+  AppendPrompt(delta, options.token_ids, message);
+  if (delta.index == 0) {
+    AppendAnswer(delta, options.token_ids, message);
+  } else {
+    AppendAnswer(delta, options.token_ids, OtherSample(delta.index, message));
+  }
 }
-void SetFinish(const engine::Finish& finish, v1::GenerateResponse* message) {
-  SetFinishOf(finish, message);
+
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  message->set_index(finish.index);
+  SetSampleFinishOf(finish, options.retrieval, message);
+}
+
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message) {
+  if (finish.index == 0) {
+    SetSampleFinishOf(finish, options.retrieval, message);
+  } else {
+    SetSampleFinishOf(finish, options.retrieval, OtherSample(finish.index, message));
+  }
+}
+
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message) {
+  SetSampleFinish(finish, options, message);
+  SetUsage(finish.usage, message->mutable_usage());
+}
+
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message) {
+  SetSampleFinish(finish, options, message);
+  SetUsage(finish.usage, message->mutable_usage());
 }
 
 void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions& retrieval,

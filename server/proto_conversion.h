@@ -18,13 +18,23 @@ absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, 
 // INVALID_ARGUMENT: no prompt, too many messages.
 absl::StatusOr<engine::Prompt> ToEnginePrompt(v1::TokenizeRequest* request);
 
-// Adds a delta to a message that may already hold others.
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateStreamResponse* message);
-void AppendDelta(const engine::Delta& delta, bool with_token_ids, v1::GenerateResponse* message);
+// What a request wants to have back beside the text.
+struct ReturnOptions {
+  bool token_ids = false;
+  bool retrieval = true;
+};
+ReturnOptions ToReturnOptions(const v1::GenerateRequest& request);
 
-// finish_reason and all that follows it.
-void SetFinish(const engine::Finish& finish, v1::GenerateStreamResponse* message);
-void SetFinish(const engine::Finish& finish, v1::GenerateResponse* message);
+// Adds a delta to a message that may already hold others, of a stream: of the same sample.
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateStreamResponse* message);
+void AppendDelta(const engine::Delta& delta, const ReturnOptions& options, v1::GenerateResponse* message);
+
+// finish_reason and all that follows it but the usage: a sample's end.
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message);
+void SetSampleFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message);
+// The usage as well: the request's end.
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateStreamResponse* message);
+void SetFinish(const engine::Finish& finish, const ReturnOptions& options, v1::GenerateResponse* message);
 
 void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions& retrieval,
                   v1::GetModelInfoResponse* message);

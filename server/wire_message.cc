@@ -49,15 +49,24 @@ absl::optional<std::string> FindInvalidUtf8(const Descriptor& type, const std::s
   return absl::nullopt;
 }
 
+// Numbers cost what they cost on the wire. A known number of another wire type is kept as an unknown field.
+bool IsNumber(const FieldDescriptor* field, WireFormatLite::WireType wire_type) {
+  if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_STRING ||
+      field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    return false;
+  }
+  const auto type = static_cast<WireFormatLite::FieldType>(field->type());
+  return wire_type == WireFormatLite::WireTypeForFieldType(type) ||
+         (field->is_packable() && wire_type == WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+}
+
 // Takes the message's strings, messages and unknown fields from `budget`; false when it is spent. Stops quietly at
 // bytes that are no message.
 bool FitsBudget(const Descriptor& type, int* budget, CodedInputStream* input) {
   while (const uint32_t tag = input->ReadTag()) {
     const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
     const auto wire_type = WireFormatLite::GetTagWireType(tag);
-    const bool is_numeric = field != nullptr && field->cpp_type() != FieldDescriptor::CPPTYPE_STRING &&
-                            field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE;
-    if (!is_numeric && --*budget < 0) return false;
+    if (!IsNumber(field, wire_type) && --*budget < 0) return false;
     if (field != nullptr && field->type() == FieldDescriptor::TYPE_MESSAGE &&
         wire_type == WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
       uint32_t size = 0;

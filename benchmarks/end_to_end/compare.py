@@ -26,8 +26,9 @@ EMPTY_PROGRAM = os.path.join(ROOT, "bazel-bin", "benchmarks", "end_to_end", "emp
 def server(model, threads, *flags):
     """A running server's gRPC address."""
     with tempfile.TemporaryFile("w+") as log:
+        # Prompts repeat, and prefill is timed: none may find another's pages.
         process = subprocess.Popen([SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0",
-                                    "--http", "127.0.0.1:0", *flags], stdout=subprocess.DEVNULL, stderr=log)
+                                    "--http", "127.0.0.1:0", "--no-prefix-cache", *flags], stdout=subprocess.DEVNULL, stderr=log)
         try:
             deadline = time.time() + 120
             while True:
@@ -74,13 +75,13 @@ def startup(model, threads):
     return {"ready_seconds": seconds, "resident_mib": resident, "empty_program_mib": empty, "weights_mib": weights}
 
 
-def generate(address, ids, max_tokens, mode="auto"):
+def generate(address, ids, max_tokens, mode="auto", *flags):
     """The last stream message of one greedy generation."""
     with tempfile.NamedTemporaryFile("w", suffix=".ids") as file:
         file.write(",".join(map(str, ids)))
         file.flush()
         command = [CLIENT, "generate", "--server", address, "--token-ids", ",".join(map(str, ids)), "--max-tokens",
-                   str(max_tokens), "--temperature", "0", "--ignore-eos", "--retrieval", mode, "--json"]
+                   str(max_tokens), "--temperature", "0", "--ignore-eos", "--retrieval", mode, "--json", *flags]
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.strip().splitlines()[-1])
 

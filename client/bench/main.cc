@@ -24,6 +24,8 @@ int main(int argc, char** argv) {
   console.interrupts = &interrupts;
   const char* server = getenv("SPOTLIGHT_SERVER");
   console.default_server = server != nullptr && *server != '\0' ? server : "127.0.0.1:50051";
+  const char* token = getenv("SPOTLIGHT_TOKEN");
+  console.default_token = token != nullptr ? token : "";
   const bool progress = isatty(STDERR_FILENO) == 1;
   return spotlight::client::bench::RunBench(std::vector<std::string>(argv + 1, argv + argc), console, progress);
 }

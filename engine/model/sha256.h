@@ -3,7 +3,9 @@
 
 #include <openssl/evp.h>
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -17,12 +19,16 @@ class Sha256 {
  public:
   Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
   void Add(const void* bytes, size_t num_bytes) { EVP_DigestUpdate(context_.get(), bytes, num_bytes); }
-  // 64 lower-case hexadecimal digits. Ends the digest.
+  // Ends the digest, as Hex does.
+  std::array<uint8_t, 32> Digest() {
+    std::array<uint8_t, 32> digest;
+    EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);
+    return digest;
+  }
+  // 64 lower-case hexadecimal digits.
   std::string Hex() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int num_bytes = 0;
-    EVP_DigestFinal_ex(context_.get(), digest, &num_bytes);
-    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), num_bytes));
+    const std::array<uint8_t, 32> digest = Digest();
+    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
   }
 
  private:

@@ -209,8 +209,8 @@ absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, c
 
 kernels::SparseDecodeParams SpotlightAttention::SparseParams(int32_t layer, const LayerHash& hash, const at::Tensor& q,
                                                              const at::Tensor& planes, const StepTensors& step,
-                                                             const at::Tensor& out, int32_t begin,
-                                                             int32_t count) const {
+                                                             const at::Tensor& out, int32_t begin, int32_t count,
+                                                             const SparseRun& run) const {
   auto params = ParamsFor<kernels::SparseDecodeParams>(layer, q.narrow(0, begin, count), out.narrow(0, begin, count));
   params.num_rows = count;
   params.hash_words = hash.weights.hash_words;
@@ -222,32 +222,39 @@ kernels::SparseDecodeParams SpotlightAttention::SparseParams(int32_t layer, cons
   params.page_table = step.page_table.data_ptr<int32_t>() + int64_t{begin} * params.max_pages;
   params.context_len = step.context_len.data_ptr<int32_t>() + begin;
   params.num_select = step.num_select.data_ptr<int32_t>() + begin;
-  params.sink_tokens = options_.sink_tokens;
-  params.recent_tokens = options_.recent_tokens;
+  params.sink_tokens = run.sink_tokens;
+  params.recent_tokens = run.recent_tokens;
   params.max_context = step.max_context;
   SetWorkspace(sparse_workspace_, &params);
   return params;
 }
 
+std::vector<SparseRun> SpotlightAttention::SparseRuns(const Batch& batch) const {
+  if (!batch.sparse_runs.empty()) return batch.sparse_runs;
+  return {{batch.num_decode_rows, options_.sink_tokens, options_.recent_tokens}};
+}
+
 absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q,
                                             const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
                                             RetrievalSeconds* seconds) {
-  const int32_t begin = step.batch->num_dense_rows;
-  const int32_t count = step.batch->num_decode_rows - begin;
-  kernels::SparseDecodeParams params = SparseParams(layer, hash, q, planes, step, out, begin, count);
-  static_assert(sizeof(kernels::SparseDecodeStages) == 3 * sizeof(double));
-  if (seconds != nullptr) params.stage_seconds = static_cast<kernels::SparseDecodeStages*>(stages_.data_ptr());
-  // Each sequence of a step's decode rows has appended one token, and nothing but the encoder ran since.
-  params.overlap_encode = device_.is_cuda() && begin == 0;
-  auto status = kernels::SparseDecode(params);
-  if (seconds != nullptr && status.ok()) {
-    const at::Tensor stages = stages_.cpu();  // waits for the device: this step is a measured one
-    const double* values = stages.const_data_ptr<double>();
-    seconds->score += values[0];
-    seconds->select += values[1];
-    seconds->attend += values[2];
+  int32_t begin = step.batch->num_dense_rows;
+  for (const SparseRun& run : SparseRuns(*step.batch)) {
+    kernels::SparseDecodeParams params = SparseParams(layer, hash, q, planes, step, out, begin, run.end - begin, run);
+    static_assert(sizeof(kernels::SparseDecodeStages) == 3 * sizeof(double));
+    if (seconds != nullptr) params.stage_seconds = static_cast<kernels::SparseDecodeStages*>(stages_.data_ptr());
+    // Each sequence of a step's decode rows has appended one token, and nothing but the encoder ran since.
+    params.overlap_encode = device_.is_cuda() && begin == 0;
+    if (auto status = kernels::SparseDecode(params); !status.ok()) return status;
+    if (seconds != nullptr) {
+      const at::Tensor stages = stages_.cpu();  // waits for the device: this step is a measured one
+      const double* values = stages.const_data_ptr<double>();
+      seconds->score += values[0];
+      seconds->select += values[1];
+      seconds->attend += values[2];
+    }
+    begin = run.end;
   }
-  return status;
+  return absl::OkStatus();
 }
 
 absl::Status SpotlightAttention::MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q,
@@ -255,7 +262,9 @@ absl::Status SpotlightAttention::MeasureQuality(int32_t layer, const LayerHash& 
                                                 const at::Tensor& out) {
   const absl::optional<QualityTarget>& target = step.batch->quality;
   if (!target.has_value() || target->layer != layer || probe_ == nullptr) return absl::OkStatus();
-  return probe_->Measure(SparseParams(layer, hash, q, planes, step, out, target->row, 1),
+  const std::vector<SparseRun> runs = SparseRuns(*step.batch);
+  const auto run = std::find_if(runs.begin(), runs.end(), [&](const SparseRun& r) { return target->row < r.end; });
+  return probe_->Measure(SparseParams(layer, hash, q, planes, step, out, target->row, 1, *run),
                          step.batch->context_len[target->row], step.batch->num_select[target->row]);
 }
 

@@ -64,12 +64,14 @@ class SpotlightAttention : public Attention {
   absl::Status DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
                          const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
                          const at::Tensor& out);
-  // Decode rows [begin, begin + count), which retrieve.
+  // Decode rows [begin, begin + count), which retrieve, of one run.
   kernels::SparseDecodeParams SparseParams(int32_t layer, const LayerHash& hash, const at::Tensor& q,
                                            const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
-                                           int32_t begin, int32_t count) const;
+                                           int32_t begin, int32_t count, const SparseRun& run) const;
   absl::Status SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q, const at::Tensor& planes,
                           const StepTensors& step, const at::Tensor& out, RetrievalSeconds* seconds);
+  // The step's sparse rows; one run where the batch names none.
+  std::vector<SparseRun> SparseRuns(const Batch& batch) const;
   // Judges the rows' outputs as far as the step asks for it in this layer.
   absl::Status MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q, const at::Tensor& planes,
                               const StepTensors& step, const at::Tensor& out);

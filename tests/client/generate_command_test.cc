@@ -99,6 +99,25 @@ TEST_F(GenerateCommandTest, FlagsBecomeTheRequest) {
                                            "sparse",
                                            "--budget",
                                            "0.02",
+                                           "--min-selected",
+                                           "96",
+                                           "--sink-tokens",
+                                           "0",
+                                           "--recent-tokens",
+                                           "32",
+                                           "--no-retrieval-stats",
+                                           "--n",
+                                           "3",
+                                           "--echo",
+                                           "--prompt-logprobs",
+                                           "2",
+                                           "--truncate-prompt-tokens",
+                                           "100",
+                                           "--cache-salt",
+                                           "tenant",
+                                           "--bypass-prefix-cache",
+                                           "--priority",
+                                           "-5",
                                            "--request-id",
                                            "r1",
                                            "--model",
@@ -131,6 +150,17 @@ TEST_F(GenerateCommandTest, FlagsBecomeTheRequest) {
   stopping.set_ignore_eos(true);
   expected.mutable_retrieval()->set_mode(v1::RETRIEVAL_MODE_SPARSE);
   expected.mutable_retrieval()->set_budget_ratio(0.02);
+  expected.mutable_retrieval()->set_min_tokens(96);
+  expected.mutable_retrieval()->set_sink_tokens(0);
+  expected.mutable_retrieval()->set_recent_tokens(32);
+  expected.mutable_retrieval()->set_return_stats(false);
+  sampling.set_n(3);
+  expected.set_echo(true);
+  expected.set_prompt_logprobs(2);
+  expected.set_truncate_prompt_tokens(100);
+  expected.set_cache_salt("tenant");
+  expected.set_bypass_prefix_cache(true);
+  expected.set_priority(-5);
   expected.set_logprobs(4);
   expected.set_return_token_ids(true);
   google::protobuf::util::MessageDifferencer differencer;
@@ -149,6 +179,36 @@ TEST_F(GenerateCommandTest, FlagsNotGivenLeaveTheServersDefaults) {
   EXPECT_FALSE(request.stopping().has_max_tokens());
   EXPECT_FALSE(request.retrieval().has_budget_ratio());
   EXPECT_FALSE(request.has_logprobs());
+}
+
+v1::GenerateStreamResponse Of(int index, v1::GenerateStreamResponse message) {
+  message.set_index(index);
+  return message;
+}
+
+TEST_F(GenerateCommandTest, SamplesAreWrittenOneAfterAnotherHoweverTheyCome) {
+  v1::GenerateStreamResponse first;
+  first.mutable_prompt_info()->set_text("Who");
+  v1::GenerateStreamResponse end_of_two = Of(2, LastMessage(v1::FINISH_REASON_LENGTH));
+  end_of_two.clear_usage();
+  v1::GenerateStreamResponse end_of_zero = Of(0, LastMessage(v1::FINISH_REASON_STOP));
+  end_of_zero.clear_usage();
+  v1::GenerateStreamResponse end_of_one = Of(1, LastMessage(v1::FINISH_REASON_STOP));
+  end_of_one.set_seed(7);
+  end_of_one.mutable_usage()->set_completion_tokens(6);
+  AddStream({first, Of(0, TextMessage("a", 1)), Of(1, TextMessage("b\n", 2)), Of(2, TextMessage("c", 3)), end_of_two,
+             Of(0, TextMessage("aa", 4)), end_of_zero, Of(1, TextMessage("bb", 5)), end_of_one});
+  const SpotlightResult result = Generate({"--prompt", "Who", "--echo", "--n", "3"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.out, "Who\n--- sample 0\naaa\n--- sample 1\nb\nbb\n--- sample 2\nc\n");
+  EXPECT_EQ(result.err,
+            "tokens:    5 prompt + 6 generated in 3 samples\n"
+            "sample 2:  finish: length, seed: 18446744073709551615, 40.0 tokens/s, 25 ms between tokens, first token "
+            "after 100 ms (queued 1 ms)\n"
+            "sample 0:  finish: stop, seed: 18446744073709551615, 40.0 tokens/s, 25 ms between tokens, first token "
+            "after 100 ms (queued 1 ms)\n"
+            "sample 1:  finish: stop, seed: 7, 40.0 tokens/s, 25 ms between tokens, first token after 100 ms (queued "
+            "1 ms)\n");
 }
 
 TEST_F(GenerateCommandTest, JsonGivesOneObjectForEachMessage) {
@@ -226,6 +286,8 @@ TEST_F(GenerateCommandTest, WrongUsageIsOneLineAndExitCodeTwo) {
       {{"--prompt", "a", "--retrieval", "fast"}, "--retrieval must be one of auto, sparse, dense"},
       {{"--prompt", "a", "--logit-bias", "x"}, "--logit-bias takes TOKEN_ID=NUMBER"},
       {{"--prompt", "a", "--logprobs", "2"}, "--logprobs shows its figures with --json only"},
+      {{"--prompt", "a", "--prompt-logprobs", "2"}, "--prompt-logprobs shows its figures with --json only"},
+      {{"--prompt", "a", "--n", "0"}, "--n must be 1 to 64, got 0"},
       {{"--prompt-file", "/nonexistent"}, "cannot open /nonexistent: No such file or directory"},
       {{"--prompt-file", "/"}, "cannot read /: Is a directory"},
       {{"--prompt-file", not_utf8}, "not valid UTF-8"},

@@ -173,7 +173,7 @@ TEST(ReportTest, QualityHasALineOnceItWasSampled) {
   v1::GenerateStreamResponse last;
   v1::RetrievalStats& stats = *last.mutable_retrieval();
   stats.set_dense_steps(4);
-  EXPECT_EQ(client::Report(last), "retrieval: dense\n");
+  EXPECT_EQ(client::Report({last}), "retrieval: dense\n");
   stats.set_dense_reason(v1::DENSE_REASON_GUARDRAIL);
   v1::RetrievalQuality& quality = *stats.mutable_quality();
   quality.set_samples(3);
@@ -185,11 +185,11 @@ TEST(ReportTest, QualityHasALineOnceItWasSampled) {
   const std::string samples =
       "retrieval: dense (quality guardrail)\n"
       "quality:   3 samples: attention mass 0.930 (lowest 0.882), recall 0.71, IoU 0.55, output error 0.096";
-  EXPECT_EQ(client::Report(last), samples + "\n");
+  EXPECT_EQ(client::Report({last}), samples + "\n");
   stats.mutable_fallback()->set_after_tokens(120);
-  EXPECT_EQ(client::Report(last), samples + "; guardrail after 120 tokens: dense\n");
+  EXPECT_EQ(client::Report({last}), samples + "; guardrail after 120 tokens: dense\n");
   stats.mutable_fallback()->set_budget_ratio(0.08);
-  EXPECT_EQ(client::Report(last), samples + "; guardrail after 120 tokens: budget raised to 0.08\n");
+  EXPECT_EQ(client::Report({last}), samples + "; guardrail after 120 tokens: budget raised to 0.08\n");
 }
 
 TEST(ReportTest, RetrievalIsToldInWords) {

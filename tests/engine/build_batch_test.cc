@@ -50,6 +50,29 @@ TEST(SplitByRetrievalTest, PutsDenseRowsFirstAndKeepsTheOrderOtherwise) {
   EXPECT_EQ(plan.rows[4].retrieval.num_select, 0);
 }
 
+TEST(BuildBatchTest, SparseRowsFormRunsOfEqualEndsWhereARequestHasItsOwn) {
+  Sequence a = Decoding(1000, 0), b = Decoding(1000, 20), c = Decoding(1000, 40), dense = Decoding(100, 60);
+  const auto build = [&] {
+    StepPlan plan;
+    for (Sequence* s : {&a, &b, &dense, &c}) plan.rows.push_back({s, s->num_cached, 1, true, {}});
+    plan.num_decode_rows = 4;
+    SplitByRetrieval(HashedPolicy(512), &plan);
+    Batch batch;
+    BuildBatch(plan, &batch);
+    return batch;
+  };
+  EXPECT_TRUE(build().sparse_runs.empty());
+  b.retrieval.sink_tokens = 9;
+  const Batch batch = build();
+  EXPECT_EQ(batch.num_dense_rows, 1);
+  ASSERT_EQ(batch.sparse_runs.size(), 2u);
+  EXPECT_EQ(batch.sparse_runs[0].end, 3);
+  EXPECT_EQ(batch.sparse_runs[0].sink_tokens, 4);
+  EXPECT_EQ(batch.sparse_runs[1].end, 4);
+  EXPECT_EQ(batch.sparse_runs[1].sink_tokens, 9);
+  EXPECT_EQ(batch.page_table[3 * batch.max_pages], 20);
+}
+
 TEST(BuildBatchTest, PacksTokensPositionsSlotsAndPages) {
   Sequence decode = Decoding(66, 10), prompt = Decoding(200, 20);
   prompt.num_cached = 60;

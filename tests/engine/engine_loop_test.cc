@@ -307,6 +307,165 @@ TEST_F(EngineLoopTest, CountsWhatRetrievalReadsAndSamplesItsTimings) {
   EXPECT_EQ(timed, 2);  // 1 in 16 of 21
 }
 
+TEST_F(EngineLoopTest, ACancelEndsAllSamplesAndFreesTheirPages) {
+  options_.scheduler.max_running = 2;
+  Start();
+  GenerateRequest request = Request("a", 50);
+  request.sampling.n = 4;  // two of them wait
+  const auto sink = Submit(request, PromptIds(150, 1));
+  for (int i = 0; i < 6; ++i) loop_->RunOnce();
+  EXPECT_EQ(loop_->load().num_running, 2);
+  EXPECT_EQ(loop_->load().num_waiting, 0) << "a running request's samples are no waiting requests";
+  ASSERT_TRUE(queue_->Cancel("a", CancelReason::kAborted, clock_.Now()).ok());
+  loop_->RunOnce();
+  EXPECT_EQ(sink->finish().reason, FinishReason::kAborted);
+  EXPECT_EQ(sink->sample_finishes().size(), 4u);
+  EXPECT_EQ(loop_->load().num_free_pages, 64);
+  EXPECT_EQ(loop_->load().num_running, 0);
+  ASSERT_EQ(observer_.requests().size(), 1u) << "a request is counted once";
+  const int64_t num_tokens = sink->token_ids(0).size() + sink->token_ids(1).size();
+  EXPECT_EQ(observer_.requests()[0].finish.usage.completion_tokens, num_tokens);
+  EXPECT_EQ(observer_.steps().back().cancel_releases.size(), 1u);
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+  EXPECT_TRUE(queue_->Reserve(Reservation("a")).ok());
+}
+
+TEST_F(EngineLoopTest, SamplesEndOneByOneAndTheRequestWithTheLast) {
+  Start();
+  runner_->OnRun([&](const Batch&) { clock_.Advance(absl::Milliseconds(10)); });
+  GenerateRequest request = Request("a", 30);
+  request.sampling.n = 3;
+  request.sampling.temperature = 1.0f;
+  request.stopping.stop_token_ids = {};
+  for (int32_t id = 0; id < 64; ++id) request.stopping.stop_token_ids.push_back(id);  // one token in eight
+  const auto sink = Submit(request, PromptIds(100, 1));
+  RunUntilIdle();
+  const std::vector<Finish> finishes = sink->sample_finishes();
+  ASSERT_EQ(finishes.size(), 3u);
+  int32_t num_tokens = 0;
+  for (const Finish& finish : finishes) {
+    EXPECT_TRUE(finish.status.ok());
+    const std::vector<int32_t> ids = sink->token_ids(finish.index);
+    num_tokens += static_cast<int32_t>(ids.size());
+    EXPECT_EQ(finish.reason, ids.back() < 64 ? FinishReason::kStop : FinishReason::kLength);
+    EXPECT_GT(finish.timings.time_to_first_token, 0);
+  }
+  EXPECT_EQ(sink->finish().usage.completion_tokens, num_tokens);
+  EXPECT_EQ(sink->finish().usage.prompt_tokens, 100);
+  ASSERT_EQ(observer_.requests().size(), 1u);
+  EXPECT_NEAR(observer_.requests()[0].finish.timings.time_to_first_token, 0.01, 1e-9) << "of the first sample";
+  EXPECT_EQ(observer_.requests()[0].finish.usage.completion_tokens, num_tokens);
+}
+
+TEST_F(EngineLoopTest, ASampleThatFailsEndsItsRequestAndNoOther) {
+  Start();
+  runner_->ScriptNan(1, 3);
+  GenerateRequest request = Request("bad", 30);
+  request.sampling.n = 3;
+  const auto bad = Submit(request, PromptIds(100, 1));
+  const auto good = Submit(Request("good", 30), PromptIds(100, 2));
+  RunUntilIdle();
+  EXPECT_EQ(bad->finish().status.code(), StatusCode::kInternal);
+  EXPECT_EQ(bad->sample_finishes().size(), 3u);
+  EXPECT_TRUE(good->finish().status.ok());
+  EXPECT_EQ(observer_.requests().size(), 2u);
+  EXPECT_EQ(loop_->load().num_free_pages, 64);
+}
+
+TEST_F(EngineLoopTest, AHitIsReportedInUsageAndSteps) {
+  Start();
+  const auto submit = [&](const std::string& id) {
+    const std::vector<int32_t> prompt = PromptIds(300, 1);
+    auto submission = std::make_unique<Submission>();
+    const auto sink = std::make_shared<RecordingSink>();
+    EXPECT_TRUE(queue_->Reserve(Reservation(id)).ok());
+    submission->request = Request(id, 5);
+    submission->page_hashes = PageHashes("", prompt);
+    submission->prompt_token_ids = prompt;
+    submission->sink = sink;
+    queue_->Push(std::move(submission));
+    RunUntilIdle();
+    return sink;
+  };
+  const auto cold = submit("cold");
+  const auto hit = submit("hit");
+  EXPECT_EQ(cold->finish().usage.cached_prompt_tokens, 0);
+  EXPECT_EQ(hit->finish().usage.cached_prompt_tokens, 256);
+  EXPECT_EQ(hit->token_ids(), cold->token_ids());
+  int num_queried = 0, num_hit = 0;
+  for (const StepStats& step : observer_.steps()) {
+    num_queried += step.num_prefix_query_tokens;
+    num_hit += step.num_prefix_hit_tokens;
+  }
+  EXPECT_EQ(num_queried, 600);
+  EXPECT_EQ(num_hit, 256);
+  EXPECT_EQ(loop_->load().num_free_pages, 64) << "pages that only the cache holds are free";
+}
+
+TEST_F(EngineLoopTest, PromptLogProbabilitiesComeOnceInOrderThoughTheRequestIsPreempted) {
+  options_.scheduler.num_pages = 7;
+  options_.scheduler.max_running = options_.scheduler.max_step_tokens = 3;
+  Start();
+  const auto old = Submit(Request("old", 250), PromptIds(10, 1));
+  for (int i = 0; i < 180; ++i) loop_->RunOnce();
+  GenerateRequest request = Request("scored", 20);
+  request.prompt_logprobs = 2;
+  const std::vector<int32_t> prompt = PromptIds(150, 2);  // two tokens a step, until the old one wants a fifth page
+  const auto scored = Submit(request, prompt);
+  int num_preempted = 0;
+  RunUntilIdle();
+  for (const StepStats& step : observer_.steps()) num_preempted += step.num_preempted;
+  EXPECT_GT(num_preempted, 0);
+  const std::vector<TokenLogprob> logprobs = scored->prompt_logprobs();
+  ASSERT_EQ(logprobs.size(), 149u);
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    EXPECT_EQ(logprobs[i].token_id, prompt[i + 1]);
+    EXPECT_EQ(logprobs[i].top.size(), 2u);
+    EXPECT_LE(logprobs[i].logprob, logprobs[i].top[0].second);
+  }
+  EXPECT_TRUE(scored->finish().status.ok());
+  EXPECT_TRUE(old->finish().status.ok());
+}
+
+TEST_F(EngineLoopTest, UnusableLogitsOfAPromptEndTheRequest) {
+  Start();
+  runner_->ScriptNan(1, -1);
+  GenerateRequest request = Request("bad", 5);
+  request.prompt_logprobs = 0;
+  const auto bad = Submit(request, PromptIds(300, 1));
+  const auto good = Submit(Request("good", 5), PromptIds(100, 2));
+  RunUntilIdle();
+  EXPECT_EQ(bad->finish().status.code(), StatusCode::kInternal);
+  EXPECT_TRUE(bad->token_ids().empty());
+  EXPECT_TRUE(good->finish().status.ok());
+}
+
+TEST_F(EngineLoopTest, AnEchoComesWholeInPiecesOfWholeCharacters) {
+  Start();
+  auto submission = std::make_unique<Submission>();
+  const auto sink = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(queue_->Reserve(Reservation("a")).ok());
+  submission->request = Request("a", 1);
+  submission->request.echo = true;
+  std::string text = "x";
+  while (text.size() < 200000) text += "\xE4\xBD\xA0";
+  submission->prompt_text = text;
+  submission->prompt_token_ids = PromptIds(300, 1);
+  submission->sink = sink;
+  queue_->Push(std::move(submission));
+  RunUntilIdle();
+  std::string echoed;
+  std::vector<int32_t> ids;
+  for (const Delta& delta : sink->deltas()) {
+    EXPECT_LE(delta.prompt_text.size(), size_t{64} << 10);
+    EXPECT_TRUE(delta.prompt_text.empty() || (delta.prompt_text.size() - (echoed.empty() ? 1 : 0)) % 3 == 0);
+    echoed += delta.prompt_text;
+    ids.insert(ids.end(), delta.prompt_token_ids.begin(), delta.prompt_token_ids.end());
+  }
+  EXPECT_EQ(echoed, text);
+  EXPECT_EQ(ids, PromptIds(300, 1));
+}
+
 TEST_F(EngineLoopTest, WaitingRequestsAreCountedUntilTheyAreScheduled) {
   options_.scheduler.max_running = 1;
   Start();

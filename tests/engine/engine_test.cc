@@ -247,6 +247,48 @@ TEST_F(EngineTest, SeedsAreDrawnReportedAndRepeatable) {
   EXPECT_EQ(same->token_ids(), first->token_ids());
 }
 
+TEST_F(EngineTest, APromptIsTruncatedAtItsBeginningAndEchoedAsTheModelReadsIt) {
+  Start();
+  GenerateRequest request = Request("a", 1);
+  request.prompt = TextPrompt{"Hello Hello Hello"};
+  request.echo = true;
+  const auto whole = Submit(request);
+  EXPECT_TRUE(whole->WaitForFinish().status.ok());
+  EXPECT_EQ(whole->prompt_text(), "<|begin_of_text|>Hello Hello Hello");
+  const std::vector<int32_t> ids = *engine_->Tokenize(request.prompt);
+  request.truncate_prompt_tokens = static_cast<int32_t>(ids.size()) - 1;
+  const auto truncated = Submit(request);
+  EXPECT_TRUE(truncated->WaitForFinish().status.ok());
+  EXPECT_EQ(truncated->prompt_tokens(), static_cast<int32_t>(ids.size()) - 1);
+  EXPECT_EQ(truncated->prompt_text(), "Hello Hello Hello");
+
+  // What else would not fit.
+  std::string text;
+  while (text.size() < 15000) text += "q7Z ";
+  request.prompt = TextPrompt{text};
+  request.truncate_prompt_tokens.reset();
+  EXPECT_EQ(SubmitError(request).code(), StatusCode::kInvalidArgument);
+  request.truncate_prompt_tokens = 100;
+  EXPECT_TRUE(Submit(request)->WaitForFinish().status.ok());
+  request.prompt = TokenPrompt{std::vector<int32_t>(9000, 1)};
+  EXPECT_TRUE(Submit(request)->WaitForFinish().status.ok());
+  request.truncate_prompt_tokens = 8192;
+  EXPECT_EQ(SubmitError(request).code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(EngineTest, PromptsAreCachedUnlessTheServerOrTheRequestSaysNo) {
+  Start();
+  GenerateRequest request = Request("a", 1, std::vector<int32_t>(200, 7));
+  EXPECT_EQ(Submit(request)->WaitForFinish().usage.cached_prompt_tokens, 0);
+  EXPECT_EQ(Submit(request)->WaitForFinish().usage.cached_prompt_tokens, 192);
+  request.bypass_prefix_cache = true;
+  EXPECT_EQ(Submit(request)->WaitForFinish().usage.cached_prompt_tokens, 0);
+  options_.scheduler.prefix_cache = false;
+  Start();
+  request.bypass_prefix_cache = false;
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Submit(request)->WaitForFinish().usage.cached_prompt_tokens, 0);
+}
+
 TEST_F(EngineTest, DrainLetsRunningRequestsEndAndRefusesNewOnes) {
   Start();
   const auto sink = Submit(Request("a", 50));

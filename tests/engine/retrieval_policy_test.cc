@@ -76,13 +76,39 @@ TEST(RetrievalPolicyTest, WithoutAHashAutoIsDenseAndSparseIsRefused) {
   EXPECT_TRUE(Policy(model, options).Check(dense).ok());
 }
 
+TEST(RetrievalPolicyTest, ARequestOverridesTheBudgetPieceByPiece) {
+  RetrievalOptions options;
+  options.sparse_min_context = 0;
+  const RetrievalPolicy policy = Policy(HashedModel(), options);
+  RetrievalParams params;
+  params.sink_tokens = 0;
+  params.recent_tokens = 200;
+  RetrievalDecision decision = policy.Decide(params, {}, 10000);
+  EXPECT_EQ(decision.num_select, 200);  // 2%
+  EXPECT_EQ(decision.sink_tokens, 0);
+  EXPECT_EQ(decision.recent_tokens, 200);
+  EXPECT_TRUE(decision.own_ends);
+  EXPECT_EQ(decision.NumCandidates(10000), 9800);
+  EXPECT_EQ(decision.NumAttended(), 400);
+  params.min_tokens = 1000;
+  EXPECT_EQ(policy.Decide(params, {}, 10000).num_select, 1000);
+  params.budget_ratio = 0.2;
+  EXPECT_EQ(policy.Decide(params, {}, 10000).num_select, 2000);
+  EXPECT_EQ(policy.Decide(params, {}, 1200).dense_reason, DenseReason::kShortContext);  // 1000 candidates
+  EXPECT_EQ(policy.Decide(params, {}, 1201).num_select, 1000);
+  decision = policy.Decide({}, {}, 10000);
+  EXPECT_EQ(decision.sink_tokens, 4);
+  EXPECT_EQ(decision.recent_tokens, 64);
+  EXPECT_FALSE(decision.own_ends);
+}
+
 TEST(RetrievalPolicyTest, CountsBytesLayerByLayer) {
   const RetrievalPolicy policy = Policy(HashedModel());
   const int64_t kv = 2 * 2 * 64 * 2;  // K and V, 2 heads, D = 64, 2 bytes
-  const KvTraffic dense = policy.Traffic(0, 10000);
+  const KvTraffic dense = policy.Traffic(RetrievalDecision(), 10000);
   EXPECT_EQ(dense.read_bytes, 4 * 10000 * kv);
   EXPECT_EQ(dense.dense_equivalent_bytes, dense.read_bytes);
-  const KvTraffic sparse = policy.Traffic(200, 10000);
+  const KvTraffic sparse = policy.Traffic({200, DenseReason::kNone, 4, 64}, 10000);
   const int64_t codes = int64_t{10000 - 68} * 2 * 16;
   EXPECT_EQ(sparse.read_bytes, 2 * 10000 * kv + 2 * (codes + 268 * kv));
   EXPECT_EQ(sparse.dense_equivalent_bytes, dense.dense_equivalent_bytes);

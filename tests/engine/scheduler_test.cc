@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <vector>
@@ -245,6 +246,191 @@ TEST_F(SchedulerTest, RefusesOptionsThatCannotWork) {
   EXPECT_EQ(Scheduler::CheckOptions(options).code(), absl::StatusCode::kInvalidArgument);
 }
 
+// Sequences that may use the prefix cache.
+class SchedulerPrefixCacheTest : public SchedulerTest {
+ protected:
+  // Tokens first, first + 1, ...
+  Sequence* AddCached(int32_t prompt_tokens, int32_t max_output = 1000000, const char* salt = "", int32_t first = 0) {
+    Sequence* const sequence = Add(prompt_tokens, max_output);
+    std::iota(sequence->prompt_token_ids.begin(), sequence->prompt_token_ids.end(), first);
+    sequence->page_hashes = PageHashes(salt, sequence->prompt_token_ids);
+    return sequence;
+  }
+};
+
+TEST_F(SchedulerPrefixCacheTest, APromptStartsAfterThePagesThatAnotherComputed) {
+  Start(20, 4, 512);
+  Sequence* const first = AddCached(200);
+  StepPlan plan = Step();
+  EXPECT_EQ(plan.num_prefix_query_tokens, 200);
+  EXPECT_EQ(plan.num_prefix_hit_tokens, 0);
+  Sequence* const second = AddCached(300);  // the same 200 tokens and more
+  plan = Step();
+  ASSERT_EQ(plan.rows.size(), 2u);
+  EXPECT_EQ(plan.rows[1].begin, 192);
+  EXPECT_EQ(plan.rows[1].num_tokens, 108);
+  EXPECT_EQ(plan.num_prefix_hit_tokens, 192);
+  EXPECT_EQ(second->num_prompt_hit, 192);
+  for (int page = 0; page < 3; ++page) EXPECT_EQ(second->pages[page], first->pages[page]);
+  EXPECT_NE(second->pages[3], first->pages[3]);
+  EXPECT_EQ(scheduler_->pages().num_free(), 20 - 4 - 2);
+  const std::vector<int32_t> shared(first->pages.begin(), first->pages.begin() + 3);
+  Finish(first);
+  EXPECT_EQ(scheduler_->pages().num_holders(shared[0]), 1);
+  Finish(second);
+  EXPECT_EQ(scheduler_->pages().num_free(), 20);
+}
+
+TEST_F(SchedulerPrefixCacheTest, ThePageOfTheLastTokenIsComputedAlthoughItIsCached) {
+  Start(20, 4, 512);
+  AddCached(129, 1);
+  Step();
+  for (const auto& [prompt_tokens, begin] : std::map<int32_t, int32_t>{{128, 64}, {129, 128}, {64, 0}, {65, 64}}) {
+    AddCached(prompt_tokens, 1);
+    EXPECT_EQ(Step().rows.at(0).begin, begin) << prompt_tokens;
+  }
+}
+
+TEST_F(SchedulerPrefixCacheTest, PagesAreFoundAfterTheirSequenceAndUntilTheyAreNeeded) {
+  Start(8, 4, 512);
+  AddCached(256, 1);
+  Step();
+  EXPECT_EQ(scheduler_->pages().num_free(), 8);
+  EXPECT_EQ(scheduler_->pages().num_kept(), 4);
+  AddCached(256, 1);
+  EXPECT_EQ(Step().rows.at(0).begin, 192);
+  // Six pages: four free ones, and the last two of those kept.
+  AddCached(383, 1, "", 5000);
+  EXPECT_EQ(Step().num_prefix_hit_tokens, 0);
+  AddCached(256, 1);
+  EXPECT_EQ(Step().rows.at(0).begin, 128);
+}
+
+TEST_F(SchedulerPrefixCacheTest, SaltsDoNotMeet) {
+  Start(20, 4, 512);
+  AddCached(200, 1, "a");
+  Step();
+  AddCached(200, 1, "b");
+  EXPECT_EQ(Step().rows.at(0).begin, 0);
+  AddCached(200, 1, "a");
+  EXPECT_EQ(Step().rows.at(0).begin, 192);
+}
+
+TEST_F(SchedulerPrefixCacheTest, ASequenceThatBypassesTheCacheNeitherFindsNorLeavesPages) {
+  Start(20, 4, 512);
+  Add(200, 1);  // no hashes
+  Step();
+  EXPECT_EQ(scheduler_->pages().num_kept(), 0);
+  AddCached(200, 1);
+  Step();
+  Sequence* const bypassing = Add(200, 1);
+  std::iota(bypassing->prompt_token_ids.begin(), bypassing->prompt_token_ids.end(), 0);
+  const StepPlan plan = Step();
+  EXPECT_EQ(plan.rows.at(0).begin, 0);
+  EXPECT_EQ(plan.num_prefix_query_tokens, 0);
+}
+
+TEST_F(SchedulerPrefixCacheTest, DenseAnswersAreCachedAndTokensFromTheFirstSparseOneOnAreNot) {
+  Start(30, 4, 512);
+  const auto run = [&](int32_t first_sparse_step) {
+    Sequence* const sequence = AddCached(100, 200);
+    std::vector<int32_t> ids;
+    for (int step = 0; sequences_.count(sequence->id) == 1; ++step) {
+      StepPlan plan;
+      scheduler_->PlanStep(&plan);
+      if (step >= first_sparse_step) plan.rows.at(0).retrieval.num_select = 64;
+      SampledToken token;
+      token.token_id = 40 + step + first_sparse_step;  // each run another answer
+      scheduler_->Commit(plan, {token});
+      ids = sequence->prompt_token_ids;
+      ids.insert(ids.end(), sequence->output_token_ids.begin(), sequence->output_token_ids.end());
+      if (sequence->num_tokens() == sequence->max_tokens) Finish(sequence);
+    }
+    // The conversation goes on.
+    Sequence* const next = AddCached(310, 1);
+    ids.resize(310, 1);
+    next->prompt_token_ids = ids;
+    next->page_hashes = PageHashes("", ids);
+    return Step().rows.at(0).begin;
+  };
+  EXPECT_EQ(run(1000000), 256);  // 299 tokens were cached
+  // Step 30 computes token 129, in the third page.
+  EXPECT_EQ(run(30), 128);
+  EXPECT_EQ(run(1), 64);
+}
+
+TEST_F(SchedulerPrefixCacheTest, APreemptedSequenceFindsItsPagesAgain) {
+  Start(9, 4, 512);
+  Sequence* const old = AddCached(100, 1000000, "old");
+  Sequence* const young = AddCached(250, 1000000, "young");
+  while (Step().num_preempted == 0) {
+  }
+  EXPECT_EQ(young->phase, SequencePhase::kWaiting);
+  const int32_t num_tokens = young->num_tokens();
+  Finish(old);
+  const StepPlan plan = Step();
+  EXPECT_EQ(plan.rows.at(0).sequence, young);
+  EXPECT_GE(plan.rows[0].begin, 192);
+  EXPECT_EQ(plan.rows[0].begin + plan.rows[0].num_tokens, num_tokens);
+  EXPECT_EQ(young->num_prompt_hit, 0) << "what preemption spared is no hit of the request";
+}
+
+TEST_F(SchedulerPrefixCacheTest, PagesOfUnusableLogitsAreForgotten) {
+  Start(20, 4, 512);
+  Sequence* const bad = AddCached(200);
+  StepPlan plan;
+  scheduler_->PlanStep(&plan);
+  SampledToken none;
+  none.token_id = kNoToken;
+  scheduler_->Commit(plan, {none});
+  Finish(bad);
+  EXPECT_EQ(scheduler_->pages().num_kept(), 0);
+  AddCached(200, 1);
+  EXPECT_EQ(Step().rows.at(0).begin, 0);
+}
+
+TEST_F(SchedulerPrefixCacheTest, SamplesOfAPromptComputeItOnceWithTheCacheOrWithoutIt) {
+  for (const bool cached : {false, true}) {
+    Start(40, 8, 512);
+    std::vector<Sequence*> samples;
+    const uint64_t first = next_id_;
+    for (int i = 0; i < 3; ++i) {
+      Sequence* const sample = Add(700);
+      sample->first_sample_id = first;
+      sample->num_samples = 3;
+      if (cached) sample->page_hashes = PageHashes("", sample->prompt_token_ids);
+      samples.push_back(sample);
+    }
+    EXPECT_EQ(Step().rows.size(), 1u) << "a sample began before it could share";
+    EXPECT_EQ(Step().rows.size(), 1u);
+    const StepPlan plan = Step();
+    ASSERT_EQ(plan.rows.size(), 3u);
+    EXPECT_EQ(plan.num_decode_rows, 1);
+    for (int i = 1; i < 3; ++i) {
+      EXPECT_EQ(plan.rows[i].begin, 640);
+      EXPECT_EQ(plan.rows[i].num_tokens, 60);
+      for (int page = 0; page < 10; ++page) EXPECT_EQ(samples[i]->pages[page], samples[0]->pages[page]);
+      EXPECT_NE(samples[i]->pages[10], samples[0]->pages[10]);
+    }
+    EXPECT_EQ(scheduler_->pages().num_free(), 40 - 10 - 3);
+    for (Sequence* const sample : samples) Finish(sample);
+    EXPECT_EQ(scheduler_->pages().num_free(), 40);
+    EXPECT_EQ(scheduler_->pages().num_kept(), cached ? 10 : 0);
+  }
+}
+
+TEST_F(SchedulerPrefixCacheTest, APromptWhoseLogProbabilitiesAreWantedIsComputedWhole) {
+  Start(40, 8, 512);
+  AddCached(300, 1);
+  Step();
+  Sequence* const scored = AddCached(300);
+  scored->num_prompt_logprobs = 0;
+  StepPlan plan = Step();
+  EXPECT_EQ(plan.rows.at(0).begin, 0);
+  scored->num_scored = 299;
+  EXPECT_EQ(scored->num_unscored(), 0);
+}
+
 // Thousands of random steps with arrivals, cancellations and too few pages; every invariant after each.
 class SchedulerInvariantTest : public SchedulerTest {
  protected:
@@ -269,19 +455,75 @@ class SchedulerInvariantTest : public SchedulerTest {
   }
 
   void CheckPages() {
-    std::set<int32_t> owned;
-    size_t num_owned = 0;
+    std::map<int32_t, int32_t> holders;
     for (const auto& [id, sequence] : sequences_) {
-      owned.insert(sequence->pages.begin(), sequence->pages.end());
-      num_owned += sequence->pages.size();
+      for (const int32_t page : sequence->pages) ++holders[page];
       if (sequence->phase == SequencePhase::kWaiting) {
         ASSERT_TRUE(sequence->pages.empty());
       }
       ASSERT_LE(static_cast<int32_t>(sequence->pages.size()), PagesFor(sequence->num_tokens()));
     }
-    ASSERT_EQ(owned.size(), num_owned) << "a page owned twice";
-    ASSERT_EQ(static_cast<int32_t>(num_owned) + scheduler_->pages().num_free(), scheduler_->pages().num_pages());
+    const PagePool& pages = scheduler_->pages();
+    for (const auto& [page, count] : holders) ASSERT_EQ(pages.num_holders(page), count);
+    ASSERT_EQ(static_cast<int32_t>(holders.size()) + pages.num_free(), pages.num_pages()) << "a page is lost";
   }
+
+  // What a model would leave in the pages: in each slot a digest of all tokens up to it and of how they were computed.
+  void WritePages(const StepPlan& plan) {
+    for (const PlanRow& row : plan.rows) {
+      const Sequence& sequence = *row.sequence;
+      std::vector<uint64_t>& own = digests_[sequence.id];
+      if (row.begin != static_cast<int32_t>(own.size())) {  // starts, perhaps again, after pages of the prefix cache
+        own.clear();
+        while (static_cast<int32_t>(own.size()) < row.begin) own.push_back(Digest(own, sequence, false));
+      }
+      for (int32_t position = row.begin; position < row.begin + row.num_tokens; ++position) {
+        if (position > 0) {
+          ASSERT_EQ(cache_[Slot(sequence, position - 1)], own.back())
+              << "another's content, or content computed otherwise, at " << position - 1;
+        }
+        own.push_back(Digest(own, sequence, row.retrieval.num_select > 0));
+        cache_[Slot(sequence, position)] = own.back();
+      }
+    }
+  }
+  static int64_t Slot(const Sequence& sequence, int32_t position) {
+    return int64_t{sequence.pages[position / kernels::kPageTokens]} * kernels::kPageTokens +
+           position % kernels::kPageTokens;
+  }
+  // Of the next token after those of `before`.
+  static uint64_t Digest(const std::vector<uint64_t>& before, const Sequence& sequence, bool sparse) {
+    const auto token = static_cast<uint64_t>(sequence.token_id(static_cast<int32_t>(before.size())));
+    const uint64_t last = before.empty() ? 0 : before.back();
+    return ((last << 1 | last >> 63) ^ (2 * token + sparse + 1)) * 0x9E3779B97F4A7C15;
+  }
+
+  // Prompts of a few beginnings under two salts, some of several samples, some that bypass the cache.
+  void AddRelated(std::mt19937* rng, int32_t max_prompt, int32_t max_output) {
+    const uint32_t beginning = (*rng)() % 4;
+    const auto num_tokens = static_cast<int32_t>(1 + (*rng)() % max_prompt);
+    const auto common = static_cast<int32_t>((*rng)() % 400);
+    const int32_t num_samples = (*rng)() % 8 == 0 ? 3 : 1;
+    const uint64_t first = next_id_;
+    const bool cached = (*rng)() % 6 != 0;
+    std::vector<int32_t> prompt;
+    for (int32_t i = 0; i < num_tokens; ++i) {
+      prompt.push_back(static_cast<int32_t>(i < common ? beginning * 1000 + i : (*rng)() % 50));
+    }
+    for (int32_t sample = 0; sample < num_samples; ++sample) {
+      Sequence* const sequence = Add(num_tokens, max_output);
+      sequence->prompt_token_ids = prompt;
+      sequence->first_sample_id = first;
+      sequence->num_samples = num_samples;
+      if (cached) sequence->page_hashes = PageHashes(beginning % 2 == 0 ? "a" : "b", prompt);
+      sparse_sequences_[sequence->id] = (*rng)() % 3 == 0;
+    }
+  }
+
+  std::vector<uint64_t> cache_;
+  std::map<uint64_t, std::vector<uint64_t>> digests_;  // by sequence, what its pages should hold
+  std::map<uint64_t, bool> sparse_sequences_;
+  int64_t num_hit_tokens_ = 0;
 
   void RunRandomSteps(int seed, int* num_preempted) {
     std::mt19937 rng(seed);
@@ -289,11 +531,13 @@ class SchedulerInvariantTest : public SchedulerTest {
     const int32_t max_running = 1 + static_cast<int32_t>(rng() % 12);
     const int32_t max_step_tokens = max_running + static_cast<int32_t>(rng() % 300);
     Start(num_pages, max_running, max_step_tokens);
+    cache_.assign(int64_t{num_pages} * kernels::kPageTokens, 0);
+    digests_.clear();
     std::map<uint64_t, size_t> outputs;
     for (int step = 0; step < 3000; ++step) {
       if (rng() % 2 == 0 && sequences_.size() < 40) {
-        const uint32_t longest = rng() % 4 == 0 ? num_pages * 32 : 100;
-        Add(1 + static_cast<int32_t>(rng() % longest), 1 + static_cast<int32_t>(rng() % 400));
+        const int32_t longest = rng() % 3 == 0 ? num_pages * 32 : 100;
+        AddRelated(&rng, longest, 1 + static_cast<int32_t>(rng() % 400));
       }
       if (rng() % 40 == 0 && !sequences_.empty()) {
         Finish(std::next(sequences_.begin(), rng() % sequences_.size())->second.get());
@@ -304,9 +548,16 @@ class SchedulerInvariantTest : public SchedulerTest {
       CheckPages();
       if (HasFatalFailure()) return;
       *num_preempted += plan.num_preempted;
+      num_hit_tokens_ += plan.num_prefix_hit_tokens;
       ASSERT_EQ(plan.rows.empty(), sequences_.empty()) << "work waits, and nothing is planned";
+      for (int32_t r = 0; r < plan.num_decode_rows; ++r) {
+        plan.rows[r].retrieval.num_select = sparse_sequences_[plan.rows[r].sequence->id] ? 64 : 0;
+      }
+      WritePages(plan);
+      if (HasFatalFailure()) return;
       std::vector<SampledToken> tokens(
           std::count_if(plan.rows.begin(), plan.rows.end(), [](const PlanRow& row) { return row.samples; }));
+      for (SampledToken& token : tokens) token.token_id = static_cast<int32_t>(rng() % 3);
       scheduler_->Commit(plan, tokens);
       std::vector<Sequence*> done;
       for (const PlanRow& row : plan.rows) {
@@ -330,6 +581,7 @@ TEST_F(SchedulerInvariantTest, PagesAreConservedAndEverySequenceEnds) {
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(num_preempted, 100) << "the test no longer reaches preemption";
+  EXPECT_GT(num_hit_tokens_, 10000) << "the test no longer reaches the prefix cache";
 }
 
 }  // namespace

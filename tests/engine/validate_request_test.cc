@@ -125,7 +125,16 @@ TEST(ValidateRequestTest, NamesTheFieldTheBoundAndTheValue) {
       {[](auto* r) { r->stopping.stop_token_ids = {9000}; },
        "stopping.stop_token_ids[0]: must be in [0, 512), got 9000"},
       {[](auto* r) { r->retrieval.budget_ratio = 0.0; }, "retrieval.budget_ratio: must be in (0, 1], got 0"},
+      {[](auto* r) { r->retrieval.min_tokens = 0; }, "retrieval.min_tokens: must be in [1, 1048576], got 0"},
+      {[](auto* r) { r->retrieval.sink_tokens = -1; }, "retrieval.sink_tokens: must be in [0, 1048576], got -1"},
+      {[](auto* r) { r->retrieval.recent_tokens = (1 << 20) + 1; },
+       "retrieval.recent_tokens: must be in [1, 1048576], got 1048577"},
       {[](auto* r) { r->logprobs = 21; }, "logprobs: must be in [0, 20], got 21"},
+      {[](auto* r) { r->prompt_logprobs = -1; }, "prompt_logprobs: must be in [0, 20], got -1"},
+      {[](auto* r) { r->truncate_prompt_tokens = 0; }, "truncate_prompt_tokens: must be at least 1, got 0"},
+      {[](auto* r) { r->priority = 101; }, "priority: must be in [-100, 100], got 101"},
+      {[](auto* r) { r->sampling.n = 0; }, "sampling.n: must be in [1, 64], got 0"},
+      {[](auto* r) { r->sampling.n = 65; }, "sampling.n: must be in [1, 64], got 65"},
       {[](auto* r) { r->priority = -101; }, "priority: must be in [-100, 100], got -101"},
   };
   for (const BadCase& bad : cases) {

@@ -17,6 +17,10 @@ GREEDY = ("--temperature", "0")
 STORY = ("--prompt", "The lighthouse keeper climbed the stairs every evening, and one night he found")
 
 
+def ids_of(messages):
+    return [i for message in messages for i in message.get("token_ids", [])]
+
+
 def text_of(messages):
     return "".join(message.get("text", "") for message in messages)
 
@@ -35,8 +39,7 @@ class ServerTest(unittest.TestCase):
         with open("tests/testdata/goldens/greedy_tiny_llama.json") as file:
             golden = json.load(file)["cases"][0]
         messages = self.server.generate("--prompt", golden["text"], *GREEDY, "--max-tokens", "64", "--ignore-eos")
-        ids = [i for message in messages for i in message.get("token_ids", [])]
-        self.assertEqual(ids, golden["output_token_ids"])
+        self.assertEqual(ids_of(messages), golden["output_token_ids"])
         last = messages[-1]
         self.assertEqual(last["finish_reason"], "length")
         self.assertEqual(last["usage"]["prompt_tokens"], len(golden["prompt_token_ids"]))
@@ -53,6 +56,70 @@ class ServerTest(unittest.TestCase):
         for other in others:
             self.assertEqual(other.wait(), 0)
         self.assertEqual(alone, together)
+
+    def test_a_prompt_is_computed_once_and_its_answer_stays_the_same(self):
+        ids = ",".join(str(5 + i * 13 % 400) for i in range(400))
+        flags = ("--token-ids", ids, *GREEDY, "--max-tokens", "20", "--ignore-eos", "--cache-salt", "computed once")
+        queries, hits = (f"spotlight_prefix_cache_{what}_tokens_total" for what in ("queries", "hits"))
+        before = {name: self.server.metric(name) for name in (queries, hits, "spotlight_cached_prompt_tokens_total")}
+        cold, hit = (self.server.generate(*flags) for _ in range(2))
+        other = self.server.generate(*flags[:-1], "another tenant")
+        bypass = self.server.generate(*flags, "--bypass-prefix-cache")
+        cached = [messages[-1]["usage"]["cached_prompt_tokens"] for messages in (cold, hit, other, bypass)]
+        self.assertEqual(cached, [0, 384, 0, 0])
+        for messages in (hit, other, bypass):
+            self.assertEqual(ids_of(messages), ids_of(cold))
+        self.assertEqual(self.server.metric(queries) - before[queries], 1200)
+        self.assertEqual(self.server.metric(hits) - before[hits], 384)
+        self.assertEqual(self.server.metric("spotlight_cached_prompt_tokens_total")
+                         - before["spotlight_cached_prompt_tokens_total"], 384)
+        self.assertEqual(self.server.metric("spotlight_kv_cache_usage_ratio"), 0)
+        self.assertEqual(self.server.request_log()[-3]["cached_prompt_tokens"], 384)
+
+    def test_each_sample_has_its_seed_which_gives_it_again(self):
+        flags = (*STORY, "--temperature", "1", "--max-tokens", "15", "--ignore-eos")
+        messages = self.server.generate(*flags, "--n", "3", "--seed", "7")
+        texts, seeds = {}, {}
+        for message in messages:
+            index = message.get("index", 0)
+            texts[index] = texts.get(index, "") + message["text"]
+            if "finish_reason" in message:
+                seeds[index] = message["seed"]
+        self.assertEqual(sorted(seeds), [0, 1, 2])
+        self.assertEqual(seeds[0], 7)
+        self.assertEqual(len(set(texts.values())), 3)
+        for index, seed in seeds.items():
+            self.assertEqual(text_of(self.server.generate(*flags, "--seed", str(seed))), texts[index])
+        self.assertEqual([("usage" in m) for m in messages], [False] * (len(messages) - 1) + [True])
+        self.assertEqual(messages[-1]["usage"]["completion_tokens"], 45)
+        done = self.server.client("generate", *flags, "--n", "3", "--seed", "7")
+        self.assertEqual(done.stdout.rstrip("\n"),
+                         "\n".join(f"--- sample {i}\n" + texts[i].rstrip("\n") for i in range(3)))
+        self.assertIn("45 generated in 3 samples", done.stderr)
+
+    def test_the_prompt_comes_back_truncated_and_scored_as_asked_for(self):
+        whole = self.server.generate(*STORY, *GREEDY, "--max-tokens", "3", "--echo", "--prompt-logprobs", "1")
+        infos = [message["prompt_info"] for message in whole if "prompt_info" in message]
+        prompt = "".join(info["text"] for info in infos)
+        prompt_ids = ids_of(infos)
+        logprobs = sum((info["logprobs"] for info in infos), [])
+        self.assertTrue(prompt.endswith(STORY[1]), prompt)
+        self.assertEqual({info["prompt_tokens"] for info in infos}, {len(prompt_ids)})
+        self.assertEqual([p["token_id"] for p in logprobs], prompt_ids[1:])
+        for scored in logprobs:
+            self.assertLessEqual(scored["logprob"], scored["top"][0]["logprob"])
+        # What the model said of the prompt's last token is what it says of it as an answer.
+        flags = ("--token-ids", ",".join(map(str, prompt_ids[:-1])), "--max-tokens", "1", "--logprobs", "1",
+                 "--logit-bias", f"{prompt_ids[-1]}=100")
+        answer = sum((message.get("logprobs", []) for message in self.server.generate(*flags)), [])[0]
+        self.assertEqual(answer["token_id"], prompt_ids[-1])
+        self.assertAlmostEqual(answer["logprob"], logprobs[-1]["logprob"], places=5)
+
+        cut = self.server.generate(*STORY, "--max-tokens", "1", "--echo", "--truncate-prompt-tokens", "5")
+        self.assertEqual(ids_of(m["prompt_info"] for m in cut if "prompt_info" in m), prompt_ids[-5:])
+        self.assertEqual(cut[-1]["usage"]["prompt_tokens"], 5)
+        text = self.server.client("generate", *STORY, *GREEDY, "--max-tokens", "3", "--echo").stdout
+        self.assertEqual(text.rstrip("\n"), (prompt + text_of(whole)).rstrip("\n"))
 
     def test_refusals_name_the_field_and_exit_with_3(self):
         for flags, words in (
@@ -149,6 +216,12 @@ class RetrievalTest(unittest.TestCase):
                 self.assertAlmostEqual(last["retrieval"]["selected_ratio"], 132 / 1520, delta=0.005)
                 self.assertLess(last["retrieval"]["kv_read_bytes"],
                                 0.6 * last["retrieval"]["kv_dense_equivalent_bytes"])
+                own = server.generate(*prompt, "--max-tokens", "40", "--ignore-eos", "--retrieval", "sparse",
+                                      "--min-selected", "16", "--sink-tokens", "0", "--recent-tokens", "32", "--budget",
+                                      "0.001")[-1]["retrieval"]
+                self.assertAlmostEqual(own["selected_ratio"], 48 / 1520, delta=0.005)
+                none = server.generate(*prompt, "--max-tokens", "2", "--no-retrieval-stats")[-1]
+                self.assertNotIn("retrieval", none)
                 dense = server.generate(*prompt, "--max-tokens", "8", "--retrieval", "dense")[-1]["retrieval"]
                 self.assertEqual(dense.get("sparse_steps", 0), 0)
                 self.assertGreater(server.metric('spotlight_retrieval_seconds_count{stage="score"}'), 0)

@@ -41,6 +41,45 @@ TEST_F(GenerateServiceTest, UnaryAnswerJoinsTheDeltas) {
   EXPECT_EQ(response.usage().total_tokens(), 8);
 }
 
+TEST_F(GenerateServiceTest, UnaryAnswerOfSeveralSamplesHasTheFirstInItsOwnFields) {
+  std::thread engine([&] {
+    const std::string id = engine_.TakeRequest().request_id;
+    engine_.Prompt(id, 5);
+    engine::Delta delta;
+    delta.prompt_text = "hello";
+    delta.prompt_token_ids = {1, 2};
+    engine_.Send(id, delta);
+    for (const auto& [index, text] : std::vector<std::pair<int32_t, std::string>>{{2, "x"}, {0, "a"}, {2, "y"}}) {
+      delta = Delta(text);
+      delta.index = index;
+      engine_.Send(id, delta);
+    }
+    for (const int32_t index : {1, 2, 0}) {
+      engine::Finish finish = engine_.Stopped(5, 3);
+      finish.index = index;
+      finish.seed = 40 + index;
+      index == 0 ? engine_.Finish(id, finish) : engine_.FinishSample(id, finish);
+    }
+  });
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  const grpc::Status status = stub_->Generate(&context, Request("a"), &response);
+  engine.join();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.prompt_info().prompt_tokens(), 5);
+  EXPECT_EQ(response.prompt_info().text(), "hello");
+  EXPECT_EQ(response.prompt_info().token_ids_size(), 0);
+  EXPECT_EQ(response.text(), "a");
+  EXPECT_EQ(response.seed(), 40u);
+  ASSERT_EQ(response.other_samples_size(), 2);
+  EXPECT_EQ(response.other_samples(0).text(), "");
+  EXPECT_EQ(response.other_samples(0).seed(), 41u);
+  EXPECT_EQ(response.other_samples(0).finish_reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(response.other_samples(1).text(), "xy");
+  EXPECT_EQ(response.other_samples(1).seed(), 42u);
+  EXPECT_EQ(response.usage().total_tokens(), 8);
+}
+
 TEST_F(GenerateServiceTest, UnaryCallTellsTheEngineWhenTheDeadlinePasses) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));

@@ -54,6 +54,94 @@ TEST_F(GenerateStreamTest, SendsPromptInfoFirstTextInOrderAndFiguresLast) {
   EXPECT_EQ(TakeRecord().finish->usage.completion_tokens, 2);
 }
 
+TEST_F(GenerateStreamTest, SamplesKeepTheirOwnMessagesAndTheLastOneToEndBringsTheUsage) {
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("a");
+  request.mutable_sampling()->set_n(2);
+  request.mutable_retrieval()->set_return_stats(false);
+  auto reader = stub_->GenerateStream(&context, request);
+  EXPECT_EQ(engine_.TakeRequest().sampling.n, 2);
+  engine_.Prompt("a", 5);
+  const auto send = [&](int32_t index, const std::string& text) {
+    engine::Delta delta = Delta(text);
+    delta.index = index;
+    engine_.Send("a", delta);
+  };
+  send(0, "a");
+  send(1, "x");
+  send(1, "y");
+  engine::Finish finish = engine_.Stopped(5, 2);
+  finish.index = 1;
+  finish.seed = 43;
+  engine_.FinishSample("a", finish);
+  send(0, "b");
+  finish = engine_.Stopped(5, 4);
+  engine_.Finish("a", finish);
+
+  std::string texts[2];
+  std::vector<v1::GenerateStreamResponse> ends;
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+    texts[message.index()] += message.text();
+    if (message.finish_reason() != v1::FINISH_REASON_UNSPECIFIED) ends.push_back(message);
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(texts[0], "ab");
+  EXPECT_EQ(texts[1], "xy");
+  ASSERT_EQ(ends.size(), 2u);
+  EXPECT_EQ(ends[0].index(), 1);
+  EXPECT_EQ(ends[0].seed(), 43u);
+  EXPECT_TRUE(ends[0].has_timings());
+  EXPECT_FALSE(ends[0].has_usage());
+  EXPECT_FALSE(ends[0].has_retrieval());
+  EXPECT_EQ(ends[1].index(), 0);
+  EXPECT_EQ(ends[1].seed(), 42u);
+  EXPECT_EQ(ends[1].usage().total_tokens(), 9);
+  EXPECT_FALSE(ends[1].has_retrieval());
+}
+
+TEST_F(GenerateStreamTest, AnEchoLargerThanTheUnreadBoundIsNoReasonToCancel) {
+  grpc::ClientContext context;
+  v1::GenerateRequest request = Request("a");
+  request.set_echo(true);
+  request.set_return_token_ids(true);
+  auto reader = stub_->GenerateStream(&context, request);
+  EXPECT_TRUE(engine_.TakeRequest().echo);
+  engine_.Prompt("a", 5);
+  engine::Delta echo;
+  echo.prompt_text = std::string(64 << 10, 'p');
+  echo.prompt_token_ids = {1, 2, 3};
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(engine_.Send("a", echo));
+  engine::Delta scored;
+  scored.prompt_logprobs = {{7, -0.5f, {{8, -0.25f}}}};
+  engine_.Send("a", scored);
+  engine_.Send("a", Delta("answer"));
+  engine_.Finish("a", engine_.Stopped(5, 1));
+  std::string text, prompt;
+  int num_ids = 0, num_scored = 0;
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+    EXPECT_LT(message.ByteSizeLong(), 1u << 20);
+    EXPECT_TRUE(message.prompt_info().text().empty() || text.empty());
+    if (message.has_prompt_info()) {
+      EXPECT_EQ(message.prompt_info().prompt_tokens(), 5);
+    }
+    prompt += message.prompt_info().text();
+    num_ids += message.prompt_info().token_ids_size();
+    num_scored += message.prompt_info().logprobs_size();
+    if (message.prompt_info().logprobs_size() > 0) {
+      EXPECT_EQ(message.prompt_info().logprobs(0).token_id(), 7);
+      EXPECT_EQ(message.prompt_info().logprobs(0).top(0).logprob(), -0.25f);
+    }
+    text += message.text();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(prompt.size(), size_t{100} << 16);
+  EXPECT_EQ(num_ids, 300);
+  EXPECT_EQ(num_scored, 1);
+  EXPECT_EQ(text, "answer");
+}
+
 TEST_F(GenerateStreamTest, LeavesTokenIdsOutUnlessAskedFor) {
   grpc::ClientContext context;
   auto reader = stub_->GenerateStream(&context, Request("a"));

@@ -60,7 +60,8 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
 TEST(CommandLineTest, FillsTheOptions) {
   const auto line = Parse({"--model", "/models/tiny/", "--max-tokens-in-cache=4096", "--allow-untrained-hash",
                            "--reflection=off", "--budget=0.05", "--dtype=fp32", "--random-weights=7",
-                           "--listen=[::1]:0", "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100"});
+                           "--listen=[::1]:0", "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100",
+                           "--no-prefix-cache"});
   ASSERT_TRUE(line.ok()) << line.status();
   const engine::LoadOptions& load = line->options.load;
   EXPECT_EQ(load.model_folder, "/models/tiny/");
@@ -72,6 +73,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(*load.random_weights_seed, 7u);
   EXPECT_EQ(load.hash_folders, (std::vector<std::string>{"/a", "/b"}));
   EXPECT_EQ(load.max_context_tokens, 100);
+  EXPECT_FALSE(load.scheduler.prefix_cache);
+  EXPECT_TRUE(Parse({"--model=x"})->options.load.scheduler.prefix_cache);
   EXPECT_EQ(line->options.server.listen.host, "::1");
   EXPECT_FALSE(line->options.server.reflection);
   EXPECT_EQ(line->options.server.model_name, "tiny");

@@ -49,8 +49,17 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   stopping->set_ignore_eos(true);
   request.mutable_retrieval()->set_mode(v1::RETRIEVAL_MODE_SPARSE);
   request.mutable_retrieval()->set_budget_ratio(0.05);
+  request.mutable_retrieval()->set_min_tokens(96);
+  request.mutable_retrieval()->set_sink_tokens(0);
+  request.mutable_retrieval()->set_recent_tokens(32);
   request.set_logprobs(0);
+  request.set_prompt_logprobs(2);
+  request.set_echo(true);
+  request.set_truncate_prompt_tokens(50);
+  request.set_cache_salt("tenant");
+  request.set_bypass_prefix_cache(true);
   request.set_priority(-3);
+  sampling->set_n(4);
 
   const auto converted = ToEngineRequest(&request, Model());
   ASSERT_TRUE(converted.ok()) << converted.status();
@@ -74,8 +83,17 @@ TEST(ProtoConversionTest, KeepsEveryField) {
   EXPECT_TRUE(converted->stopping.ignore_eos);
   EXPECT_EQ(converted->retrieval.mode, engine::RetrievalMode::kSparse);
   EXPECT_EQ(*converted->retrieval.budget_ratio, 0.05);
+  EXPECT_EQ(*converted->retrieval.min_tokens, 96);
+  EXPECT_EQ(*converted->retrieval.sink_tokens, 0);
+  EXPECT_EQ(*converted->retrieval.recent_tokens, 32);
   EXPECT_EQ(*converted->logprobs, 0);
+  EXPECT_EQ(*converted->prompt_logprobs, 2);
+  EXPECT_TRUE(converted->echo);
+  EXPECT_EQ(*converted->truncate_prompt_tokens, 50);
+  EXPECT_EQ(converted->cache_salt, "tenant");
+  EXPECT_TRUE(converted->bypass_prefix_cache);
   EXPECT_EQ(converted->priority, -3);
+  EXPECT_EQ(converted->sampling.n, 4);
 }
 
 TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
@@ -87,7 +105,13 @@ TEST(ProtoConversionTest, AbsentScalarsStayAbsent) {
   EXPECT_FALSE(converted->sampling.seed.has_value());
   EXPECT_FALSE(converted->stopping.max_tokens.has_value());
   EXPECT_FALSE(converted->retrieval.budget_ratio.has_value());
+  EXPECT_FALSE(converted->retrieval.min_tokens.has_value());
+  EXPECT_FALSE(converted->retrieval.sink_tokens.has_value());
+  EXPECT_FALSE(converted->retrieval.recent_tokens.has_value());
   EXPECT_FALSE(converted->logprobs.has_value());
+  EXPECT_FALSE(converted->prompt_logprobs.has_value());
+  EXPECT_FALSE(converted->truncate_prompt_tokens.has_value());
+  EXPECT_EQ(converted->sampling.n, 1);
   EXPECT_EQ(converted->retrieval.mode, engine::RetrievalMode::kAuto);
 }
 
@@ -125,6 +149,20 @@ TEST(ProtoConversionTest, BadRequestsNameTheField) {
   request = TextRequest();
   request.set_model(std::string(257, 'x'));
   EXPECT_EQ(BadField(request), "model");
+  request = TextRequest();
+  request.set_cache_salt(std::string(257, 'x'));
+  EXPECT_EQ(BadField(request), "cache_salt");
+}
+
+TEST(ProtoConversionTest, ATruncatedPromptOfTokensKeepsItsLast) {
+  v1::GenerateRequest request;
+  for (int id = 0; id < 200; ++id) request.mutable_token_ids()->add_ids(id);
+  EXPECT_EQ(BadField(request), "token_ids");
+  request.set_truncate_prompt_tokens(3);
+  EXPECT_EQ(std::get<engine::TokenPrompt>(ToEngineRequest(&request, Model())->prompt).token_ids,
+            (std::vector<int32_t>{197, 198, 199}));
+  request.set_truncate_prompt_tokens(101);
+  EXPECT_EQ(BadField(request), "token_ids");
 }
 
 TEST(ProtoConversionTest, PromptsBeyondAnyBoundAreRefusedBeforeTheyAreCopied) {
@@ -154,14 +192,14 @@ TEST(ProtoConversionTest, FreeTokensOfALargeCacheDoNotOverflow) {
 TEST(ProtoConversionTest, QualityAndFallbackAreAbsentUntilThereIsSomethingToSay) {
   engine::Finish finish;
   v1::GenerateStreamResponse message;
-  SetFinish(finish, &message);
+  SetFinish(finish, ReturnOptions(), &message);
   EXPECT_FALSE(message.retrieval().has_quality());
   EXPECT_FALSE(message.retrieval().has_fallback());
 
   finish.retrieval.dense_reason = engine::DenseReason::kGuardrail;
   finish.retrieval.quality = {3, 0.7, 0.55, 0.9, 0.1, 0.8};
   finish.retrieval.fallback = {1, 17, false, 0.08};
-  SetFinish(finish, &message);
+  SetFinish(finish, ReturnOptions(), &message);
   EXPECT_EQ(message.retrieval().dense_reason(), v1::DENSE_REASON_GUARDRAIL);
   const v1::RetrievalQuality& quality = message.retrieval().quality();
   EXPECT_EQ(quality.samples(), 3);
@@ -176,7 +214,7 @@ TEST(ProtoConversionTest, QualityAndFallbackAreAbsentUntilThereIsSomethingToSay)
 
   finish.retrieval.fallback = {2, 17, true, 0};
   v1::GenerateResponse unary;
-  SetFinish(finish, &unary);
+  SetFinish(finish, ReturnOptions(), &unary);
   EXPECT_EQ(unary.retrieval().fallback().count(), 2);
   EXPECT_FALSE(unary.retrieval().fallback().has_budget_ratio());
 }
@@ -286,9 +324,10 @@ TEST(WireMessageTest, RefusesBytesThatWouldMultiplyInMemory) {
   const std::string two(std::string("\x0a\x00", 2));      // an empty field 1
   const std::string chat = field('\x2a', repeated(two));  // messages
   const std::string stop = field('\x3a', repeated(std::string("\x1a\x00", 2)));
-  const std::string unknown = repeated(std::string("\x7a\x00", 2));  // field 15
+  const std::string unknown = repeated(std::string("\xfa\x7f\x00", 3));  // field 2047
+  const std::string no_bool = repeated(std::string("\x7a\x00", 2));      // field 15 with a length
   const std::string group = "\x7b" + repeated(std::string("\x08\x01", 2)) + "\x7c";
-  for (const std::string& bytes : {chat, stop, unknown, group}) {
+  for (const std::string& bytes : {chat, stop, unknown, no_bool, group}) {
     EXPECT_EQ(ParseBytes(bytes).message(), "request: must have at most 16384 strings, messages and unknown fields");
   }
 }

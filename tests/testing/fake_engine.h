@@ -69,6 +69,9 @@ class FakeEngine final : public engine::Engine {
   bool Send(const std::string& request_id, engine::Delta delta) {
     return WithSink(request_id, [&](engine::ResponseSink* sink) { sink->OnDelta(std::move(delta)); });
   }
+  bool FinishSample(const std::string& request_id, engine::Finish finish) {
+    return WithSink(request_id, [&](engine::ResponseSink* sink) { sink->OnSampleFinish(std::move(finish)); });
+  }
   bool Finish(const std::string& request_id, engine::Finish finish) {
     MutexLock lock(&mutex_);
     return FinishLocked(request_id, std::move(finish));

@@ -97,8 +97,15 @@ absl::StatusOr<StepResult> FakeModelRunner::Run(const Batch& batch) {
     Append(batch);
     for (const SampleRow& sample : batch.samples) {
       const auto end = std::upper_bound(batch.query_begin.begin(), batch.query_begin.end(), sample.token_index);
-      FillLogits(batch, static_cast<int32_t>(end - batch.query_begin.begin()) - 1, sample);
+      const int32_t row = static_cast<int32_t>(end - batch.query_begin.begin()) - 1;
+      FillLogits(batch, row, batch.context_len[row], sample.output_index);
       result.tokens.push_back(sampler_.Sample(logits_.data(), vocab_size_, sample));
+    }
+    for (const ScoredToken& token : batch.scored) {
+      const auto end = std::upper_bound(batch.query_begin.begin(), batch.query_begin.end(), token.token_index);
+      const int32_t row = static_cast<int32_t>(end - batch.query_begin.begin()) - 1;
+      FillLogits(batch, row, batch.positions[token.token_index] + 1, -1);
+      result.scored.push_back(sampler_.Score(logits_.data(), vocab_size_, token));
     }
     if (batch.quality.has_value()) result.quality = Measure(batch);
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
@@ -159,24 +166,24 @@ int32_t FakeModelRunner::CachedToken(const Batch& batch, int32_t row, int32_t po
   return cache_[int64_t{page} * kP + position % kP];
 }
 
-void FakeModelRunner::FillLogits(const Batch& batch, int32_t row, const SampleRow& sample) {
+void FakeModelRunner::FillLogits(const Batch& batch, int32_t row, int32_t context_len, int32_t output_index) {
   const int32_t first = CachedToken(batch, row, 0);
   const auto nan = nan_from_.find(first);
-  if (nan != nan_from_.end() && sample.output_index >= nan->second) {
+  if (nan != nan_from_.end() && output_index >= nan->second) {
     std::fill(logits_.begin(), logits_.end(), std::numeric_limits<float>::quiet_NaN());
     return;
   }
   uint64_t hash = 0;
-  for (int32_t position = 0; position < batch.context_len[row]; ++position) {
+  for (int32_t position = 0; position < context_len; ++position) {
     hash = Mix(hash ^ static_cast<uint64_t>(CachedToken(batch, row, position)));
   }
   for (int32_t id = 0; id < vocab_size_; ++id) {
     logits_[id] = static_cast<float>(Mix(hash + id) >> 40) * 0x1p-22f;  // [0, 4)
   }
   const auto script = scripts_.find(first);
-  if (script != scripts_.end()) {
+  if (script != scripts_.end() && output_index >= 0) {
     const size_t last = script->second.size() - 1;
-    logits_[script->second[std::min<size_t>(sample.output_index, last)]] = 8.0f;
+    logits_[script->second[std::min<size_t>(output_index, last)]] = 8.0f;
   }
 }
 

@@ -53,7 +53,9 @@ class FakeModelRunner : public ModelRunner {
   RetrievalQuality Measure(const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The token at `position` of row `row`, through its page table.
   int32_t CachedToken(const Batch& batch, int32_t row, int32_t position) const;
-  void FillLogits(const Batch& batch, int32_t row, const SampleRow& sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // After the row's first `context_len` tokens; output_index -1: of a prompt token that is scored.
+  void FillLogits(const Batch& batch, int32_t row, int32_t context_len, int32_t output_index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int32_t num_pages_;
   const int32_t vocab_size_;

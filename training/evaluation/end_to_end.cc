@@ -144,6 +144,7 @@ class EndToEnd {
     load.hash = input_.served_hash;
     load.allow_untrained_hash = true;
     load.max_tokens_in_cache = 2 * Context();
+    load.scheduler.prefix_cache = false;  // an answer depends on nothing that was asked before
     auto loaded = engine::LoadEngine(load, /*observer=*/nullptr);
     if (!loaded.ok()) return loaded.status();
     engine_ = std::move(loaded->engine);
