@@ -17,6 +17,6 @@ if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
 fi
 [ "$cached" = 0 ] || echo "($cached of them unchanged since an earlier run)"
 # What a test of deploy/ lacked on this machine.
-find -L "$(bazel info bazel-testlogs 2>/dev/null)/tests/deploy" -name test.log -exec grep -h '^SKIPPED' {} + 2>/dev/null
+find -L "$(bazel info bazel-testlogs 2>/dev/null)/tests/deploy" -name test.log -exec grep -h '^SKIPPED' {} + 2>/dev/null | sort -u
 echo "$passed passed, $failed failed"
 exit "$status"

