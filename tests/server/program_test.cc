@@ -58,10 +58,10 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
 }
 
 TEST(CommandLineTest, FillsTheOptions) {
-  const auto line = Parse({"--model", "/models/tiny/", "--max-tokens-in-cache=4096", "--allow-untrained-hash",
-                           "--reflection=off", "--budget=0.05", "--dtype=fp32", "--random-weights=7",
-                           "--listen=[::1]:0", "--drain-seconds=2.5", "--hash-folders=/a,/b", "--max_context", "100",
-                           "--no-prefix-cache"});
+  const auto line =
+      Parse({"--model", "/models/tiny/", "--max-tokens-in-cache=4096", "--allow-untrained-hash", "--reflection=off",
+             "--budget=0.05", "--dtype=fp32", "--random-weights=7", "--listen=[::1]:0", "--drain-seconds=2.5",
+             "--hash-folders=/a,/b", "--max_context", "100", "--no-prefix-cache"});
   ASSERT_TRUE(line.ok()) << line.status();
   const engine::LoadOptions& load = line->options.load;
   EXPECT_EQ(load.model_folder, "/models/tiny/");
