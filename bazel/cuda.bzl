@@ -12,6 +12,9 @@ def _cuda_objects_impl(ctx):
     includes = depset(transitive = [c.includes for c in contexts] + [c.system_includes for c in contexts] +
                                    [c.quote_includes for c in contexts])
     objects = []
+
+    # An edit of one .cu must not compile the others, some of which take minutes.
+    headers_here = [src for src in ctx.files.srcs if src.extension != "cu"] + ctx.files.hdrs
     for src in ctx.files.srcs:
         if src.extension != "cu":
             continue
@@ -25,7 +28,7 @@ def _cuda_objects_impl(ctx):
         ctx.actions.run(
             executable = ctx.file._nvcc.path,
             arguments = [args],
-            inputs = depset(ctx.files.srcs + ctx.files.hdrs, transitive = [headers, depset(ctx.files._toolkit)]),
+            inputs = depset([src] + headers_here, transitive = [headers, depset(ctx.files._toolkit)]),
             outputs = [obj],
             mnemonic = "CudaCompile",
             progress_message = "Compiling %s" % src.path,

@@ -6,8 +6,15 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 
+#include <c10/util/Exception.h>
+
 #include <optional>
+#include <string>
 #include <string_view>
+
+#include "engine/ops/execution.h"
+#include "engine/ops/tensor.h"
+#include "kernels/small_linear.h"
 
 namespace spotlight::engine {
 namespace {
@@ -53,7 +60,27 @@ Linear::Linear(const at::Tensor& weight, const at::Tensor& bias) : bias_(bias), 
   weight_ = prepacked_ ? Reorder(weight.contiguous(), exact ? kExactRows : kPackedRows) : weight.contiguous();
 }
 
+at::Tensor Linear::FewRows(const at::Tensor& x) const {
+  const at::Tensor rows = x.contiguous();
+  at::Tensor out = at::empty({x.size(0), num_out_}, x.options());
+  kernels::SmallLinearParams params;
+  params.execution = ExecutionOn(x.device());
+  params.dtype = ToKernelDType(x.scalar_type());
+  params.num_rows = static_cast<int32_t>(x.size(0));
+  params.num_in = static_cast<int32_t>(x.size(1));
+  params.num_out = static_cast<int32_t>(num_out_);
+  params.x = rows.data_ptr();
+  params.weight = weight_.data_ptr();
+  params.bias = bias_.defined() ? bias_.data_ptr() : nullptr;
+  params.out = out.data_ptr();
+  const absl::Status status = kernels::SmallLinear(params);
+  TORCH_CHECK(status.ok(), std::string(status.message()));
+  return out;
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  const kernels::DType dtype = ToKernelDType(x.scalar_type());
+  if (x.is_cuda() && kernels::SmallLinearSupported(dtype, x.size(0), x.size(1), num_out_)) return FewRows(x);
   if (!prepacked_) return at::linear(x, weight_, bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
   if (x.scalar_type() != at::kFloat) return PackedLinear(x, weight_, bias_);
   const int64_t rows = x.size(0);

@@ -10,7 +10,8 @@ namespace spotlight::engine {
 // Thread-compatible.
 //
 // On the CPU the weights are reordered for oneDNN. In fp32 a row's result is bit-identical whatever the number of rows:
-// rows go through in tiles of one fixed size, because a GEMM's summation order may depend on its shape.
+// rows go through in tiles of one fixed size, because a GEMM's summation order may depend on its shape. On a GPU the
+// few rows of a decode step take kernels/small_linear.h, more cuBLAS.
 class Linear {
  public:
   Linear() = default;
@@ -24,6 +25,8 @@ class Linear {
   static bool HasFastBf16();
 
  private:
+  at::Tensor FewRows(const at::Tensor& x) const;
+
   at::Tensor weight_;  // plain [N, K], or oneDNN's own layout
   at::Tensor bias_;
   int64_t num_out_ = 0;

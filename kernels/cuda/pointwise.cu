@@ -27,6 +27,8 @@ __device__ float BlockSum(float x) {
 
 // Grid (T), block (kPointwiseThreads). A thread owns the same elements in both passes.
 __global__ void AddRmsNormRows(const AddRmsNormParams params) {
+  WaitForPrevious();
+  AllowNext();
   const int64_t begin = int64_t{blockIdx.x} * params.hidden;
   float squares = 0;
   for (int i = threadIdx.x; i < params.hidden; i += kPointwiseThreads) {
@@ -44,8 +46,54 @@ __global__ void AddRmsNormRows(const AddRmsNormParams params) {
   }
 }
 
+constexpr int kVector = 8;  // half-precision elements of 16 bytes
+
+template <typename T>
+struct alignas(16) Vector {
+  T at[kVector];
+};
+
+// The same for half precisions, a vector of a row per thread: grid (T), block (as many as a row has, rounded up to
+// whole warps, at most kPointwiseThreads * 4).
+template <typename T>
+__global__ void __launch_bounds__(4 * kPointwiseThreads) AddRmsNormVectors(const AddRmsNormParams params) {
+  const bool active = threadIdx.x * kVector < params.hidden;
+  const int64_t index = int64_t{blockIdx.x} * params.hidden / kVector + threadIdx.x;
+  Vector<T> weight = {}, x = {}, delta = {};
+  if (active) weight = static_cast<const Vector<T>*>(params.weight)[threadIdx.x];
+  WaitForPrevious();
+  AllowNext();  // not before: at most two kernels of the stream overlap
+  if (active) {
+    x = static_cast<const Vector<T>*>(params.x)[index];
+    if (params.delta != nullptr) {
+      delta = static_cast<const Vector<T>*>(params.delta)[index];
+      for (int i = 0; i < kVector; ++i) RoundTo(ToFloat(x.at[i]) + ToFloat(delta.at[i]), &x.at[i]);
+      static_cast<Vector<T>*>(params.x)[index] = x;
+    }
+  }
+  float squares = 0;
+  for (int i = 0; i < kVector; ++i) squares = fmaf(ToFloat(x.at[i]), ToFloat(x.at[i]), squares);
+  __shared__ float warps[4 * kPointwiseThreads / 32];
+  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
+  __syncthreads();
+  float sum = 0;
+  for (int warp = 0; warp < blockDim.x / 32; ++warp) sum += warps[warp];
+  if (!active) return;
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(params.hidden) + params.eps);
+  Vector<T> out;
+  for (int i = 0; i < kVector; ++i) {
+    T normalised;
+    RoundTo(ToFloat(x.at[i]) * scale, &normalised);
+    RoundTo(ToFloat(normalised) * ToFloat(weight.at[i]), &out.at[i]);
+  }
+  static_cast<Vector<T>*>(params.out)[index] = out;
+}
+
 // Grid (T, blocks), block (kPointwiseThreads): a thread per element.
 __global__ void SiluMulElements(const SiluMulParams params) {
+  WaitForPrevious();
+  AllowNext();
   const int64_t token = blockIdx.x;
   const int64_t i = int64_t{blockIdx.y} * kPointwiseThreads + threadIdx.x;
   if (i >= params.intermediate) return;
@@ -59,14 +107,28 @@ __global__ void SiluMulElements(const SiluMulParams params) {
 
 int AddRmsNorm(const AddRmsNormParams& params) {
   LaunchSequence sequence(params.execution.stream);
-  sequence.Launch(AddRmsNormRows, dim3(params.num_tokens), dim3(kPointwiseThreads), 0, params);
+  LaunchOptions options;
+  options.overlap_previous = true;
+  const int vectors = params.hidden / kVector, threads = (vectors + 31) / 32 * 32;
+  const bool aligned = ((reinterpret_cast<uintptr_t>(params.x) | reinterpret_cast<uintptr_t>(params.delta) |
+                         reinterpret_cast<uintptr_t>(params.weight) | reinterpret_cast<uintptr_t>(params.out)) %
+                        sizeof(Vector<__half>)) == 0;
+  if (params.dtype == DType::kF32 || threads > 4 * kPointwiseThreads || !aligned) {
+    sequence.LaunchWith(options, AddRmsNormRows, dim3(params.num_tokens), dim3(kPointwiseThreads), 0, params);
+  } else if (params.dtype == DType::kBF16) {
+    sequence.LaunchWith(options, AddRmsNormVectors<__nv_bfloat16>, dim3(params.num_tokens), dim3(threads), 0, params);
+  } else {
+    sequence.LaunchWith(options, AddRmsNormVectors<__half>, dim3(params.num_tokens), dim3(threads), 0, params);
+  }
   return sequence.error();
 }
 
 int SiluMul(const SiluMulParams& params) {
   LaunchSequence sequence(params.execution.stream);
+  LaunchOptions options;
+  options.overlap_previous = true;
   const int blocks = (params.intermediate + kPointwiseThreads - 1) / kPointwiseThreads;
-  sequence.Launch(SiluMulElements, dim3(params.num_tokens, blocks), dim3(kPointwiseThreads), 0, params);
+  sequence.LaunchWith(options, SiluMulElements, dim3(params.num_tokens, blocks), dim3(kPointwiseThreads), 0, params);
   return sequence.error();
 }
 

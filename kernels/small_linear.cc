@@ -1,0 +1,26 @@
+#include "kernels/small_linear.h"
+
+#include "kernels/cuda/small_linear.h"
+#include "kernels/validation.h"
+
+namespace spotlight::kernels {
+
+absl::Status SmallLinear(const SmallLinearParams& params) {
+  Validation check("SmallLinear");
+  check.Device(params.execution, params.dtype);
+  check.That(params.execution.device == DeviceKind::kCuda, "execution.device",
+             static_cast<int64_t>(params.execution.device), "CUDA");
+  check.That(params.dtype != DType::kF32, "dtype", static_cast<int64_t>(params.dtype), "bf16 or fp16");
+  check.InRange("num_rows", params.num_rows, 1, kMaxSmallLinearRows);
+  check.InRange("num_in", params.num_in, 1, INT32_MAX);
+  check.That(params.num_in % 64 == 0, "num_in", params.num_in, "a multiple of 64");
+  check.InRange("num_out", params.num_out, 1, INT32_MAX);
+  check.That(params.num_out % 16 == 0, "num_out", params.num_out, "a multiple of 16");
+  check.Aligned("x", params.x, kVectorBytes);
+  check.Aligned("weight", params.weight, kVectorBytes);
+  check.Aligned("out", params.out, kVectorBytes);
+  if (!check.ok()) return check.status();
+  return CudaStatus("SmallLinear", cuda::SmallLinear(params));
+}
+
+}  // namespace spotlight::kernels

@@ -1,0 +1,126 @@
+// SmallLinear against loops in double, and a row's result against the rows beside it.
+#include "kernels/small_linear.h"
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/numeric.h"
+
+namespace spotlight::kernels::testing {
+namespace {
+
+// Elements of a half precision that host and device both see.
+class Elements {
+ public:
+  Elements(DType dtype, int64_t count) : dtype_(dtype), count_(count) {
+    EXPECT_EQ(cudaMallocManaged(&data_, count * SizeOf(dtype)), cudaSuccess);
+  }
+  ~Elements() { cudaFree(data_); }
+  Elements(const Elements&) = delete;
+  Elements& operator=(const Elements&) = delete;
+
+  void Randomise(std::mt19937_64* random, float scale) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count_; ++i) StoreElement(scale * normal(*random), data_, dtype_, i);
+  }
+  float at(int64_t i) const { return LoadElement(data_, dtype_, i); }
+  void* data() const { return data_; }
+  std::vector<float> values() const {
+    std::vector<float> values;
+    for (int64_t i = 0; i < count_; ++i) values.push_back(at(i));
+    return values;
+  }
+
+ private:
+  DType dtype_;
+  int64_t count_;
+  void* data_ = nullptr;
+};
+
+struct Case {
+  DType dtype;
+  int32_t rows, in, out;
+  bool bias;
+};
+
+class SmallLinearCudaTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
+  const Case& c = GetParam();
+  std::mt19937_64 random(3);
+  Elements x(c.dtype, int64_t{c.rows} * c.in), weight(c.dtype, int64_t{c.out} * c.in), bias(c.dtype, c.out);
+  Elements out(c.dtype, int64_t{c.rows} * c.out), alone(c.dtype, c.out);
+  x.Randomise(&random, 1);
+  weight.Randomise(&random, 1.0f / std::sqrt(static_cast<float>(c.in)));
+  bias.Randomise(&random, 1);
+  SmallLinearParams params;
+  params.execution.device = DeviceKind::kCuda;
+  params.dtype = c.dtype;
+  params.num_rows = c.rows;
+  params.num_in = c.in;
+  params.num_out = c.out;
+  params.x = x.data();
+  params.weight = weight.data();
+  params.bias = c.bias ? bias.data() : nullptr;
+  params.out = out.data();
+  ASSERT_TRUE(SmallLinear(params).ok());
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+
+  // Half a last place of the result, and the sum's own error in fp32.
+  const double place = c.dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11;
+  for (int32_t row = 0; row < c.rows; ++row) {
+    for (int32_t n = 0; n < c.out; ++n) {
+      double sum = c.bias ? bias.at(n) : 0, size = std::abs(sum);
+      for (int32_t k = 0; k < c.in; ++k) {
+        const double product = double{x.at(int64_t{row} * c.in + k)} * weight.at(int64_t{n} * c.in + k);
+        sum += product;
+        size += std::abs(product);
+      }
+      ASSERT_NEAR(out.at(int64_t{row} * c.out + n), sum, place * std::abs(sum) + 1e-6 * size) << row << ", " << n;
+    }
+  }
+
+  const std::vector<float> together = out.values();
+  for (int32_t row = 0; row < c.rows; ++row) {
+    params.num_rows = 1;
+    params.x = static_cast<const char*>(x.data()) + int64_t{row} * c.in * SizeOf(c.dtype);
+    params.out = alone.data();
+    ASSERT_TRUE(SmallLinear(params).ok());
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    for (int32_t n = 0; n < c.out; ++n) ASSERT_EQ(alone.at(n), together[int64_t{row} * c.out + n]) << row << ", " << n;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, SmallLinearCudaTest,
+                         ::testing::Values(Case{DType::kBF16, 1, 64, 16, false}, Case{DType::kBF16, 8, 576, 960, true},
+                                           Case{DType::kF16, 3, 1536, 576, false},
+                                           Case{DType::kBF16, 5, 3584, 464, true},
+                                           Case{DType::kF16, 8, 18944, 112, true},
+                                           Case{DType::kBF16, 8, 3584, 4624, true},
+                                           Case{DType::kBF16, 4, 576, 1552, false}));
+
+TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
+  SmallLinearParams params;
+  params.execution.device = DeviceKind::kCuda;
+  alignas(16) char memory[16];
+  params.x = params.weight = memory;
+  params.out = memory;
+  params.num_rows = 9;
+  params.num_in = 64;
+  params.num_out = 16;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.num_rows = 1;
+  params.num_in = 65;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.num_in = 64;
+  params.num_out = 17;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace spotlight::kernels::testing
