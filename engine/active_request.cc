@@ -138,6 +138,7 @@ void ActiveRequest::OnQualitySample(const QualitySample& sample) {
 void ActiveRequest::OnSampleEnd(const ActiveRequest& ended, int32_t wasted_tokens) {
   ended_.completion_tokens += ended.output_->num_tokens() + ended.ended_.completion_tokens;
   ended_.wasted_tokens += wasted_tokens + ended.ended_.wasted_tokens;
+  ended_.phase = std::max(ended_.phase, ended.furthest_phase());
   if (ended.index() == 0) {
     ended_.first_timings = ended.MakeTimings();
     ended_.cached_prompt_tokens = std::max(0, ended.sequence_.num_prompt_hit);

@@ -136,7 +136,9 @@ void EngineLoop::EndSamples(uint64_t first_sample_id, const absl::Status& status
     left.push_back(sample);
   }
   if (cancelled.has_value() && !left.empty()) {
-    stats_.cancel_releases.push_back({left.front()->phase(), absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
+    RequestPhase phase = RequestPhase::kQueued;
+    for (const ActiveRequest* const sample : left) phase = std::max(phase, sample->furthest_phase());
+    stats_.cancel_releases.push_back({phase, absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
   }
   for (ActiveRequest* const sample : left) {
     // Tokens come one a step: at most the latest was made after the client left.
@@ -330,7 +332,7 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     stats.request_id = ended->request_id();
     stats.finish = finish;
     stats.finish.timings = ended->RequestTimings();
-    stats.phase = ended->phase();
+    stats.phase = ended->furthest_phase();
     stats.end_to_end_seconds = absl::ToDoubleSeconds(clock_->Now() - ended->accepted());
     stats.wasted_tokens = wasted_tokens + ended->wasted_tokens();
     observer_->OnRequestEnd(stats);

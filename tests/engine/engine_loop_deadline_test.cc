@@ -199,5 +199,68 @@ TEST_F(EngineLoopDeadlineTest, PrioritiesAndCallersDecideWhoStarts) {
   EXPECT_EQ(order, (std::vector<std::string>{"runs", "c1", "a1", "b1", "a2", "a3"}));
 }
 
+TEST_F(EngineLoopDeadlineTest, SamplesHaveOneDeadlineAndEndAtItTogether) {
+  options_.scheduler.max_running = 2;
+  StartTimed();
+  GenerateRequest request = RequestUntil("late", 100, absl::Milliseconds(45));
+  request.sampling.n = 3;  // the third waits for a place
+  const auto late = Submit(request, PromptIds(100, 1));
+  for (int step = 0; step < 5; ++step) {
+    loop_->RunOnce();
+    ASSERT_FALSE(late->finished()) << step;
+  }
+  EXPECT_EQ(loop_->num_with_deadline(), 3);
+  loop_->RunOnce();  // at 50 ms
+  EXPECT_EQ(late->finish().status.code(), StatusCode::kDeadlineExceeded);
+  const std::vector<Finish> finishes = late->sample_finishes();
+  ASSERT_EQ(finishes.size(), 3u);
+  for (const Finish& finish : finishes) EXPECT_EQ(finish.reason, FinishReason::kDeadline);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_EQ(loop_->load().num_running, 0);
+  EXPECT_EQ(loop_->load().num_waiting, 0);
+  EXPECT_EQ(loop_->load().num_free_pages, 64);
+  ASSERT_EQ(observer_.steps().back().cancel_releases.size(), 1u) << "a request is released once";
+  EXPECT_EQ(observer_.steps().back().cancel_releases[0].phase, RequestPhase::kDecode);
+  EXPECT_NEAR(observer_.steps().back().cancel_releases[0].seconds, 0.005, 1e-9);
+  ASSERT_EQ(observer_.requests().size(), 1u) << "and counted once";
+  EXPECT_EQ(observer_.requests()[0].phase, RequestPhase::kDecode) << "though the last sample never started";
+  EXPECT_EQ(observer_.requests()[0].wasted_tokens, 2) << "one of each that ran, made at 50 ms";
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
+TEST_F(EngineLoopDeadlineTest, DeadlinesAreCountedBackToZeroHoweverSamplesEnd) {
+  options_.scheduler.max_running = 4;
+  StartTimed();
+  const auto submit = [&](const std::string& id, int32_t first_prompt_token) {
+    GenerateRequest request = RequestUntil(id, 20, absl::Seconds(1));
+    request.sampling.n = 3;
+    return Submit(request, PromptIds(100, first_prompt_token));
+  };
+  runner_->ScriptNan(2, 3);
+  const auto answered = submit("answered", 1), failed = submit("failed", 2), aborted = submit("aborted", 3);
+  const auto queued = submit("queued", 4);
+  for (int step = 0; step < 3; ++step) loop_->RunOnce();
+  EXPECT_EQ(loop_->num_with_deadline(), 12);
+  for (const char* id : {"aborted", "queued"}) {
+    ASSERT_TRUE(queue_->Cancel(id, CancelReason::kAborted, clock_.Now()).ok());
+  }
+  RunUntilIdle();
+  EXPECT_TRUE(answered->finish().status.ok());
+  EXPECT_EQ(failed->finish().status.code(), StatusCode::kInternal);
+  EXPECT_EQ(aborted->finish().reason, FinishReason::kAborted);
+  EXPECT_EQ(queued->finish().reason, FinishReason::kAborted);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_EQ(observer_.requests().size(), 4u);
+
+  const auto faulted = submit("faulted", 1);
+  loop_->RunOnce();
+  EXPECT_EQ(loop_->num_with_deadline(), 3);
+  runner_->Fail(absl::InternalError("gone"));
+  RunUntilIdle();
+  EXPECT_EQ(faulted->finish().status.code(), StatusCode::kInternal);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
 }  // namespace
 }  // namespace spotlight::engine
