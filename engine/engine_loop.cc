@@ -292,8 +292,11 @@ void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl
 
   scheduler_.Finish(request->sequence());
   Finish finish = request->MakeFinish(absl::OkStatus(), output->reason);
-  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, request->sequence()->num_prompt_hit,
-                               request->output()->num_tokens(), request->work().max_answer_tokens});
+  // The others find the first one's prompt computed, and their answers are much as its own.
+  if (request->index() == 0) {
+    queue_->rates()->OnAnswered({finish.usage.prompt_tokens, finish.usage.cached_prompt_tokens,
+                                 request->output()->num_tokens(), request->work().max_answer_tokens});
+  }
   finish.matched_stop = std::move(output->matched_stop);
   finish.matched_stop_token = output->matched_stop_token;
   End(request, std::move(finish));

@@ -262,5 +262,20 @@ TEST_F(EngineLoopDeadlineTest, DeadlinesAreCountedBackToZeroHoweverSamplesEnd) {
   EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
 }
 
+TEST_F(EngineLoopDeadlineTest, OfARequestsSamplesTheFirstCountsAsItsAnswer) {
+  StartTimed();
+  const auto answer_tokens = [&](const std::string& id) {
+    for (int i = 0; i < 8; ++i) {
+      GenerateRequest request = Request(id + std::to_string(i), 10);
+      request.sampling.n = 3;
+      Submit(request, {1, 2, 3});
+    }
+    RunUntilIdle();
+    return queue_->rates()->Read().answer_tokens;
+  };
+  EXPECT_EQ(answer_tokens("a"), 0) << "8 answers are too few";
+  EXPECT_EQ(answer_tokens("b"), 10);
+}
+
 }  // namespace
 }  // namespace spotlight::engine
