@@ -262,6 +262,23 @@ TEST_F(EngineLoopDeadlineTest, DeadlinesAreCountedBackToZeroHoweverSamplesEnd) {
   EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
 }
 
+TEST_F(EngineLoopDeadlineTest, WhatWaitsIsRefusedWithAllItsSamples) {
+  options_.scheduler.max_running = 1;
+  StartTimed();
+  MeasureSteps();
+  Submit(Request("runs", 50), {1, 2, 3});
+  loop_->RunOnce();
+  GenerateRequest request = RequestUntil("waits", 30, absl::Seconds(1));
+  request.sampling.n = 4;  // one after the other: 1.2 s
+  const auto waits = Submit(request, {2, 2, 3});
+  loop_->RunOnce();
+  EXPECT_EQ(waits->finish().status.code(), StatusCode::kDeadlineExceeded) << "no server of one place could";
+  EXPECT_EQ(waits->sample_finishes().size(), 4u);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  RunUntilIdle();
+  EXPECT_EQ(observer_.requests().size(), 3u);
+}
+
 TEST_F(EngineLoopDeadlineTest, OfARequestsSamplesTheFirstCountsAsItsAnswer) {
   StartTimed();
   const auto answer_tokens = [&](const std::string& id) {
@@ -275,6 +292,24 @@ TEST_F(EngineLoopDeadlineTest, OfARequestsSamplesTheFirstCountsAsItsAnswer) {
   };
   EXPECT_EQ(answer_tokens("a"), 0) << "8 answers are too few";
   EXPECT_EQ(answer_tokens("b"), 10);
+}
+
+TEST_F(EngineLoopDeadlineTest, PlacesAreFreedAtTheSameRateBySamplesAndByRequests) {
+  options_.scheduler.max_running = 2;
+  StartTimed();
+  MeasureSteps();
+  const auto ends_per_second = [&](int32_t num_requests, int32_t num_samples) {
+    for (int i = 0; i < num_requests; ++i) {
+      GenerateRequest request = Request(std::to_string(i), 10);
+      request.sampling.n = num_samples;
+      Submit(request, {1, 2, 3});
+    }
+    RunUntilIdle();
+    return queue_->rates()->Read().ends_per_second;
+  };
+  // Two at a time, 10 steps of 10 ms each; the latest 64 ends count.
+  EXPECT_NEAR(ends_per_second(80, 1), 20, 2);
+  EXPECT_NEAR(ends_per_second(20, 4), 20, 2);
 }
 
 }  // namespace
