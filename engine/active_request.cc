@@ -42,6 +42,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
   sequence.caller = request.caller;
   sequence.priority = request.priority;
   sequence.prompt_token_ids = std::move(submission->prompt_token_ids);
+  const Work work = WorkOf(request, sequence.num_tokens(), max_tokens);
   sequence.sampling = std::move(request.sampling);
   const SamplingParams& sampling = sequence.sampling;
   const bool repetition = *sampling.repetition_penalty != 1.0f;
@@ -52,7 +53,6 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
   sequence.min_tokens = stopping.min_tokens;
   const int32_t max_output = std::min(stopping.max_tokens.value_or(max_tokens), max_tokens - sequence.num_tokens());
   sequence.max_tokens = sequence.num_tokens() + max_output;
-  const Work work = WorkOf(request, sequence.num_tokens(), max_tokens);
   sequence.num_logprobs = request.logprobs.value_or(-1);
 
   std::vector<std::unique_ptr<ActiveRequest>> samples;
@@ -138,6 +138,7 @@ void ActiveRequest::OnQualitySample(const QualitySample& sample) {
 void ActiveRequest::OnSampleEnd(const ActiveRequest& ended, int32_t wasted_tokens) {
   ended_.completion_tokens += ended.output_->num_tokens() + ended.ended_.completion_tokens;
   ended_.wasted_tokens += wasted_tokens + ended.ended_.wasted_tokens;
+  ended_.phase = std::max(ended_.phase, ended.furthest_phase());
   if (ended.index() == 0) {
     ended_.first_timings = ended.MakeTimings();
     ended_.cached_prompt_tokens = std::max(0, ended.sequence_.num_prompt_hit);

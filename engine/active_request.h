@@ -1,6 +1,7 @@
 // A request between the queue and its end, or one of its samples: everything the engine thread keeps for it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -45,6 +46,8 @@ class ActiveRequest {
   // For the request's statistics: those of its first sample.
   Timings RequestTimings() const;
   RequestPhase phase() const;
+  // With the samples that ended before this one: where the most advanced was.
+  RequestPhase furthest_phase() const { return std::max(ended_.phase, phase()); }
 
   const std::string& request_id() const { return request_id_; }
   Sequence* sequence() { return &sequence_; }
@@ -68,6 +71,7 @@ class ActiveRequest {
     int32_t completion_tokens = 0;
     int32_t wasted_tokens = 0;
     int32_t cached_prompt_tokens = 0;
+    RequestPhase phase = RequestPhase::kQueued;  // the furthest
     absl::optional<Timings> first_timings;
   };
 

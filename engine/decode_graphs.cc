@@ -13,6 +13,13 @@ constexpr int64_t kPaddingSlot = -1;
 
 }  // namespace
 
+bool IsPlainDecode(const Batch& batch) {
+  if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
+  if (batch.time_retrieval || batch.quality.has_value() || !batch.scored.empty()) return false;
+  // Decode rows are in the tokens' order, and so are samples: as many are one each.
+  return batch.sparse_runs.empty() && batch.samples.size() == static_cast<size_t>(batch.num_rows);
+}
+
 void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded) {
   const int32_t rows = dense_rows + sparse_rows;
   padded->num_dense_rows = dense_rows;
@@ -73,9 +80,7 @@ DecodeGraphs::Key DecodeGraphs::KeyOf(const Batch& batch) const {
 }
 
 bool DecodeGraphs::Serves(const Batch& batch) const {
-  if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
-  if (batch.time_retrieval || batch.quality.has_value() || !batch.sparse_runs.empty()) return false;
-  if (batch.samples.size() != static_cast<size_t>(batch.num_rows)) return false;
+  if (!IsPlainDecode(batch)) return false;
   const Key key = KeyOf(batch);
   if (key.first + key.second > max_rows_) return false;  // the workspaces hold no more
   return graphs_.size() < kMaxGraphs || graphs_.count(key) > 0;

@@ -42,8 +42,8 @@ class DecodeGraphs {
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
   absl::Status CaptureUsual(bool has_hash);
 
-  // Whether a graph can run this step: all its rows decode, none is measured or has sink and recent tokens of its own,
-  // its padded rows are no more than max_rows, and its graph has been captured or room is left for it.
+  // Whether a graph can run this step: it IsPlainDecode, its padded rows are no more than max_rows, and its graph has
+  // been captured or room is left for it.
   bool Serves(const Batch& batch) const;
 
   // Serves(batch). Captures at the first step of its kind (tens of milliseconds), then replays.
@@ -69,6 +69,10 @@ class DecodeGraphs {
   std::map<Key, std::unique_ptr<Captured>> graphs_;
   Batch padded_;
 };
+
+// Whether all rows decode and yield a token each, nothing is scored or measured, and no row has sink and recent tokens
+// of its own.
+bool IsPlainDecode(const Batch& batch);
 
 // `batch` with dense_rows dense and sparse_rows sparse decode rows; those that are none of batch's have context_len 0.
 // Every row is a sample; row r of batch's dense ones stays r, and its sparse ones begin at dense_rows.

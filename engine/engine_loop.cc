@@ -136,7 +136,9 @@ void EngineLoop::EndSamples(uint64_t first_sample_id, const absl::Status& status
     left.push_back(sample);
   }
   if (cancelled.has_value() && !left.empty()) {
-    stats_.cancel_releases.push_back({left.front()->phase(), absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
+    RequestPhase phase = RequestPhase::kQueued;
+    for (const ActiveRequest* const sample : left) phase = std::max(phase, sample->furthest_phase());
+    stats_.cancel_releases.push_back({phase, absl::ToDoubleSeconds(clock_->Now() - *cancelled)});
   }
   for (ActiveRequest* const sample : left) {
     // Tokens come one a step: at most the latest was made after the client left.
@@ -290,8 +292,11 @@ void EngineLoop::Deliver(const SampledToken& token, ActiveRequest* request, absl
 
   scheduler_.Finish(request->sequence());
   Finish finish = request->MakeFinish(absl::OkStatus(), output->reason);
-  queue_->rates()->OnAnswered({finish.usage.prompt_tokens, request->sequence()->num_prompt_hit,
-                               request->output()->num_tokens(), request->work().max_answer_tokens});
+  // The others find the first one's prompt computed, and their answers are much as its own.
+  if (request->index() == 0) {
+    queue_->rates()->OnAnswered({finish.usage.prompt_tokens, finish.usage.cached_prompt_tokens,
+                                 request->output()->num_tokens(), request->work().max_answer_tokens});
+  }
   finish.matched_stop = std::move(output->matched_stop);
   finish.matched_stop_token = output->matched_stop_token;
   End(request, std::move(finish));
@@ -330,7 +335,7 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     stats.request_id = ended->request_id();
     stats.finish = finish;
     stats.finish.timings = ended->RequestTimings();
-    stats.phase = ended->phase();
+    stats.phase = ended->furthest_phase();
     stats.end_to_end_seconds = absl::ToDoubleSeconds(clock_->Now() - ended->accepted());
     stats.wasted_tokens = wasted_tokens + ended->wasted_tokens();
     observer_->OnRequestEnd(stats);

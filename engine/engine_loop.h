@@ -46,6 +46,8 @@ class EngineLoop {
 
   // Prompt and output tokens that one request may have.
   int32_t max_request_tokens() const { return max_request_tokens_; }
+  // Samples that end at a deadline if not before. Engine thread only.
+  int32_t num_with_deadline() const { return num_with_deadline_; }
 
  private:
   bool TakeArrivals();
@@ -89,6 +91,7 @@ class EngineLoop {
   std::unordered_map<std::string, uint64_t> sequence_ids_;                 // of the first sample, by request id
   uint64_t next_sequence_id_ = 0;
   int32_t num_unscheduled_ = 0;
+  // Samples, as num_running and num_waiting of the scheduler.
   int32_t num_with_deadline_ = 0;
   int32_t num_ended_ = 0;  // that had been scheduled, since the latest step
   uint64_t num_steps_ = 0;

@@ -63,6 +63,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   Reservation reservation(request.request_id);
   reservation.caller = request.caller;
   reservation.priority = request.priority;
+  reservation.num_samples = request.sampling.n;
   reservation.deadline = now + request.timeout;
   reservation.sink = sink.get();
   status = queue_.Reserve(reservation);

@@ -17,6 +17,7 @@ Work WorkOf(const GenerateRequest& request, int64_t prompt_tokens, int32_t max_r
   const auto room = static_cast<int32_t>(std::max<int64_t>(1, max_request_tokens - prompt_tokens));
   Work work;
   work.prompt_tokens = prompt_tokens;
+  work.num_samples = request.sampling.n;
   work.max_answer_tokens = std::min(stopping.max_tokens.value_or(room), room);
   const bool only_length_ends = stopping.ignore_eos && stopping.stop.empty() && stopping.stop_token_ids.empty();
   work.min_answer_tokens =
@@ -43,7 +44,7 @@ absl::Status RequestQueue::Reserve(const Reservation& reservation) {
                              " requests that wait are its own, the bound is ", options_.max_waiting_requests));
   }
   entries_[request_id].reservation = reservation;
-  waiting_.AddRequest(reservation.caller, reservation.priority);
+  waiting_.AddRequest(reservation.caller, reservation.priority, reservation.num_samples);
   ++num_in_flight_;
   return absl::OkStatus();
 }
@@ -52,7 +53,7 @@ absl::Status RequestQueue::Full(absl::string_view message) const {
   absl::Status status = absl::ResourceExhaustedError(message);
   const double ends_per_second = rates_.Read().ends_per_second;
   if (ends_per_second == 0) return status;
-  return WithRetryDelay(std::move(status), absl::Seconds(waiting_.total().num_requests / 2.0 / ends_per_second));
+  return WithRetryDelay(std::move(status), absl::Seconds(waiting_.total().num_samples / 2.0 / ends_per_second));
 }
 
 absl::Status RequestQueue::CheckDeadline(const std::string& request_id, const Work& work, absl::Duration now) const {
@@ -60,7 +61,8 @@ absl::Status RequestQueue::CheckDeadline(const std::string& request_id, const Wo
   MutexLock lock(&mutex_);
   const Reservation& reservation = entries_.at(request_id).reservation;
   if (reservation.deadline == absl::InfiniteDuration()) return absl::OkStatus();
-  const WaitingAhead ahead = waiting_.Ahead(reservation.caller, reservation.priority, work.prompt_tokens);
+  const WaitingAhead ahead =
+      waiting_.Ahead(reservation.caller, reservation.priority, work.prompt_tokens, reservation.num_samples);
   return engine::CheckDeadline(rates, work, ahead, reservation.deadline - now);
 }
 
@@ -192,7 +194,8 @@ absl::Status RequestQueue::closed() const {
 void RequestQueue::StopWaiting(Entry* entry) {
   if (!entry->waiting) return;
   entry->waiting = false;
-  waiting_.Remove(entry->reservation.caller, entry->reservation.priority, entry->num_tokens);
+  const Reservation& reservation = entry->reservation;
+  waiting_.Remove(reservation.caller, reservation.priority, entry->num_tokens, reservation.num_samples);
 }
 
 void RequestQueue::CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now) {

@@ -60,6 +60,7 @@ struct Reservation {
   std::string request_id;
   std::string caller;
   int32_t priority = 0;
+  int32_t num_samples = 1;
   absl::Duration deadline = absl::InfiniteDuration();  // by the engine's clock
   const ResponseSink* sink = nullptr;                  // tells submissions with the same id apart
 };

@@ -161,6 +161,7 @@ absl::Status Run() {
   options.retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
   options.scheduler.max_step_tokens = kStepTokens;
   options.scheduler.max_running = 1;
+  options.scheduler.prefix_cache = false;  // all prompts are alike, and each row is to read pages of its own
   for (const Shape& shape : *shapes) {
     options.scheduler.max_running = std::max(options.scheduler.max_running, shape.batch);
     options.max_context_tokens = std::max(options.max_context_tokens, shape.context);

@@ -21,8 +21,9 @@ double PrefillSeconds(const Rates& rates, double num_tokens, double step, double
 double Seconds(const Rates& rates, const Work& work, double step, double chunk) {
   const double usual = std::min(rates.answer_tokens, rates.answer_ratio * work.max_answer_tokens);
   const double answer_tokens = std::max<double>({1, static_cast<double>(work.min_answer_tokens), usual});
+  const double in_turn = std::max(1.0, static_cast<double>(work.num_samples) / rates.max_running);
   return PrefillSeconds(rates, rates.computed_ratio * static_cast<double>(work.prompt_tokens), step, chunk) +
-         (answer_tokens - 1) * step;
+         (answer_tokens * in_turn - 1) * step;
 }
 
 std::string Text(double seconds) {
@@ -53,7 +54,7 @@ double AheadSeconds(const Rates& rates, const WaitingAhead& ahead) {
   const auto num_tokens = static_cast<double>(rates.prefill_tokens_left + ahead.num_tokens);
   const double prefill =
       PrefillSeconds(rates, rates.computed_ratio * num_tokens, rates.step_seconds, rates.chunk_seconds);
-  const int32_t num_ends = ahead.num_requests + 1 - (rates.max_running - rates.num_running);
+  const int32_t num_ends = ahead.num_samples + 1 - (rates.max_running - rates.num_running);
   const double places = num_ends > 0 && rates.ends_per_second > 0 ? num_ends / rates.ends_per_second : 0;
   return std::max(prefill, places);
 }
@@ -62,7 +63,7 @@ absl::Status CheckDeadline(const Rates& rates, const Work& work, const WaitingAh
   if (left == absl::InfiniteDuration()) return absl::OkStatus();
   const double left_seconds = absl::ToDoubleSeconds(left);
   if (left_seconds <= 0) return Passed(left_seconds);
-  if (rates.num_running == 0 && ahead.num_requests == 0) return absl::OkStatus();
+  if (rates.num_running == 0 && ahead.num_samples == 0) return absl::OkStatus();
   if (const double alone = AloneSeconds(rates, work); alone > left_seconds) return Hopeless(alone, left_seconds);
   const double ahead_seconds = AheadSeconds(rates, ahead);
   const double own_seconds = OwnSeconds(rates, work);

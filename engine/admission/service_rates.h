@@ -19,7 +19,7 @@ struct Rates {
   double step_seconds = 0;          // a step that decodes, at the present batch: what a running stream waits per token
   double fastest_step_seconds = 0;  // the fastest such step ever
   double chunk_seconds = 0;         // a step whose budget prompts fill
-  double ends_per_second = 0;       // requests that end while others wait for their place: how fast the queue drains
+  double ends_per_second = 0;       // samples that end while others wait for their place: how fast the queue drains
   double answer_tokens = 0;         // answers that came to their end, tenth percentile of their tokens
   double answer_ratio = 0;          // likewise of what they took of their max_tokens
   double computed_ratio = 1;        // likewise of the share of a prompt that no cache held
@@ -33,7 +33,7 @@ struct MeasuredStep {
   double seconds = 0;
   int32_t num_decode_rows = 0;
   int32_t num_prefill_tokens = 0;
-  int32_t num_ended = 0;   // requests that had run and ended since the step before
+  int32_t num_ended = 0;   // samples that had run and ended since the step before
   bool saturated = false;  // something waited that could not start, or every place was taken
 };
 
@@ -51,7 +51,7 @@ class ServiceRates {
   void SetBounds(int32_t max_running, int32_t max_step_tokens);
   void OnStep(const MeasuredStep& step);
   void OnLoad(int32_t num_running, int64_t prefill_tokens_left);
-  // A request that stopped by itself or at its length.
+  // A request that stopped by itself or at its length; of several samples, the first.
   void OnAnswered(const EndedRequest& request);
   Rates Read() const;
 

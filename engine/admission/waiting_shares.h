@@ -21,21 +21,22 @@ class WaitingShares {
  public:
   struct Share {
     int32_t num_requests = 0;
+    int32_t num_samples = 0;  // of all these requests
     int64_t num_tokens = 0;
   };
 
-  void AddRequest(const std::string& caller, int32_t priority);
+  void AddRequest(const std::string& caller, int32_t priority, int32_t num_samples = 1);
   void AddTokens(const std::string& caller, int32_t priority, int64_t num_tokens);
-  void Remove(const std::string& caller, int32_t priority, int64_t num_tokens);
+  void Remove(const std::string& caller, int32_t priority, int64_t num_tokens, int32_t num_samples = 1);
 
   const Share& total() const { return total_; }
   Share Of(const std::string& caller) const;
   // Whether the caller has as much as it may of a bound of which `free` is left.
   static bool IsFull(int64_t callers, int64_t free) { return callers >= kFreeShares * free; }
 
-  // Ahead of a request of `num_tokens` that has its place already: every higher priority; of its own one the caller's
-  // other requests, and of each other caller as much as of this one (waiting_line.h shares evenly).
-  WaitingAhead Ahead(const std::string& caller, int32_t priority, int64_t num_tokens) const;
+  // Ahead of a request of `num_tokens` and `num_samples` that has its place already: every higher priority; of its own
+  // one the caller's other requests, and of each other caller as much as of this one (waiting_line.h shares evenly).
+  WaitingAhead Ahead(const std::string& caller, int32_t priority, int64_t num_tokens, int32_t num_samples = 1) const;
 
  private:
   static constexpr int64_t kFreeShares = 8;

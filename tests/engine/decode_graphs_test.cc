@@ -68,5 +68,24 @@ TEST(DecodeGraphsTest, ABatchOfNothingPadsToPaddingAlone) {
   EXPECT_EQ(padded.page_table, (std::vector<int32_t>{0, 0}));
 }
 
+TEST(DecodeGraphsTest, ServesBatchesWhoseRowsAreOneSampleEachAndRetrieveAlike) {
+  Batch batch = MixedBatch();
+  batch.samples.resize(3);
+  EXPECT_TRUE(IsPlainDecode(batch));
+  EXPECT_FALSE(IsPlainDecode(Batch()));
+
+  const auto refused = [&](auto change) {
+    Batch other = batch;
+    change(&other);
+    return !IsPlainDecode(other);
+  };
+  EXPECT_TRUE(refused([](Batch* b) { b->samples.pop_back(); }));
+  EXPECT_TRUE(refused([](Batch* b) { b->scored.resize(1); }));
+  EXPECT_TRUE(refused([](Batch* b) { ++b->num_rows; }));
+  EXPECT_TRUE(refused([](Batch* b) { b->time_retrieval = true; }));
+  EXPECT_TRUE(refused([](Batch* b) { b->quality = QualityTarget(); }));
+  EXPECT_TRUE(refused([](Batch* b) { b->sparse_runs = {{3, 0, 64}}; }));
+}
+
 }  // namespace
 }  // namespace spotlight::engine

@@ -199,5 +199,118 @@ TEST_F(EngineLoopDeadlineTest, PrioritiesAndCallersDecideWhoStarts) {
   EXPECT_EQ(order, (std::vector<std::string>{"runs", "c1", "a1", "b1", "a2", "a3"}));
 }
 
+TEST_F(EngineLoopDeadlineTest, SamplesHaveOneDeadlineAndEndAtItTogether) {
+  options_.scheduler.max_running = 2;
+  StartTimed();
+  GenerateRequest request = RequestUntil("late", 100, absl::Milliseconds(45));
+  request.sampling.n = 3;  // the third waits for a place
+  const auto late = Submit(request, PromptIds(100, 1));
+  for (int step = 0; step < 5; ++step) {
+    loop_->RunOnce();
+    ASSERT_FALSE(late->finished()) << step;
+  }
+  EXPECT_EQ(loop_->num_with_deadline(), 3);
+  loop_->RunOnce();  // at 50 ms
+  EXPECT_EQ(late->finish().status.code(), StatusCode::kDeadlineExceeded);
+  const std::vector<Finish> finishes = late->sample_finishes();
+  ASSERT_EQ(finishes.size(), 3u);
+  for (const Finish& finish : finishes) EXPECT_EQ(finish.reason, FinishReason::kDeadline);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_EQ(loop_->load().num_running, 0);
+  EXPECT_EQ(loop_->load().num_waiting, 0);
+  EXPECT_EQ(loop_->load().num_free_pages, 64);
+  ASSERT_EQ(observer_.steps().back().cancel_releases.size(), 1u) << "a request is released once";
+  EXPECT_EQ(observer_.steps().back().cancel_releases[0].phase, RequestPhase::kDecode);
+  EXPECT_NEAR(observer_.steps().back().cancel_releases[0].seconds, 0.005, 1e-9);
+  ASSERT_EQ(observer_.requests().size(), 1u) << "and counted once";
+  EXPECT_EQ(observer_.requests()[0].phase, RequestPhase::kDecode) << "though the last sample never started";
+  EXPECT_EQ(observer_.requests()[0].wasted_tokens, 2) << "one of each that ran, made at 50 ms";
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
+TEST_F(EngineLoopDeadlineTest, DeadlinesAreCountedBackToZeroHoweverSamplesEnd) {
+  options_.scheduler.max_running = 4;
+  StartTimed();
+  const auto submit = [&](const std::string& id, int32_t first_prompt_token) {
+    GenerateRequest request = RequestUntil(id, 20, absl::Seconds(1));
+    request.sampling.n = 3;
+    return Submit(request, PromptIds(100, first_prompt_token));
+  };
+  runner_->ScriptNan(2, 3);
+  const auto answered = submit("answered", 1), failed = submit("failed", 2), aborted = submit("aborted", 3);
+  const auto queued = submit("queued", 4);
+  for (int step = 0; step < 3; ++step) loop_->RunOnce();
+  EXPECT_EQ(loop_->num_with_deadline(), 12);
+  for (const char* id : {"aborted", "queued"}) {
+    ASSERT_TRUE(queue_->Cancel(id, CancelReason::kAborted, clock_.Now()).ok());
+  }
+  RunUntilIdle();
+  EXPECT_TRUE(answered->finish().status.ok());
+  EXPECT_EQ(failed->finish().status.code(), StatusCode::kInternal);
+  EXPECT_EQ(aborted->finish().reason, FinishReason::kAborted);
+  EXPECT_EQ(queued->finish().reason, FinishReason::kAborted);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_EQ(observer_.requests().size(), 4u);
+
+  const auto faulted = submit("faulted", 1);
+  loop_->RunOnce();
+  EXPECT_EQ(loop_->num_with_deadline(), 3);
+  runner_->Fail(absl::InternalError("gone"));
+  RunUntilIdle();
+  EXPECT_EQ(faulted->finish().status.code(), StatusCode::kInternal);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
+TEST_F(EngineLoopDeadlineTest, WhatWaitsIsRefusedWithAllItsSamples) {
+  options_.scheduler.max_running = 1;
+  StartTimed();
+  MeasureSteps();
+  Submit(Request("runs", 50), {1, 2, 3});
+  loop_->RunOnce();
+  GenerateRequest request = RequestUntil("waits", 30, absl::Seconds(1));
+  request.sampling.n = 4;  // one after the other: 1.2 s
+  const auto waits = Submit(request, {2, 2, 3});
+  loop_->RunOnce();
+  EXPECT_EQ(waits->finish().status.code(), StatusCode::kDeadlineExceeded) << "no server of one place could";
+  EXPECT_EQ(waits->sample_finishes().size(), 4u);
+  EXPECT_EQ(loop_->num_with_deadline(), 0);
+  RunUntilIdle();
+  EXPECT_EQ(observer_.requests().size(), 3u);
+}
+
+TEST_F(EngineLoopDeadlineTest, OfARequestsSamplesTheFirstCountsAsItsAnswer) {
+  StartTimed();
+  const auto answer_tokens = [&](const std::string& id) {
+    for (int i = 0; i < 8; ++i) {
+      GenerateRequest request = Request(id + std::to_string(i), 10);
+      request.sampling.n = 3;
+      Submit(request, {1, 2, 3});
+    }
+    RunUntilIdle();
+    return queue_->rates()->Read().answer_tokens;
+  };
+  EXPECT_EQ(answer_tokens("a"), 0) << "8 answers are too few";
+  EXPECT_EQ(answer_tokens("b"), 10);
+}
+
+TEST_F(EngineLoopDeadlineTest, PlacesAreFreedAtTheSameRateBySamplesAndByRequests) {
+  options_.scheduler.max_running = 2;
+  StartTimed();
+  MeasureSteps();
+  const auto ends_per_second = [&](int32_t num_requests, int32_t num_samples) {
+    for (int i = 0; i < num_requests; ++i) {
+      GenerateRequest request = Request(std::to_string(i), 10);
+      request.sampling.n = num_samples;
+      Submit(request, {1, 2, 3});
+    }
+    RunUntilIdle();
+    return queue_->rates()->Read().ends_per_second;
+  };
+  // Two at a time, 10 steps of 10 ms each; the latest 64 ends count.
+  EXPECT_NEAR(ends_per_second(80, 1), 20, 2);
+  EXPECT_NEAR(ends_per_second(20, 4), 20, 2);
+}
+
 }  // namespace
 }  // namespace spotlight::engine

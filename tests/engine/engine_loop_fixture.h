@@ -53,7 +53,9 @@ class EngineLoopTest : public testing::Test {
   std::shared_ptr<RecordingSink> Submit(GenerateRequest request, std::vector<int32_t> prompt) {
     auto submission = std::make_unique<Submission>();
     auto sink = std::make_shared<RecordingSink>();
-    EXPECT_TRUE(queue_->Reserve(Reservation(request.request_id)).ok());
+    Reservation reservation(request.request_id);
+    reservation.num_samples = request.sampling.n;
+    EXPECT_TRUE(queue_->Reserve(reservation).ok());
     EXPECT_TRUE(queue_->ReserveTokens(request.request_id, static_cast<int64_t>(prompt.size())).ok());
     submission->request = std::move(request);
     submission->distinct_prompt_token_ids = prompt;  // repeats do no harm

@@ -94,6 +94,30 @@ TEST(RequestQueueTest, AFullQueueSaysWhenHalfOfItWillHaveDrained) {
   EXPECT_EQ(RetryDelay(queue.Reserve(Reservation("more"))), absl::Seconds(1));  // 2 of 4, at 2 a second
 }
 
+TEST(RequestQueueTest, SamplesAheadTakePlacesAndAFullQueueDrainsBySample) {
+  RequestQueue queue(Bounds(3, 1000));
+  queue.rates()->SetBounds(1, 100);
+  queue.rates()->OnLoad(1, 0);
+  for (int i = 0; i < 40; ++i) queue.rates()->OnStep({0.5, 1, 0, 1, true});
+  Work work;
+  const auto check = [&] { return queue.CheckDeadline("late", work, absl::ZeroDuration()); };
+  Reservation late("late");
+  late.caller = "late";
+  late.num_samples = 4;
+  late.deadline = absl::Seconds(5);
+  ASSERT_TRUE(queue.Reserve(late).ok());
+  EXPECT_TRUE(check().ok());
+  Reservation wide("wide");
+  wide.num_samples = 10;
+  wide.priority = 1;
+  ASSERT_TRUE(queue.Reserve(wide).ok());
+  EXPECT_EQ(check().code(), absl::StatusCode::kResourceExhausted) << "11 ends, at 2 a second";
+  ASSERT_TRUE(queue.Reserve(Reservation("last")).ok());
+  EXPECT_EQ(RetryDelay(queue.Reserve(Reservation("more"))), absl::Seconds(3.75)) << "half of 15, at 2 a second";
+  queue.MarkRunning("wide");
+  EXPECT_TRUE(check().ok());
+}
+
 TEST(RequestQueueTest, CountsAreBackAtZeroWhateverTheOrderOfTheEnds) {
   RequestQueue queue(Bounds(10, 100));
   for (const char* id : {"a", "b", "c"}) {

@@ -39,6 +39,15 @@ TEST(DeadlineTest, TheEstimateIsTheHeadersFormula) {
   EXPECT_NEAR(AheadSeconds(rates, {2, 1000}), 0.5, 1e-9);
 }
 
+TEST(DeadlineTest, SamplesRunSideBySideAsFarAsThereArePlaces) {
+  const Rates rates = BusyRates();
+  Work work = WorkOfTokens(250, 21);
+  work.num_samples = 4;
+  EXPECT_NEAR(OwnSeconds(rates, work), (0.100 + 0.030 + 0.200), 1e-9);
+  work.num_samples = 10;  // on 4 places: 52.5 steps
+  EXPECT_NEAR(OwnSeconds(rates, work), (0.100 + 0.030 + 0.515), 1e-9);
+}
+
 TEST(DeadlineTest, PlacesThatAreFreeNeedNoEnd) {
   Rates rates = BusyRates();
   rates.num_running = 1;
@@ -121,15 +130,33 @@ TEST(WaitingSharesTest, AheadIsWhatFairServiceServesFirst) {
   add("late", -1, 50, 10);
   waiting.AddRequest("new", 0);
   const WaitingAhead first = waiting.Ahead("new", 0, 30);
-  EXPECT_EQ(first.num_requests, 5 + 1 + 1);
+  EXPECT_EQ(first.num_samples, 5 + 1 + 1);
   EXPECT_EQ(first.num_tokens, 50 + 30 + 20);
   waiting.AddRequest("flood", 0);
   const WaitingAhead last = waiting.Ahead("flood", 0, 10);
-  EXPECT_EQ(last.num_requests, 5 + 100 + 2 + 1);
+  EXPECT_EQ(last.num_samples, 5 + 100 + 2 + 1);
   EXPECT_EQ(last.num_tokens, 50 + 1000 + 20);
   EXPECT_EQ(waiting.total().num_requests, 159);
   waiting.Remove("new", 0, 0);
   EXPECT_EQ(waiting.Of("new").num_requests, 0);
+}
+
+TEST(WaitingSharesTest, ARequestIsAheadWithAllItsSamplesAndLeavesWithThem) {
+  WaitingShares waiting;
+  waiting.AddRequest("a", 0, 8);
+  waiting.AddRequest("b", 0, 3);
+  waiting.AddTokens("b", 0, 20);
+  EXPECT_EQ(waiting.Ahead("a", 0, 10, 8).num_samples, 3);
+  EXPECT_EQ(waiting.Ahead("b", 0, 10, 3).num_samples, 3) << "as many of the other's as of its own";
+  waiting.AddRequest("b", 0, 2);
+  EXPECT_EQ(waiting.Ahead("b", 0, 10, 2).num_samples, 5 + 3);
+  EXPECT_EQ(waiting.total().num_requests, 3) << "a request takes one place of the queue";
+  waiting.Remove("a", 0, 0, 8);
+  waiting.Remove("b", 0, 20, 3);
+  waiting.Remove("b", 0, 0, 2);
+  EXPECT_EQ(waiting.total().num_requests, 0);
+  EXPECT_EQ(waiting.total().num_samples, 0);
+  EXPECT_EQ(waiting.total().num_tokens, 0);
 }
 
 TEST(RetryDelayTest, TravelsWithTheStatusWithinItsBounds) {
