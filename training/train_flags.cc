@@ -24,7 +24,7 @@ ABSL_FLAG(
 ABSL_FLAG(std::string, out, "",
           "The hash file to write; it appears, or is replaced, when training has ended. Required");
 
-ABSL_FLAG(int32_t, steps, 0, "Optimiser steps, a sequence per device in each; 0: 6000 on a GPU, 1200 on a CPU");
+ABSL_FLAG(int32_t, steps, 0, "Optimiser steps, a sequence per device in each; 0: 6000 on a GPU, 2400 on a CPU");
 ABSL_FLAG(
     int32_t, tokens_per_sequence, 0,
     "Tokens that the model sees at once; much shorter ones than will be served do. 0: 4096 on a GPU, 1024 on a CPU");

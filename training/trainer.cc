@@ -65,7 +65,7 @@ absl::Status ChooseLengths(const engine::ModelConfig& config, at::Device device,
     absl::StrAppend(&note, recipe.tokens_per_sequence, " tokens per sequence");
   }
   if (recipe.steps == 0) {
-    recipe.steps = device.is_cuda() ? 6000 : 1200;
+    recipe.steps = device.is_cuda() ? 6000 : 2400;
     absl::StrAppend(&note, note.empty() ? "" : ", ", recipe.steps, " steps");
   }
   if (recipe.target_context == 0) recipe.target_context = config.max_context_tokens;
