@@ -1,5 +1,5 @@
 // What requests that share pages answer, against what they answer alone: a whole engine on a tiny model, in fp32 equal
-// to the last bit.
+// to the last bit on the CPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,6 +19,14 @@ namespace {
 using testing::HarnessOptions;
 using testing::ModelHarness;
 
+#ifdef TEST_ON_CUDA
+// A chunk's length chooses how cuBLAS sums, so a prompt that starts elsewhere differs in the last places.
+constexpr char kTestDevice[] = "cuda:0";
+constexpr float kLogprobTolerance = 1e-3f;
+#else
+constexpr char kTestDevice[] = "cpu";
+constexpr float kLogprobTolerance = 0;
+#endif
 constexpr char kFolder[] = "tests/testdata/tiny-llama";
 
 std::vector<int32_t> Prompt(int32_t num_tokens, int32_t step = 37) {
@@ -38,7 +46,7 @@ class SharedPromptsTest : public ::testing::Test {
     ASSERT_TRUE(written.ok()) << written;
     options_.model_folder = kFolder;
     options_.dtype = DTypeChoice::kFp32;
-    options_.device = "cpu";
+    options_.device = kTestDevice;
     options_.num_threads = 1;
     options_.hash = hash_path_;
     options_.allow_untrained_hash = true;
@@ -86,8 +94,10 @@ class SharedPromptsTest : public ::testing::Test {
     const std::vector<TokenLogprob> x = a.logprobs(index), y = b.logprobs(0);
     ASSERT_EQ(x.size(), y.size());
     for (size_t i = 0; i < x.size(); ++i) {
-      EXPECT_EQ(x[i].logprob, y[i].logprob) << i;
-      EXPECT_EQ(x[i].top, y[i].top) << i;
+      EXPECT_NEAR(x[i].logprob, y[i].logprob, kLogprobTolerance) << i;
+      if (kLogprobTolerance == 0) {
+        EXPECT_EQ(x[i].top, y[i].top) << i;
+      }
     }
   }
 
@@ -221,7 +231,7 @@ TEST_F(SharedPromptsTest, PromptLogProbabilitiesAreTheModelsAndComeWholeThoughTh
     for (const float logit : *logits) sum += std::exp(double{logit});
     const TokenLogprob& logprob = logprobs[position];
     EXPECT_EQ(logprob.token_id, prompt[position + 1]);
-    EXPECT_NEAR(logprob.logprob, (*logits)[prompt[position + 1]] - std::log(sum), 1e-4) << position;
+    EXPECT_NEAR(logprob.logprob, (*logits)[prompt[position + 1]] - std::log(sum), 1e-4 + kLogprobTolerance) << position;
     ASSERT_EQ(logprob.top.size(), 1u);
     EXPECT_EQ(logprob.top[0].first, testing::ArgMax(*logits));
   }
