@@ -66,7 +66,7 @@ absl::Status CheckDeadline(const Rates& rates, const Work& work, const WaitingAh
   if (rates.num_running == 0 && ahead.num_samples == 0) return absl::OkStatus();
   if (const double alone = AloneSeconds(rates, work); alone > left_seconds) return Hopeless(alone, left_seconds);
   const double ahead_seconds = AheadSeconds(rates, ahead);
-  const double own_seconds = OwnSeconds(rates, work);
+  const double own_seconds = kOwnMargin * OwnSeconds(rates, work);
   const double missing = ahead_seconds + own_seconds - left_seconds;
   if (missing <= 0) return absl::OkStatus();
   return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
@@ -80,7 +80,7 @@ absl::Status CheckStart(const Rates& rates, const Work& work, absl::Duration wai
   const double left_seconds = absl::ToDoubleSeconds(left);
   if (left_seconds <= 0) return Passed(left_seconds);
   if (rates.num_running == 0) return absl::OkStatus();
-  const double own_seconds = OwnSeconds(rates, work);
+  const double own_seconds = kOwnMargin * OwnSeconds(rates, work);
   if (own_seconds <= left_seconds) return absl::OkStatus();
   const double alone = AloneSeconds(rates, work);
   if (alone > absl::ToDoubleSeconds(waited + left)) return Hopeless(alone, left_seconds);

@@ -2,7 +2,7 @@
 //
 // Every figure errs on the fast side, because a request that is refused wrongly is worse than one that is tried in
 // vain: rises of a step's time are believed slowly, falls at once, and of what answers and prompts turned out to be,
-// the tenth percentile counts (nine in ten took more).
+// the tenth percentile counts (nine in ten took more). What the load decides has a margin on top (deadline.h).
 #pragma once
 
 #include <cstdint>

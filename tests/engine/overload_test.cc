@@ -27,6 +27,7 @@ struct Outcome {
   int refused_later = 0;        // from the queue, nothing done
   int wasted = 0;               // started, not finished
   std::vector<double> seconds;  // of the good ones
+  double vain() const { return static_cast<double>(wasted) / std::max(1, good + wasted); }
   double p99() {
     std::sort(seconds.begin(), seconds.end());
     return seconds.empty() ? 0 : seconds[seconds.size() * 99 / 100];
@@ -45,7 +46,7 @@ class OverloadTest : public EngineLoopTest {
     Start();
     runner_->OnRun([this](const Batch& batch) {
       const int32_t prefill = batch.num_tokens() - batch.num_decode_rows;
-      clock_.Advance(absl::Microseconds(2000 + 50 * prefill + 500 * batch.num_rows));
+      clock_.Advance(absl::Microseconds(Slowness() * (2000 + 50 * prefill + 500 * batch.num_rows)));
     });
   }
 
@@ -90,7 +91,19 @@ class OverloadTest : public EngineLoopTest {
     return outcomes;
   }
 
+  // Steps vary each by itself, log-normally, and are slower in phases: 0.2 s, after 0.5 s without, both on average.
+  double step_noise_ = 0;
+  double slow_phase_ = 1;
+
  private:
+  double Slowness() {
+    if (clock_.Now() >= phase_end_) {
+      is_slow_ = !is_slow_;
+      phase_end_ = clock_.Now() + absl::Seconds(std::exponential_distribution<double>(is_slow_ ? 5 : 2)(noise_));
+    }
+    return (is_slow_ ? slow_phase_ : 1) * std::exp(step_noise_ * std::normal_distribution<double>()(noise_));
+  }
+
   // What LocalEngine::Submit does.
   void Arrive(const Traffic& traffic, absl::Duration time, int32_t prompt_tokens, int32_t answer_tokens,
               Outcome* outcome) {
@@ -123,6 +136,9 @@ class OverloadTest : public EngineLoopTest {
   }
 
   std::map<std::string, std::string> callers_;  // by request id
+  std::mt19937_64 noise_{5};
+  bool is_slow_ = true;
+  absl::Duration phase_end_;
 };
 
 // About what 8 rows with 30 tokens each get done: a step of 6 ms and a third of a prompt in it.
@@ -155,11 +171,11 @@ TEST_F(OverloadSweepTest, GoodputAtFiveTimesCapacityStaysAtNineTenthsOfItsPeak) 
     peak = std::max(peak, goodput);
     std::printf(
         "load %.1f: %5.1f/s arrive, %5.1f/s good, p99 %.3f s, %4.1f%% refused at the door, %4.1f%% in the queue, "
-        "%4.1f%% started in vain\n",
+        "of those started %4.1f%% in vain\n",
         load, outcome.arrived / kSeconds, goodput, outcome.p99(), 100.0 * outcome.refused_at_door / outcome.arrived,
-        100.0 * outcome.refused_later / outcome.arrived, 100.0 * outcome.wasted / outcome.arrived);
+        100.0 * outcome.refused_later / outcome.arrived, 100.0 * outcome.vain());
     EXPECT_LE(outcome.p99(), 1.01) << load;  // the deadline and a step
-    EXPECT_LE(outcome.wasted, 0.02 * outcome.good) << load;
+    EXPECT_LE(outcome.vain(), 0.005) << load;
     if (load <= 0.8) {
       EXPECT_GE(outcome.good, 0.97 * outcome.arrived) << load;
     }
@@ -167,6 +183,21 @@ TEST_F(OverloadSweepTest, GoodputAtFiveTimesCapacityStaysAtNineTenthsOfItsPeak) 
     EXPECT_GE(goodput, 0.9 * peak);
     // Most hear of it before they wait.
     EXPECT_LE(outcome.refused_later, 0.1 * outcome.refused_at_door);
+  }
+}
+
+TEST_F(OverloadSweepTest, OnANoisyMachineFewAreStartedInVainAndOthersUseTheirPlaces) {
+  step_noise_ = 0.3;
+  for (const double slow : {1.0, 1.5}) {
+    slow_phase_ = slow;
+    const double most = 8 / (30 * 0.0066 * (1 + (slow - 1) * 2 / 7));
+    for (const double load : {0.8, 2.0, 5.0}) {
+      const Outcome outcome = RunAt(load * most / kCapacity);
+      std::printf("slow phases %.1f, load %.1f: %5.1f/s good, of those started %4.1f%% in vain\n", slow, load,
+                  outcome.good / kSeconds, 100.0 * outcome.vain());
+      EXPECT_LE(outcome.vain(), slow > 1 ? 0.04 : 0.02) << load;
+      EXPECT_GE(outcome.good, 0.9 * std::min(1.0, load) * most * kSeconds) << load;
+    }
   }
 }
 
