@@ -110,7 +110,7 @@ absl::StatusOr<StepOverhead> MeasureStepOverhead(const StepOverheadOptions& opti
   engine_options.scheduler.num_pages = (options.batch_size + 1) * (engine::PagesFor(tokens_per_stream) + 1);
   engine_options.scheduler.max_running = options.batch_size;
   engine_options.scheduler.max_step_tokens = std::max(options.batch_size * options.prompt_tokens, options.batch_size);
-  engine_options.queue.max_waiting_requests = options.batch_size;
+  engine_options.queue.max_waiting_requests = 2 * options.batch_size;  // one caller may fill 8/9 of them
   const engine::ModelInfo model = BenchmarkModel(tokenizer);
   const auto policy = engine::RetrievalPolicy::Create(engine_options.retrieval, model);
   if (!policy.ok()) return policy.status();

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "engine/admission/retry_delay.h"
 
 namespace spotlight::engine {
@@ -27,7 +27,9 @@ double Seconds(const Rates& rates, const Work& work, double step, double chunk) 
 }
 
 std::string Text(double seconds) {
-  return absl::StrFormat("%.3g s", seconds);
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.3g s", seconds);
+  return text;
 }
 
 absl::Status Hopeless(double needed, double left) {

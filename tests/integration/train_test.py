@@ -147,7 +147,7 @@ class TrainOnLoadTest(unittest.TestCase):
         with programs.Server("--hash", "train:" + self.text, "--dtype", "fp32", model=self.model) as server:
             server.wait_ready(300)
             self.assertIn("this model has no hash yet", server.log())
-            self.assertRegex(server.log(), r"training the hash: step \d+ of 1200")
+            self.assertRegex(server.log(), r"training the hash: step \d+ of 2400")
             own = self.model + "/spotlight_hash.safetensors"
             self.assertIn(f"128-bit hash in 2 of 4 layers, from {own}", server.log())
             last = server.generate("--token-ids", ",".join(str(5 + i) for i in range(200)), "--max-tokens", "8",
@@ -174,7 +174,7 @@ class TrainOnLoadTest(unittest.TestCase):
         with programs.Server(*flags, "train:" + self.text, model=self.model) as server:
             self.wait_for(server, "training the hash: step")
             self.assertEqual(server.stop(), 0)
-            self.assertRegex(server.log(), r"stopped after step \d+ of 1200; the same command goes on from there")
+            self.assertRegex(server.log(), r"stopped after step \d+ of 2400; the same command goes on from there")
         with programs.Server(*flags, "train:" + self.text, model=self.model) as server:
             self.wait_for(server, "training the hash: step")
             self.assertRegex(server.log(), r"resumed after step [1-9]")
