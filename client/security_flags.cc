@@ -1,8 +1,11 @@
 #include "client/security_flags.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -17,6 +20,10 @@ namespace {
 absl::Status ReadFile(absl::string_view flag, const std::string& path, std::string* text) {
   if (path.empty()) return absl::OkStatus();
   errno = 0;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return absl::InvalidArgumentError(absl::StrCat("--", flag, " ", path, ": is a folder"));
+  }
   std::ifstream file(path, std::ios::binary);
   text->assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   if (!file || text->empty()) {
@@ -28,8 +35,11 @@ absl::Status ReadFile(absl::string_view flag, const std::string& path, std::stri
 
 // Of this machine: nobody on the network listens.
 bool IsLocal(absl::string_view server) {
-  return absl::StartsWith(server, "unix:") || absl::StartsWith(server, "127.") ||
-         absl::StartsWith(server, "localhost:") || absl::StartsWith(server, "[::1]:");
+  if (absl::StartsWith(server, "unix:")) return true;
+  const std::string host(server.substr(0, server.rfind(':')));
+  in_addr address;
+  const bool is_loopback = inet_pton(AF_INET, host.c_str(), &address) == 1 && (ntohl(address.s_addr) >> 24) == 127;
+  return is_loopback || host == "localhost" || host == "[::1]";
 }
 
 }  // namespace

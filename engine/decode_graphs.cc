@@ -1,6 +1,11 @@
 #include "engine/decode_graphs.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <utility>
@@ -86,6 +91,20 @@ bool DecodeGraphs::Serves(const Batch& batch) const {
   return graphs_.size() < kMaxGraphs || graphs_.count(key) > 0;
 }
 
+bool DecodeGraphs::Prepare(const Batch& batch) {
+  const Key key = KeyOf(batch);
+  if (graphs_.count(key) > 0) return true;
+  if (failed_.count(key) > 0) return false;
+  try {
+    c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
+    if (Capture(key).ok()) return true;
+  } catch (const c10::Error&) {
+    cudaGetLastError();  // an allocation's failure would be found by the next launch
+  }
+  failed_.insert(key);
+  return false;
+}
+
 absl::StatusOr<DecodeGraphs::Captured*> DecodeGraphs::Capture(const Key& key) {
   // Padding rows alone: nothing is written to the cache.
   PadDecodeBatch(Batch(), key.first, key.second, &padded_);
@@ -95,24 +114,33 @@ absl::StatusOr<DecodeGraphs::Captured*> DecodeGraphs::Capture(const Key& key) {
   // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
   if (auto warm = forward_(*step); !warm.ok()) return warm.status();
 
+  c10::cuda::getCurrentCUDAStream().synchronize();  // the next Copy reuses what this one reads
+
   auto captured = std::make_unique<Captured>();
   captured->graph.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
-  auto outputs = forward_(*step);
+  absl::StatusOr<StepOutputs> outputs;
+  try {
+    outputs = forward_(*step);
+  } catch (...) {
+    // The stream must not stay in capture, whatever the capture is worth.
+    try {
+      captured->graph.capture_end();
+    } catch (const c10::Error&) {
+    }
+    throw;
+  }
   captured->graph.capture_end();
   if (!outputs.ok()) return outputs.status();
-  captured->outputs = *std::move(outputs);
+  // Views that own nothing: until the next step the graph's memory holds the outputs, and then another graph may use
+  // it.
+  const auto view = [](const at::Tensor& t) { return at::from_blob(t.data_ptr(), t.sizes(), t.options()); };
+  captured->outputs = {view(outputs->logits), view(outputs->best), view(outputs->best_ids), {}};
   return (graphs_[key] = std::move(captured)).get();
 }
 
 absl::StatusOr<StepOutputs> DecodeGraphs::Run(const Batch& batch) {
   const Key key = KeyOf(batch);
-  const auto found = graphs_.find(key);
-  Captured* captured = found == graphs_.end() ? nullptr : found->second.get();
-  if (captured == nullptr) {
-    auto made = Capture(key);
-    if (!made.ok()) return made.status();
-    captured = *made;
-  }
+  Captured* const captured = graphs_.at(key).get();
   PadDecodeBatch(batch, key.first, key.second, &padded_);
   if (auto step = inputs_->Copy(padded_); !step.ok()) return step.status();
   captured->graph.replay();

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -46,7 +47,11 @@ class DecodeGraphs {
   // been captured or room is left for it.
   bool Serves(const Batch& batch) const;
 
-  // Serves(batch). Captures at the first step of its kind (tens of milliseconds), then replays.
+  // Serves(batch). Whether its graph is there: captures it at the first step of its kind (tens of milliseconds). False
+  // where that failed, for want of memory, then and from then on: the step can still be enqueued kernel by kernel.
+  bool Prepare(const Batch& batch);
+
+  // Prepare(batch).
   absl::StatusOr<StepOutputs> Run(const Batch& batch);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
@@ -67,6 +72,7 @@ class DecodeGraphs {
   const StepForward forward_;
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
   std::map<Key, std::unique_ptr<Captured>> graphs_;
+  std::set<Key> failed_;
   Batch padded_;
 };
 

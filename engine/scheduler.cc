@@ -78,12 +78,16 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   if (num_running() >= options_.max_running) return false;
   // Looking up a long prompt at every step would cost milliseconds.
   const bool as_before = refusal_.sequence_id == sequence->id && pages_.num_free() <= refusal_.num_free &&
-                         num_running() >= refusal_.num_running;
+                         num_running() >= refusal_.num_running && !HasPage(refusal_.missing);
   if (as_before || !AdoptPages(sequence)) return false;
   const int32_t missing = PagesFor(sequence->num_tokens()) - static_cast<int32_t>(sequence->pages.size());
   if (missing + num_running() > pages_.num_free()) {
+    refusal_ = {sequence->id, 0, num_running(), {}};
+    // page_hashes begins with the root.
+    const size_t next = sequence->pages.size() + 1;
+    if (next < sequence->page_hashes.size()) refusal_.missing = sequence->page_hashes[next];
     pages_.Release(&sequence->pages);
-    refusal_ = {sequence->id, pages_.num_free(), num_running()};
+    refusal_.num_free = pages_.num_free();
     return false;
   }
   refusal_ = Refusal();
@@ -99,6 +103,12 @@ bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
   GrantPages(sequence, sequence->num_tokens());
   sequence->phase = SequencePhase::kPrefill;
   return true;
+}
+
+bool Scheduler::HasPage(const absl::optional<PageHash>& hash) const {
+  std::vector<int32_t> found;
+  if (hash.has_value()) prefix_cache_.Find(absl::MakeConstSpan(&*hash, 1), &found);
+  return !found.empty();
 }
 
 bool Scheduler::AdoptPages(Sequence* sequence) {

@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "engine/model_runner.h"
 #include "engine/options.h"
 #include "engine/page_pool.h"
@@ -67,6 +68,7 @@ class Scheduler {
   void PlanPrefill(StepPlan* plan);
   bool Admit(Sequence* sequence, StepPlan* plan);
   // Holds the pages that the sequence need not compute; false when another sample is still computing them.
+  bool HasPage(const absl::optional<PageHash>& hash) const;
   bool AdoptPages(Sequence* sequence);
   // A running sequence of the same prompt; null: none.
   const Sequence* OtherSample(const Sequence& sequence) const;
@@ -85,6 +87,7 @@ class Scheduler {
   struct Refusal {
     uint64_t sequence_id = 0;
     int32_t num_free = -1, num_running = 0;
+    absl::optional<PageHash> missing;  // the first page of its prompt that was not in the prefix cache
   };
   Refusal refusal_;
   std::vector<Sequence*> running_;

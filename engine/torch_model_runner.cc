@@ -49,12 +49,13 @@ class TorchModelRunner : public ModelRunner {
 
   // Before the first Run.
   absl::Status CaptureGraphs() {
-    if (graphs_ == nullptr) return absl::OkStatus();
+    if (!stream_.has_value()) return absl::OkStatus();
     const c10::InferenceMode no_autograd;
     const c10::OptionalDeviceGuard on_device(parts_.device);
     const c10::cuda::CUDAStreamGuard on_stream(*stream_);
     // What has been loaded so far came over on the default stream, which this one does not wait for.
     C10_CUDA_CHECK(cudaDeviceSynchronize());
+    if (graphs_ == nullptr) return absl::OkStatus();
     return graphs_->CaptureUsual(!parts_.hashes.empty());
   }
 
@@ -77,7 +78,7 @@ class TorchModelRunner : public ModelRunner {
     StepResult result;
     RetrievalSeconds seconds;
     absl::StatusOr<StepOutputs> outputs;
-    if (graphs_ != nullptr && graphs_->Serves(batch)) {
+    if (graphs_ != nullptr && graphs_->Serves(batch) && graphs_->Prepare(batch)) {
       outputs = graphs_->Run(batch);
       result.cuda_graph = true;
     } else {

@@ -55,6 +55,14 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
   server.set_read_timeout(kTimeoutSeconds);
   server.set_write_timeout(kTimeoutSeconds);
   server.set_payload_max_length(1024);
+  // Before a body is read or a page cut into ranges: neither has a bound of its own.
+  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+    const bool reads = request.method == "GET" || request.method == "HEAD";
+    if (reads && !request.has_header("Range")) return httplib::Server::HandlerResponse::Unhandled;
+    response.status = reads ? 400 : 405;
+    response.set_header("Connection", "close");
+    return httplib::Server::HandlerResponse::Handled;
+  });
   // The default adds SO_REUSEPORT, with which two servers share a port and nobody is told.
   server.set_socket_options([](int fd) {
     const int on = 1;

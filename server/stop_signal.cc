@@ -20,11 +20,10 @@ void WriteEvent(int fd) {
   static_cast<void>(written);  // only a counter at its limit of 2^64 refuses
 }
 
-void OnSignal(int) {
+void OnSignal(int number) {
+  // Not left to the default action, which the kernel drops for a container's first process.
+  if (signalled.exchange(true)) _exit(128 + number);
   const int saved_errno = errno;
-  signal(SIGTERM, SIG_DFL);
-  signal(SIGINT, SIG_DFL);
-  signalled = true;
   WriteEvent(signal_event_fd);
   errno = saved_errno;
 }

@@ -78,7 +78,7 @@ class DrainTest(unittest.TestCase):
                 time.sleep(0.01)
             self.assertIsNone(process.poll())
             server.process.send_signal(signal.SIGTERM)
-            self.assertEqual(server.process.wait(timeout=10), -signal.SIGTERM)
+            self.assertEqual(server.process.wait(timeout=10), 128 + signal.SIGTERM)
             process.stdout.read()
             process.wait()
             process.stdout.close()
