@@ -51,7 +51,8 @@ void ServiceRates::OnStep(const MeasuredStep& step) {
     const double fastest = rates_.fastest_step_seconds;
     rates_.fastest_step_seconds = fastest == 0 ? step.seconds : std::min(fastest, step.seconds);
   }
-  if (step.num_prefill_tokens > 0 && step.num_prefill_tokens >= kFullChunk * (rates_.max_step_tokens - step.num_decode_rows)) {
+  if (step.num_prefill_tokens > 0 &&
+      step.num_prefill_tokens >= kFullChunk * (rates_.max_step_tokens - step.num_decode_rows)) {
     chunk_.Add(step.seconds);
   }
   rates_.step_seconds = decode_.measured();
