@@ -77,7 +77,10 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   submission->request = std::move(request);
 
   if (PromptEncoder::IsLong(submission->request.prompt)) {
-    // It waits for a thread of the encoder: what is plainly too late is refused before.
+    // It waits for a thread of the encoder: what can never fit is not kept that long.
+    status = encoder_.CheckSize(submission->request.prompt);
+    if (!status.ok()) return Refuse(*submission, std::move(status));
+    // Nor what is plainly too late.
     const int64_t min_tokens = std::min<int64_t>(encoder_.MinTokens(submission->request.prompt),
                                                  submission->request.truncate_prompt_tokens.value_or(INT32_MAX));
     Work work = WorkOf(submission->request, min_tokens, loop_.max_request_tokens());

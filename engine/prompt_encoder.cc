@@ -61,14 +61,23 @@ absl::StatusOr<std::vector<int32_t>> PromptEncoder::Encode(const Prompt& prompt)
   return EncodeText(field, *rendered, /*add_special_tokens=*/false);
 }
 
+absl::Status PromptEncoder::CheckBytes(const char* field, const std::string& text) const {
+  const int64_t max_bytes = max_prompt_tokens_ * tokenizer_->max_token_bytes();
+  if (static_cast<int64_t>(text.size()) <= max_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", text.size(), " bytes is over the ", max_bytes,
+                                                 " that ", max_prompt_tokens_, " tokens of at most ",
+                                                 tokenizer_->max_token_bytes(), " bytes can hold"));
+}
+
+absl::Status PromptEncoder::CheckSize(const Prompt& prompt) const {
+  const auto* const text = std::get_if<TextPrompt>(&prompt);
+  if (text == nullptr || tokenizer_ == nullptr) return absl::OkStatus();
+  return CheckBytes(PromptField(prompt), text->text);
+}
+
 absl::StatusOr<std::vector<int32_t>> PromptEncoder::EncodeText(const char* field, const std::string& text,
                                                                bool add_special_tokens) const {
-  const int64_t max_bytes = max_prompt_tokens_ * tokenizer_->max_token_bytes();
-  if (static_cast<int64_t>(text.size()) > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", text.size(), " bytes is over the ",
-                                                   max_bytes, " that ", max_prompt_tokens_, " tokens of at most ",
-                                                   tokenizer_->max_token_bytes(), " bytes can hold"));
-  }
+  if (absl::Status status = CheckBytes(field, text); !status.ok()) return status;
   absl::StatusOr<std::vector<int32_t>> ids = tokenizer_->Encode(text, add_special_tokens);
   if (!ids.ok()) return WithField(field, ids.status());
   return ids;

@@ -35,6 +35,9 @@ class PromptEncoder {
   // Whether a prompt takes long enough (milliseconds) not to be encoded on the thread of an RPC.
   static bool IsLong(const Prompt& prompt);
 
+  // INVALID_ARGUMENT for a text of more bytes than a prompt's tokens can stand for, at once.
+  absl::Status CheckSize(const Prompt& prompt) const;
+
   // No encoding of the prompt has fewer tokens.
   int64_t MinTokens(const Prompt& prompt) const;
 
@@ -51,6 +54,7 @@ class PromptEncoder {
     std::function<void()> run;
   };
   void RunTasks();
+  absl::Status CheckBytes(const char* field, const std::string& text) const;
   absl::StatusOr<std::vector<int32_t>> EncodeText(const char* field, const std::string& text,
                                                   bool add_special_tokens) const;
 

@@ -213,7 +213,8 @@ TEST_F(EngineTest, TextThatNoContextCouldHoldIsRefusedBeforeItIsTokenised) {
   EXPECT_EQ(engine_->Tokenize(TextPrompt{text}).status(), absl::InvalidArgumentError("text" + reason));
   GenerateRequest request = Request("a", 1);
   request.prompt = TextPrompt{text};
-  EXPECT_EQ(Submit(request)->WaitForFinish().status, absl::InvalidArgumentError("text" + reason));
+  EXPECT_EQ(engine_->Submit(request, std::make_shared<RecordingSink>()), absl::InvalidArgumentError("text" + reason));
+  EXPECT_EQ(engine_->Load().num_waiting, 0);
   const absl::Status chat = engine_->Tokenize(ChatPrompt{{{"user", text}}}).status();
   EXPECT_EQ(chat.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(chat.message().substr(0, 6), "chat: ");
