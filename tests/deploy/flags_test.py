@@ -35,10 +35,6 @@ server:
   connectionGraceSeconds: 60
 """
 
-# What a server built without TLS has not got.
-EDGE_FLAGS = {"--tls-cert", "--tls-key", "--tls-client-ca", "--token-file", "--max-connection-age-seconds",
-              "--connection-grace-seconds"}
-
 
 def start(flags, *more):
     """A server with the chart's arguments, on free loopback ports. Later flags win."""
@@ -61,8 +57,7 @@ class FlagsTest(unittest.TestCase):
                     cls.known.add("--no-" + flag.group(2))
 
     def unknown(self, flags):
-        without_tls = set() if tools.has_tls(programs.SERVER) else EDGE_FLAGS
-        return set(flags) - self.known - without_tls
+        return set(flags) - self.known
 
     def all_flags(self):
         import yaml

@@ -32,10 +32,7 @@ SERVER_FLAGS = ("--allow-untrained-hash", "--sparse-min-context", "256", "--max-
 
 
 def tls_flags(folder):
-    """(server's flags, client's flags) of a connection over TLS with a certificate of our own; none where the server has no
-    TLS."""
-    if not tools.has_tls(programs.SERVER):
-        return (), ()
+    """(server's flags, client's flags) of a connection over TLS with a certificate of our own."""
     certificate, key = f"{folder}/server.crt", f"{folder}/server.key"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
                     "30", "-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out",

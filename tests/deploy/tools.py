@@ -26,11 +26,6 @@ def need(*names):
     return [str(FOLDER / name) for name in names]
 
 
-def has_tls(server):
-    """Whether the server is built with TLS and tokens, without which it has neither their flags nor their metrics."""
-    return "--tls-cert" in run(server, "--help").stdout
-
-
 def run(*command, stdin=None):
     return subprocess.run([str(word) for word in command], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, timeout=120)
