@@ -3,9 +3,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -60,6 +63,34 @@ void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded,
   spdlog::info("ready after {:.1f} s", absl::ToDoubleSeconds(load_time));
 }
 
+constexpr std::chrono::seconds kShutdownSeconds(5);
+
+// Ends the process with 0 unless it is destroyed in time.
+class ExitAtLatest {
+ public:
+  explicit ExitAtLatest(std::chrono::seconds limit)
+      : thread_([this, limit] {
+          std::unique_lock<std::mutex> lock(mutex_);
+          if (done_.wait_for(lock, limit, [this] { return is_done_; })) return;
+          spdlog::info("stopped; a connection to the HTTP port was still open");
+          std::_Exit(0);
+        }) {}
+  ~ExitAtLatest() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_done_ = true;
+    }
+    done_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable done_;
+  bool is_done_ = false;
+  std::thread thread_;  // last: runs over all of the above
+};
+
 int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const std::function<bool()>& stop_loading) {
   signal(SIGPIPE, SIG_IGN);  // a log's reader may go
   LogToStandardError();
@@ -112,7 +143,11 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
   spdlog::info("draining: running requests get {:.0f} s; a second signal stops at once",
                absl::ToDoubleSeconds(options.drain));
   server.Drain(options.drain);
-  server.Shutdown();
+  {
+    // A client that trickles its request byte by byte holds a thread of the HTTP port for as long as it likes.
+    const ExitAtLatest bound(kShutdownSeconds);
+    server.Shutdown();
+  }
   loaded->engine.reset();
   spdlog::info("stopped");
   return 0;

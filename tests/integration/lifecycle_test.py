@@ -83,6 +83,24 @@ class DrainTest(unittest.TestCase):
             process.wait()
             process.stdout.close()
 
+    def test_a_request_that_trickles_into_the_http_port_does_not_keep_the_server(self):
+        with programs.Server("--drain-seconds", "1") as server:
+            server.wait_ready()
+            port = int(server.http.rsplit(":", 1)[1].split("/")[0])
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+                server.process.send_signal(signal.SIGTERM)
+                begin = time.time()
+                while server.process.poll() is None:
+                    self.assertLess(time.time() - begin, 30)
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:  # closed as it ended
+                        break
+                    time.sleep(0.2)
+            self.assertEqual(server.process.wait(timeout=10), 0)
+            self.assertIn("still open", server.log())
+
     def test_a_signal_while_loading_is_a_clean_exit(self):
         with programs.Server() as server:
             while "loading" not in server.log():
