@@ -69,9 +69,9 @@ DecodeGraphs::DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_con
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
   for (int32_t rows = max_rows_; rows > 0;) {
-    if (auto captured = Capture({rows, 0}); !captured.ok()) return captured.status();
+    if (auto status = Capture({rows, 0}); !status.ok()) return status;
     if (has_hash) {
-      if (auto captured = Capture({0, rows}); !captured.ok()) return captured.status();
+      if (auto status = Capture({0, rows}); !status.ok()) return status;
     }
     int32_t smaller = rows - 1;
     while (smaller > 0 && Bucket(smaller, max_rows_) == rows) --smaller;
@@ -84,17 +84,12 @@ DecodeGraphs::Key DecodeGraphs::KeyOf(const Batch& batch) const {
   return {Bucket(batch.num_dense_rows, max_rows_), Bucket(batch.num_decode_rows - batch.num_dense_rows, max_rows_)};
 }
 
-bool DecodeGraphs::Serves(const Batch& batch) const {
+bool DecodeGraphs::Prepare(const Batch& batch) {
   if (!IsPlainDecode(batch)) return false;
   const Key key = KeyOf(batch);
   if (key.first + key.second > max_rows_) return false;  // the workspaces hold no more
-  return graphs_.size() < kMaxGraphs || graphs_.count(key) > 0;
-}
-
-bool DecodeGraphs::Prepare(const Batch& batch) {
-  const Key key = KeyOf(batch);
   if (graphs_.count(key) > 0) return true;
-  if (failed_.count(key) > 0) return false;
+  if (graphs_.size() >= kMaxGraphs || failed_.count(key) > 0) return false;
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
     if (Capture(key).ok()) return true;
@@ -105,7 +100,7 @@ bool DecodeGraphs::Prepare(const Batch& batch) {
   return false;
 }
 
-absl::StatusOr<DecodeGraphs::Captured*> DecodeGraphs::Capture(const Key& key) {
+absl::Status DecodeGraphs::Capture(const Key& key) {
   // Padding rows alone: nothing is written to the cache.
   PadDecodeBatch(Batch(), key.first, key.second, &padded_);
   auto step = inputs_->Copy(padded_);
@@ -135,7 +130,8 @@ absl::StatusOr<DecodeGraphs::Captured*> DecodeGraphs::Capture(const Key& key) {
   // it.
   const auto view = [](const at::Tensor& t) { return at::from_blob(t.data_ptr(), t.sizes(), t.options()); };
   captured->outputs = {view(outputs->logits), view(outputs->best), view(outputs->best_ids), {}};
-  return (graphs_[key] = std::move(captured)).get();
+  graphs_[key] = std::move(captured);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<StepOutputs> DecodeGraphs::Run(const Batch& batch) {

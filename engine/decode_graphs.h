@@ -43,12 +43,9 @@ class DecodeGraphs {
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
   absl::Status CaptureUsual(bool has_hash);
 
-  // Whether a graph can run this step: it IsPlainDecode, its padded rows are no more than max_rows, and its graph has
-  // been captured or room is left for it.
-  bool Serves(const Batch& batch) const;
-
-  // Serves(batch). Whether its graph is there: captures it at the first step of its kind (tens of milliseconds). False
-  // where that failed, for want of memory, then and from then on: the step can still be enqueued kernel by kernel.
+  // Whether a graph is there for this step. It must be plain decode, and its padded rows no more than max_rows; the
+  // first step of a kind captures (tens of milliseconds), as long as there is room for another graph. Where a capture
+  // failed, for want of memory, the answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch);
 
   // Prepare(batch).
@@ -65,7 +62,7 @@ class DecodeGraphs {
   };
 
   Key KeyOf(const Batch& batch) const;
-  absl::StatusOr<Captured*> Capture(const Key& key);
+  absl::Status Capture(const Key& key);
 
   StepInputs* const inputs_;
   const int32_t max_rows_, max_context_;

@@ -78,7 +78,7 @@ class TorchModelRunner : public ModelRunner {
     StepResult result;
     RetrievalSeconds seconds;
     absl::StatusOr<StepOutputs> outputs;
-    if (graphs_ != nullptr && graphs_->Serves(batch) && graphs_->Prepare(batch)) {
+    if (graphs_ != nullptr && graphs_->Prepare(batch)) {
       outputs = graphs_->Run(batch);
       result.cuda_graph = true;
     } else {
