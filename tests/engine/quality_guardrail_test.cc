@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "engine/load.h"
-#include "engine/model/hash_file.h"
 #include "kernels/budget.h"
 #include "tests/testing/model_harness.h"
 #include "tests/testing/recording_observer.h"
@@ -41,11 +40,8 @@ struct Answer {
 class QualityGuardrailTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto plain = ModelHarness::Create(kFolder, HarnessOptions());
-    ASSERT_TRUE(plain.ok()) << plain.status();
     hash_path_ = ::testing::TempDir() + "/hash.safetensors";
-    const auto written = WriteUntrainedHashFile(hash_path_, (*plain)->config(), (*plain)->fingerprint(),
-                                                /*first_layer=*/2, /*hash_words=*/4, /*seed=*/9);
+    const absl::Status written = testing::WriteUntrainedHash(kFolder, hash_path_);
     ASSERT_TRUE(written.ok()) << written;
   }
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "engine/load.h"
-#include "engine/model/hash_file.h"
 #include "tests/testing/model_harness.h"
 #include "tests/testing/recording_observer.h"
 #include "tests/testing/recording_sink.h"
@@ -38,11 +37,8 @@ std::vector<int32_t> Prompt(int32_t num_tokens, int32_t step = 37) {
 class SharedPromptsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto plain = ModelHarness::Create(kFolder, HarnessOptions());
-    ASSERT_TRUE(plain.ok()) << plain.status();
     hash_path_ = ::testing::TempDir() + "/hash.safetensors";
-    const auto written = WriteUntrainedHashFile(hash_path_, (*plain)->config(), (*plain)->fingerprint(),
-                                                /*first_layer=*/2, /*hash_words=*/4, /*seed=*/9);
+    const absl::Status written = testing::WriteUntrainedHash(kFolder, hash_path_);
     ASSERT_TRUE(written.ok()) << written;
     options_.model_folder = kFolder;
     options_.dtype = DTypeChoice::kFp32;

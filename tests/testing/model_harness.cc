@@ -145,4 +145,11 @@ int32_t ArgMax(const std::vector<float>& logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+absl::Status WriteUntrainedHash(const std::string& folder, const std::string& path) {
+  auto plain = ModelHarness::Create(folder, HarnessOptions());
+  if (!plain.ok()) return plain.status();
+  return engine::WriteUntrainedHashFile(path, (*plain)->config(), (*plain)->fingerprint(), /*first_layer=*/2,
+                                        /*hash_words=*/4, /*seed=*/9);
+}
+
 }  // namespace spotlight::testing

@@ -58,4 +58,7 @@ class ModelHarness {
 
 int32_t ArgMax(const std::vector<float>& logits);
 
+// Writes an untrained hash of the model in `folder`, layers from 2 on, to `path`: it finds what matters by chance.
+absl::Status WriteUntrainedHash(const std::string& folder, const std::string& path);
+
 }  // namespace spotlight::testing
