@@ -65,26 +65,31 @@ v1::GenerateStreamResponse* GenerateStream::Reserve(int32_t index, size_t num_by
   if (!fits) pending_.emplace_back();
   pending_.back().num_bytes += num_bytes;
   pending_bytes_ += num_bytes;
-  return &pending_.back().message;
+  v1::GenerateStreamResponse* message = &pending_.back().message;
+  if (!std::exchange(has_message_, true)) {
+    message->set_request_id(call_.record().request_id);
+    if (prompt_tokens_ > 0) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
+  }
+  return message;
 }
 
 void GenerateStream::OnPrompt(int32_t prompt_tokens) {
-  {
-    MutexLock lock(&mutex_);
-    prompt_tokens_ = prompt_tokens;
-    v1::GenerateStreamResponse* message = Reserve(0, 0);
-    message->set_request_id(call_.record().request_id);
-    message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens);
-  }
-  PostAdvance();
+  // Not sent by itself: once a message has come no client library sends the call to another server, and a request that
+  // only waits would be lost with this one.
+  MutexLock lock(&mutex_);
+  prompt_tokens_ = prompt_tokens;
 }
 
 void GenerateStream::OnDelta(engine::Delta delta) {
   const bool has_ids = wanted_.token_ids && !delta.token_ids.empty();
-  if (delta.text.empty() && delta.logprobs.empty() && !has_ids && !delta.has_prompt()) return;
+  const bool has_output = !delta.text.empty() || !delta.logprobs.empty() || has_ids;
+  if (!has_output && !delta.has_prompt()) return;
+  // An echo comes while the request may still wait, and goes with the first output, as OnPrompt's figure does.
+  const bool is_echo = !has_output && delta.prompt_logprobs.empty();
   {
     MutexLock lock(&mutex_);
     if (reader_gone_) return;
+    has_output_ |= !is_echo;
     const size_t num_bytes = ApproximateBytes(delta);
     echo_bytes_ += EchoBytes(delta);  // come all at once, however fast the reader is, and are no more than it sent
     if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes + echo_bytes_) return Overflow();
@@ -92,7 +97,7 @@ void GenerateStream::OnDelta(engine::Delta delta) {
     AppendDelta(delta, wanted_, message);
     if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
   }
-  PostAdvance();
+  if (!is_echo) PostAdvance();
 }
 
 void GenerateStream::Overflow() {
@@ -112,7 +117,8 @@ void GenerateStream::OnSampleFinish(engine::Finish finish) {
   if (finish.reason == engine::FinishReason::kError || finish.reason == engine::FinishReason::kNone) return;
   {
     MutexLock lock(&mutex_);
-    if (reader_gone_ || overflowed_) return;
+    if (reader_gone_ || overflowed_ || IsForAnotherServer(finish)) return;
+    has_output_ = true;
     SetSampleFinish(finish, wanted_, Reserve(finish.index, 0));
   }
   PostAdvance();
@@ -127,7 +133,9 @@ void GenerateStream::OnFinish(engine::Finish finish) {
           absl::StrCat("unread_bytes: the client does not read, and more than ", kMaxPendingBytes, " bytes wait"));
     }
     // A request that never ran has no figures to report, only its status.
-    if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
+    if (IsForAnotherServer(finish)) {
+      ClearPending();
+    } else if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
       SetFinish(finish, wanted_, Reserve(finish.index, 0));
     }
     call_.Finished(std::move(finish));

@@ -15,6 +15,7 @@
 #include <deque>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "engine/mutex.h"
 #include "engine/response_sink.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -56,8 +57,13 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   };
 
   void RefuseWith(const absl::Status& status);
-  // A message to add to: the last one that waits, where it is of the same sample and has room.
+  // A message to add to: the last one that waits, where it is of the same sample and has room. The first tells of the
+  // prompt.
   v1::GenerateStreamResponse* Reserve(int32_t index, size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ended by a server that stops, with nothing to keep: the status goes alone, and the client library may try another.
+  bool IsForAnotherServer(const engine::Finish& finish) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return absl::IsUnavailable(finish.status) && !has_output_;
+  }
   void Overflow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClearPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PostAdvance();
@@ -70,6 +76,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   Mutex mutex_;
   int32_t prompt_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool has_message_ ABSL_GUARDED_BY(mutex_) = false;  // reserved, perhaps sent
+  bool has_output_ ABSL_GUARDED_BY(mutex_) = false;   // more than an echo
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   size_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t echo_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,4 +1,5 @@
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/server/running_server.h"
@@ -20,21 +21,19 @@ TEST_F(GenerateStreamTest, SendsPromptInfoFirstTextInOrderAndFiguresLast) {
 
   v1::GenerateStreamResponse message;
   engine_.Prompt("a", 5);
+  engine_.Send("a", Delta("Hel", {7}));
   ASSERT_TRUE(reader->Read(&message));
   EXPECT_EQ(message.request_id(), "a");
   EXPECT_EQ(message.prompt_info().prompt_tokens(), 5);
   EXPECT_EQ(message.finish_reason(), v1::FINISH_REASON_UNSPECIFIED);
-
-  engine_.Send("a", Delta("Hel", {7}));
-  ASSERT_TRUE(reader->Read(&message));
   EXPECT_EQ(message.text(), "Hel");
   ASSERT_EQ(message.token_ids_size(), 1);
   EXPECT_EQ(message.token_ids(0), 7);
-  EXPECT_FALSE(message.has_prompt_info());
 
   engine_.Send("a", Delta("lo", {8}));
   ASSERT_TRUE(reader->Read(&message));
   EXPECT_EQ(message.text(), "lo");
+  EXPECT_FALSE(message.has_prompt_info());
 
   engine::Finish finish = engine_.Stopped(5, 2);
   finish.matched_stop_token = 2;
@@ -52,6 +51,68 @@ TEST_F(GenerateStreamTest, SendsPromptInfoFirstTextInOrderAndFiguresLast) {
   EXPECT_FALSE(reader->Read(&message));
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(TakeRecord().finish->usage.completion_tokens, 2);
+}
+
+class RetriedStreamTest : public GenerateStreamTest {
+ protected:
+  RetriedStreamTest() {
+    grpc::ChannelArguments arguments;
+    arguments.SetServiceConfigJSON(R"({"methodConfig": [{"name": [{}], "retryPolicy": {
+        "maxAttempts": 2, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"]}}]})");
+    stub_ = v1::Generation::NewStub(grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
+                                                              grpc::InsecureChannelCredentials(), arguments));
+  }
+  // As when the server's grace is over.
+  static engine::Finish ShutDown(int32_t completion_tokens) {
+    engine::Finish finish = spotlight::testing::FakeEngine::Stopped(5, completion_tokens);
+    finish.reason = engine::FinishReason::kAborted;
+    finish.status = absl::UnavailableError("the server is shutting down");
+    return finish;
+  }
+};
+
+TEST_F(RetriedStreamTest, ARequestThatHadNoOutputYetIsLeftToTheClientLibraryToTryElsewhere) {
+  std::thread work([&] {
+    engine_.TakeRequest();
+    engine_.Prompt("a", 5);
+    engine::Delta echo;
+    echo.prompt_text = "hello";
+    engine_.Send("a", echo);
+    engine::Finish sample = ShutDown(0);
+    sample.index = 1;
+    engine_.FinishSample("a", sample);
+    engine_.Finish("a", ShutDown(0));
+    EXPECT_EQ(engine_.TakeRequest().request_id, "a") << "the second attempt";
+    engine_.Prompt("a", 6);
+    engine_.Send("a", Delta("x", {7}));
+    engine_.Finish("a", engine_.Stopped(6, 1));
+  });
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  v1::GenerateStreamResponse message;
+  EXPECT_TRUE(reader->Read(&message));
+  EXPECT_EQ(message.prompt_info().prompt_tokens(), 6);
+  EXPECT_EQ(message.prompt_info().text(), "");
+  while (reader->Read(&message)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  work.join();
+}
+
+TEST_F(RetriedStreamTest, ARequestThatHadOneIsNot) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine_.Prompt("a", 5);
+  engine_.Send("a", Delta("x", {7}));
+  engine_.Finish("a", ShutDown(1));
+  v1::GenerateStreamResponse message;
+  v1::GenerateStreamResponse last;
+  while (reader->Read(&message)) last = message;
+  EXPECT_EQ(last.finish_reason(), v1::FINISH_REASON_ABORTED);
+  EXPECT_EQ(last.usage().completion_tokens(), 1);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST_F(GenerateStreamTest, SamplesKeepTheirOwnMessagesAndTheLastOneToEndBringsTheUsage) {
