@@ -3,6 +3,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "client/service_config.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
@@ -47,6 +49,12 @@ std::shared_ptr<grpc::ChannelCredentials> TlsCredentials(const ChannelSecurity& 
   return grpc::CompositeChannelCredentials(credentials, grpc::AccessTokenCredentials(security.token));
 }
 
+// Replicas come and go faster than the half minute that gRPC lets pass between two questions for a name's addresses.
+constexpr int kMinResolutionIntervalMs = 2000;
+// What a call that may be sent again is kept for: the largest prompt that a server takes. By default gRPC keeps 256 KB,
+// and gives up retrying what is larger.
+constexpr int kRetryBufferBytes = 64 << 20;
+
 grpc::ChannelArguments Arguments() {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
@@ -70,9 +78,18 @@ grpc::ChannelArguments Arguments() {
 
 }  // namespace
 
+bool NamesReplicas(absl::string_view target) {
+  return absl::StartsWith(target, "dns:") || absl::StartsWith(target, "ipv4:") || absl::StartsWith(target, "ipv6:");
+}
+
 std::shared_ptr<grpc::Channel> CreateChannel(const std::string& server, bool own_connection,
                                              const ChannelSecurity& security) {
   grpc::ChannelArguments arguments = Arguments();
+  if (NamesReplicas(server)) {
+    arguments.SetServiceConfigJSON(kServiceConfigJson);
+    arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, kRetryBufferBytes);
+    arguments.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, kMinResolutionIntervalMs);
+  }
   if (own_connection) arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (security.tls) {
     if (!security.server_name.empty()) arguments.SetSslTargetNameOverride(security.server_name);

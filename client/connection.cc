@@ -5,6 +5,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/error_details.h"
 
 namespace spotlight::client {
@@ -20,7 +21,9 @@ OptionGroup ConnectionFlags::Options() {
       "Connection",
       {Text("server", "HOST[:PORT]",
             absl::StrCat("the server, on port 50051 if not told, or unix:PATH; default ", server,
-                         ", which the environment variable SPOTLIGHT_SERVER may set"),
+                         ", which the environment variable SPOTLIGHT_SERVER may set. Replicas: dns:///HOST[:PORT] for "
+                         "every address of the name, or ipv4:IP:PORT,IP:PORT; calls take them in turns, and what one "
+                         "cannot serve goes to the next"),
             [this](std::string value) { server = std::move(value); }),
        Real("connect-timeout", "SECONDS", Between(0, 3600),
             absl::StrCat("how long to wait for the server; default ", absl::ToDoubleSeconds(connect_timeout)),
@@ -42,7 +45,9 @@ absl::optional<ExitCode> ParseOrExit(const Command& command, absl::Span<const st
 
 std::string ServerAddress(const ConnectionFlags& flags) {
   // Without a port gRPC would try 443.
-  return absl::StrContains(flags.server, ":") ? flags.server : flags.server + ":50051";
+  absl::string_view host = flags.server;
+  if (absl::ConsumePrefix(&host, "dns:")) host = host.substr(host.rfind('/') + 1);
+  return absl::StrContains(host, ":") ? flags.server : flags.server + ":50051";
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelFor(const ConnectionFlags& flags, bool own_connection) {

@@ -13,6 +13,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 
 namespace spotlight::client {
 namespace {
@@ -33,13 +35,20 @@ absl::Status ReadFile(absl::string_view flag, const std::string& path, std::stri
   return absl::OkStatus();
 }
 
-// Of this machine: nobody on the network listens.
-bool IsLocal(absl::string_view server) {
-  if (absl::StartsWith(server, "unix:")) return true;
+bool IsLoopback(absl::string_view server) {
   const std::string host(server.substr(0, server.rfind(':')));
   in_addr address;
   const bool is_loopback = inet_pton(AF_INET, host.c_str(), &address) == 1 && (ntohl(address.s_addr) >> 24) == 127;
   return is_loopback || host == "localhost" || host == "[::1]";
+}
+
+// Of this machine: nobody on the network listens.
+bool IsLocal(absl::string_view server) {
+  if (absl::StartsWith(server, "unix:")) return true;
+  // A name server decides where "dns:" leads.
+  if (!absl::ConsumePrefix(&server, "ipv4:") && !absl::ConsumePrefix(&server, "ipv6:")) return IsLoopback(server);
+  const std::vector<absl::string_view> servers = absl::StrSplit(server, ',');
+  return std::all_of(servers.begin(), servers.end(), IsLoopback);
 }
 
 }  // namespace

@@ -145,12 +145,29 @@ class FakeGenerationServer::HealthService : public grpc::health::v1::Health::Ser
     return server_->unary_status_;
   }
 
+  grpc::Status Watch(grpc::ServerContext* context, const grpc::health::v1::HealthCheckRequest*,
+                     grpc::ServerWriter<grpc::health::v1::HealthCheckResponse>* writer) override {
+    std::unique_lock<std::mutex> lock(server_->mutex_);
+    grpc::health::v1::HealthCheckResponse sent;
+    while (!context->IsCancelled()) {
+      if (server_->health_.status() != sent.status()) {
+        sent = server_->health_;
+        lock.unlock();
+        writer->Write(sent);
+        lock.lock();
+      }
+      server_->changed_.wait_for(lock, std::chrono::milliseconds(5));  // nothing tells of a cancel
+    }
+    return grpc::Status::CANCELLED;
+  }
+
  private:
   FakeGenerationServer* server_;
 };
 
 FakeGenerationServer::FakeGenerationServer()
     : generation_(std::make_unique<GenerationService>(this)), health_service_(std::make_unique<HealthService>(this)) {
+  health_.set_status(grpc::health::v1::HealthCheckResponse::SERVING);
   model_info_.set_name("fake");
   model_info_.set_has_chat_template(true);
   model_info_.set_max_context_tokens(64);

@@ -38,7 +38,7 @@ class FakeGenerationServer {
   void set_model_info(const v1::GetModelInfoResponse& info);
   void set_server_info(const v1::GetServerInfoResponse& info);
   void set_loads(const v1::GetLoadsResponse& loads);
-  void set_health(grpc::health::v1::HealthCheckResponse::ServingStatus health);
+  void set_health(grpc::health::v1::HealthCheckResponse::ServingStatus health);  // SERVING until then
   void set_tokens(const v1::TokenizeResponse& tokens);
   void set_text(const std::string& text);
 

@@ -98,6 +98,10 @@ TEST_F(ClientSecurityTest, ATokenDoesNotCrossTheNetworkInTheClear) {
   EXPECT_EQ(refused.err,
             "spotlight: the token would cross the network to 192.0.2.1:50051 in the clear; --tls, or "
             "--allow-insecure\n");
+  for (const char* target :
+       {"ipv4:127.0.0.1:1,192.0.2.1:50051", "ipv6:[::1]:1,[2001:db8::1]:1", "dns:///localhost:1"}) {
+    EXPECT_EQ(Run("loads", {{"--server", target}}, kToken).exit_code, 2) << target;
+  }
 }
 
 class PlaintextTokenTest : public SecuredServer {
@@ -120,6 +124,9 @@ TEST_F(PlaintextTokenTest, OnThisMachineATokenNeedsNoTls) {
       RunSpotlight(absl::StrCat("127.0.0.1:", server_->grpc_port()), {"loads", "--json"}, input);
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(TakeRecord().caller, "team");
+  const SpotlightResult balanced =
+      RunSpotlight(absl::StrCat("ipv4:127.0.0.1:", server_->grpc_port()), {"loads", "--json"}, input);
+  EXPECT_EQ(balanced.exit_code, 0) << balanced.err;
 }
 
 }  // namespace
