@@ -184,6 +184,15 @@ class NetworkTest(unittest.TestCase):
         ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
         self.assertEqual(ports, {53, 443})  # the download
 
+    def test_the_policy_lets_the_charts_own_test_in(self):
+        manifests = tools.render("--values", "deploy/helm/examples/mtls.yaml")
+        labels = manifests.one("Pod")["metadata"]["labels"]
+        rule = next(rule for rule in manifests.one("NetworkPolicy")["spec"]["ingress"] if rule["ports"][0]["port"] == "grpc")
+        peers = [peer["podSelector"].get("matchLabels", {}) for peer in rule["from"] if "podSelector" in peer]
+        self.assertEqual([matches(peer, labels) for peer in peers], [False, True])
+        other = tools.render("--values", "deploy/helm/examples/mtls.yaml", release="other").one("Pod")["metadata"]["labels"]
+        self.assertFalse(any(matches(peer, other) for peer in peers), "lets in another release's test")
+
     def test_a_headless_service_has_an_address_per_pod_and_is_not_scraped_twice(self):
         manifests = tools.with_values("service.headless=true", "serviceMonitor.enabled=true")
         services = manifests.kind("Service")
@@ -248,6 +257,43 @@ class ModelTest(unittest.TestCase):
                          "spotlight@" + digest)
 
 
+class HelmTestTest(unittest.TestCase):
+    """Which credentials `helm test` has; flags_test.py runs its commands."""
+
+    SECURE = ("tls.enabled=true", "tls.secretName=own", "auth.tokensSecretName=tokens")
+
+    def secrets(self, *settings):
+        """{container: its command}, {mounted secret: its keys}"""
+        pod = tools.with_values(*settings).one("Pod")["spec"]
+        volumes = {volume["secret"]["secretName"]: [item["key"] for item in volume["secret"]["items"]]
+                   for volume in pod.get("volumes", [])}
+        return [container["name"] for container in pod["containers"]], volumes
+
+    def test_in_plain_text_it_asks_for_health_and_a_token_without_any_secret(self):
+        self.assertEqual(self.secrets(), (["health", "generate"], {}))
+
+    def test_behind_tls_it_trusts_the_authority_of_the_servers_secret_and_never_mounts_its_key(self):
+        self.assertEqual(self.secrets("tls.enabled=true", "tls.secretName=own"),
+                         (["health", "generate"], {"own": ["ca.crt"]}))
+
+    def test_where_tokens_are_asked_for_it_needs_one_to_generate(self):
+        self.assertEqual(self.secrets(*self.SECURE), (["health"], {"own": ["ca.crt"]}))
+        self.assertEqual(self.secrets(*self.SECURE, "helmTest.tokenSecretName=mine"),
+                         (["health", "generate"], {"own": ["ca.crt"], "mine": ["token"]}))
+
+    def test_where_clients_need_certificates_it_has_one_of_its_own_or_is_left_out(self):
+        mutual = (*self.SECURE, "tls.clientCASecretName=clients")
+        self.assertEqual(tools.with_values(*mutual).kind("Pod"), [])
+        self.assertEqual(self.secrets(*mutual, "helmTest.tlsSecretName=mine"),
+                         (["health"], {"mine": ["ca.crt", "tls.crt", "tls.key"]}))
+
+    def test_it_runs_where_the_servers_image_is(self):
+        manifests = tools.render("--values", "deploy/helm/examples/h100-node.yaml")
+        for key in ("nodeSelector", "tolerations"):
+            self.assertEqual(manifests.one("Pod")["spec"][key], manifests.pod["spec"][key])
+        self.assertNotIn("nvidia.com/gpu", str(manifests.one("Pod")["spec"]["containers"]))
+
+
 class ObservabilityTest(unittest.TestCase):
 
     def rule(self, *settings):
@@ -303,6 +349,8 @@ class RefusalTest(unittest.TestCase):
                 (["server.connectionGraceSeconds=9"], "server.maxConnectionAgeSeconds"),
                 (["tls.clientCASecretName=ca"], "tls.enabled"),
                 (["auth.tokensSecretName=tokens"], "plain text"),
+                (["helmTest.tlsSecretName=mine"], "tls.enabled"),
+                (["helmTest.tokenSecretName=mine"], "auth.tokensSecretName"),
                 (["autoscaling.minReplicas=9"], "above autoscaling.maxReplicas"),
                 (["grpcRoute.enabled=true"], "grpcRoute.parentRefs"),
         ):

@@ -1,6 +1,8 @@
 """The chart's arguments, probes and scaling against the real server: that it has these flags, names, paths and metrics."""
+import hashlib
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -140,12 +142,111 @@ class ServedTest(unittest.TestCase):
         chart = yaml.safe_load((tools.CHART / "Chart.yaml").read_text())
         self.assertEqual([chart["version"], chart["appVersion"]], [version, version])
 
-    def test_helm_test_runs_the_clients_health_command(self):
-        pod = tools.with_values().one("Pod")["spec"]["containers"][0]
-        self.assertEqual(os.path.basename(pod["command"][0]), os.path.basename(programs.CLIENT))
-        arguments = [self.server.grpc if word == "demo-spotlight:50051" else word for word in pod["args"]]
-        self.assertIn(self.server.grpc, arguments)
-        self.assertEqual(subprocess.run([programs.CLIENT, *arguments], stdout=subprocess.DEVNULL).returncode, 0)
+
+class HelmTestTest(unittest.TestCase):
+    """The pods of `helm test` and of the server as a kubelet would run them: the chart's arguments, with each mounted
+    secret in a folder."""
+
+    @classmethod
+    def setUpClass(cls):
+        tools.need("bin/helm")
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.secrets = {}  # name -> {key: text}
+
+    def mounted(self, pod, container):
+        """{mount path: folder with what the pod sees there}"""
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+        mounts = {}
+        for mount in container.get("volumeMounts", []):
+            secret = volumes[mount["name"]].get("secret")
+            if not secret:
+                continue
+            data = self.secrets[secret["secretName"]]
+            folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+            for item in secret.get("items", [{"key": key, "path": key} for key in data]):
+                (folder / item["path"]).write_text(data[item["key"]])
+            mounts[mount["mountPath"]] = folder
+        return mounts
+
+    def arguments(self, pod, container):
+        mounts = self.mounted(pod, container)
+        for argument in container["args"]:
+            for path, folder in mounts.items():
+                argument = argument.replace(path + "/", f"{folder}/")
+            yield argument
+
+    def run_test(self, manifests):
+        """{container: the finished process}, against a server with the chart's own arguments."""
+        pod = manifests.pod["spec"]
+        flags = [argument for argument in self.arguments(pod, pod["containers"][0])
+                 if not re.match(r"--(model|listen|http)=", argument)]
+        test = manifests.one("Pod")["spec"]
+        with programs.Server(*flags) as server:
+            server.wait_ready()
+            done = {}
+            for container in test["containers"]:
+                self.assertEqual(os.path.basename(container["command"][0]), os.path.basename(programs.CLIENT))
+                arguments = [f"--server={server.grpc}" if argument == "--server=demo-spotlight:50051" else argument
+                             for argument in self.arguments(test, container)]
+                self.assertIn(f"--server={server.grpc}", arguments)
+                done[container["name"]] = subprocess.run([programs.CLIENT, *arguments], stdout=subprocess.PIPE,
+                                                         stderr=subprocess.PIPE, text=True, timeout=60)
+            return done
+
+    def issue_certificates(self):
+        """An authority, the server's certificate for the service's name, and the test's own."""
+        def openssl(*words):
+            subprocess.run(["openssl", *words], check=True, cwd=self.folder, stderr=subprocess.DEVNULL)
+
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        openssl("req", "-x509", *new_key, "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt")
+        for name in ("demo-spotlight", "tester"):
+            openssl("req", *new_key, "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout",
+                    f"{name}.key", "-out", f"{name}.csr")
+            openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days",
+                    "2", "-copy_extensions", "copy", "-out", f"{name}.crt")
+
+        def pair(name):
+            return {"tls.crt": (self.folder / f"{name}.crt").read_text(), "ca.crt": (self.folder / "ca.crt").read_text(),
+                    "tls.key": (self.folder / f"{name}.key").read_text()}
+
+        self.secrets["own"], self.secrets["mine"] = pair("demo-spotlight"), pair("tester")
+
+    def issue_token(self, token, listed=None):
+        digest = hashlib.sha256((listed or token).encode()).hexdigest()
+        self.secrets["tokens"] = {"tokens.json": json.dumps(
+            {"tokens": [{"name": "tester", "sha256": digest, "scopes": ["generate"]}]})}
+        self.secrets["mine"]["token"] = token
+
+    def test_in_plain_text(self):
+        done = self.run_test(tools.with_values())
+        self.assertEqual({name: each.returncode for name, each in done.items()}, {"health": 0, "generate": 0}, done)
+        self.assertEqual(done["health"].stdout, "SERVING\n")
+        self.assertIn("+ 1 generated", done["generate"].stderr)
+
+    def test_behind_tls(self):
+        self.issue_certificates()
+        done = self.run_test(tools.with_values("tls.enabled=true", "tls.secretName=own"))
+        self.assertEqual({name: each.returncode for name, each in done.items()}, {"health": 0, "generate": 0}, done)
+
+    MUTUAL = ("tls.enabled=true", "tls.secretName=own", "tls.clientCASecretName=own", "auth.tokensSecretName=tokens",
+              "helmTest.tlsSecretName=mine", "helmTest.tokenSecretName=mine")
+
+    def test_behind_mutual_tls_with_tokens(self):
+        self.issue_certificates()
+        self.issue_token("a-token-0123456789")
+        done = self.run_test(tools.with_values(*self.MUTUAL))
+        self.assertEqual({name: each.returncode for name, each in done.items()}, {"health": 0, "generate": 0}, done)
+
+    def test_a_token_that_the_server_does_not_know_fails_it(self):
+        self.issue_certificates()
+        self.issue_token("a-token-0123456789", listed="another-0123456789")
+        done = self.run_test(tools.with_values(*self.MUTUAL))
+        self.assertEqual({name: each.returncode for name, each in done.items()}, {"health": 0, "generate": 3}, done)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .auth.tokensSecretName (not .tls.enabled) -}}
 {{- fail "auth.tokensSecretName without tls.enabled would send tokens in plain text" -}}
 {{- end -}}
+{{- if and .helmTest.tlsSecretName (not .tls.enabled) -}}
+{{- fail "helmTest.tlsSecretName has nothing to test: tls.enabled is not set" -}}
+{{- end -}}
+{{- if and .helmTest.tokenSecretName (not .auth.tokensSecretName) -}}
+{{- fail "helmTest.tokenSecretName would send a token that auth.tokensSecretName does not ask for" -}}
+{{- end -}}
 {{- if and .server.connectionGraceSeconds (not .server.maxConnectionAgeSeconds) -}}
 {{- fail "server.connectionGraceSeconds needs server.maxConnectionAgeSeconds" -}}
 {{- end -}}
@@ -162,4 +168,45 @@ scaleDown:
     - type: Pods
       value: 1
       periodSeconds: 120
+{{- end -}}
+
+{{/* Not empty: `helm test` has a pod. Where clients need a certificate, it needs one of its own. */}}
+{{- define "spotlight.hasTest" -}}
+{{- if or (not .Values.tls.clientCASecretName) .Values.helmTest.tlsSecretName -}}true{{- end -}}
+{{- end -}}
+
+{{/* Of the test's pod; no selector of the servers matches them. */}}
+{{- define "spotlight.testLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: helm-test
+{{- end -}}
+
+{{- define "spotlight.testFlags" -}}
+{{- if .Values.tls.enabled -}}
+- --tls-ca=/etc/spotlight/tls/ca.crt
+- --tls-server-name={{ default (include "spotlight.fullname" .) .Values.helmTest.serverName }}
+{{- if .Values.tls.clientCASecretName }}
+- --tls-cert=/etc/spotlight/tls/tls.crt
+- --tls-key=/etc/spotlight/tls/tls.key
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "spotlight.testContainer" -}}
+image: {{ include "spotlight.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command: [/opt/spotlight/bin/spotlight]
+securityContext: {{- toYaml .Values.securityContext | nindent 2 }}
+resources:
+  requests: {cpu: 50m, memory: 64Mi}
+  limits: {memory: 256Mi}
+{{- if or .Values.tls.enabled .Values.helmTest.tokenSecretName }}
+volumeMounts:
+  {{- if .Values.tls.enabled }}
+  - {name: tls, mountPath: /etc/spotlight/tls, readOnly: true}
+  {{- end }}
+  {{- if .Values.helmTest.tokenSecretName }}
+  - {name: token, mountPath: /etc/spotlight/token, readOnly: true}
+  {{- end }}
+{{- end }}
 {{- end -}}
