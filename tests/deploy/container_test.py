@@ -16,6 +16,7 @@ import programs
 import tools
 
 DOCKERFILE = pathlib.Path("deploy/container/Dockerfile").read_text()
+README = pathlib.Path("deploy/README.md").read_text()
 # A mount namespace of our own: /proc, a /tmp to write to, the model; all else read-only. Then nobody, with no rights.
 ENTER = """
 set -e
@@ -107,6 +108,14 @@ class ContainerTest(unittest.TestCase):
         base = {path for path in runnable if (tools.FOLDER / "base" / path.relative_to(self.root)).exists()}
         self.assertEqual(set(runnable) - base, ours)
         self.assertEqual([path for path in self.root.rglob("*") if path.is_file() and path.stat().st_mode & 0o6000], [])
+
+    def test_its_size_is_what_the_readme_says(self):
+        size = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file() and not path.is_symlink())
+        own = sum(path.stat().st_size for name in ("bin", "lib", "hashes")
+                  for path in (self.root / "opt/spotlight" / name).rglob("*") if path.is_file())
+        stated = re.search(r"([\d.]+) GB, of which [\d.]+ are .*? CUDA,\s+([\d.]+) MB", README, re.S)
+        self.assertAlmostEqual(size / 1e9, float(stated.group(1)), delta=0.05, msg="of the image without its base's rest")
+        self.assertAlmostEqual(own / 1e6, float(stated.group(2)), delta=5)
 
     def test_the_library_path_names_folders_that_are_there(self):
         for folder in image_environment()["LD_LIBRARY_PATH"].split(":"):
