@@ -1,7 +1,9 @@
 """cargo_static_library: a Rust staticlib crate, built by cargo from its lock file, as a cc_library."""
 
-def cargo_static_library(name, crate, hdrs, srcs, **kwargs):
-    """`crate` is the library's name in Cargo.toml; `srcs` must hold Cargo.toml, Cargo.lock and every source."""
+def cargo_static_library(name, crate, srcs, **kwargs):
+    """`crate` is the library's name in Cargo.toml; `srcs` must hold Cargo.toml, Cargo.lock and every source.
+
+    The crates that it depends on by path are named by their files, too."""
     lib = "lib%s.a" % crate
     native.genrule(
         name = name + "_archive",
@@ -20,7 +22,6 @@ def cargo_static_library(name, crate, hdrs, srcs, **kwargs):
     native.cc_library(
         name = name,
         srcs = [lib],
-        hdrs = hdrs,
         linkopts = [
             "-lpthread",
             "-ldl",

@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
                                                        std::unique_ptr<Tokenizer> tokenizer,
                                                        std::unique_ptr<ChatTemplate> chat_template,
                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
-                                                       const Clock* clock) {
+                                                       const Clock* clock, std::unique_ptr<StepProfiler> profiler) {
   if (runner == nullptr || clock == nullptr) {
     return absl::InvalidArgumentError("an engine needs a model runner and a clock");
   }
@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
   model.has_chat_template = chat_template != nullptr;
   return std::unique_ptr<Engine>(new LocalEngine(std::move(options), std::move(model), *std::move(policy),
                                                  *quality_policy, std::move(tokenizer), std::move(chat_template),
-                                                 std::move(runner), observer, clock));
+                                                 std::move(runner), observer, clock, std::move(profiler)));
 }
 
 }  // namespace spotlight::engine

@@ -16,6 +16,7 @@
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/response_sink.h"
+#include "engine/step_profiler.h"
 #include "engine/step_stats.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -26,13 +27,14 @@ namespace spotlight::engine {
 class Engine {
  public:
   // `tokenizer` may be null: prompts are then token ids only, and answers have no text. `chat_template` may be null:
-  // chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine. INVALID_ARGUMENT names
-  // the option at fault.
+  // chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine. `profiler`
+  // may be null: nobody asks for profiles. INVALID_ARGUMENT names the option at fault.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
                                                         std::unique_ptr<Tokenizer> tokenizer,
                                                         std::unique_ptr<ChatTemplate> chat_template,
                                                         std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
-                                                        const Clock* clock = Clock::Steady());
+                                                        const Clock* clock = Clock::Steady(),
+                                                        std::unique_ptr<StepProfiler> profiler = nullptr);
   virtual ~Engine() = default;  // cancels what still runs and joins the threads
 
   // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in

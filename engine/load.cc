@@ -22,6 +22,7 @@
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
 #include "engine/torch_model_runner.h"
+#include "engine/torch_recorder.h"
 
 namespace spotlight::engine {
 namespace {
@@ -195,8 +196,11 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.num_layers = config->num_layers;
   auto runner = MakeTorchModelRunner(std::move(parts));
   if (!runner.ok()) return runner.status();
-  auto engine = Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
-                               *std::move(chat_template), *std::move(runner), observer);
+  auto profiler = std::make_unique<StepProfiler>(MakeTorchRecorder(*device));
+  loaded.profiler = profiler.get();
+  auto engine =
+      Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
+                     *std::move(chat_template), *std::move(runner), observer, Clock::Steady(), std::move(profiler));
   if (!engine.ok()) return engine.status();
   loaded.engine = *std::move(engine);
   return loaded;

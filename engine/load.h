@@ -41,8 +41,9 @@ struct LoadOptions {
 
 struct LoadedEngine {
   std::unique_ptr<Engine> engine;
-  std::string libtorch_version;    // "2.11.0"
-  std::vector<std::string> notes;  // lines worth logging at start: "dense: no hash weights"
+  StepProfiler* profiler = nullptr;  // the engine's, and gone with it; null: it has none
+  std::string libtorch_version;      // "2.11.0"
+  std::vector<std::string> notes;    // lines worth logging at start: "dense: no hash weights"
 };
 
 // Reads, checks and starts; blocks until requests can be served. Errors name the file or the flag's value and the

@@ -29,11 +29,12 @@ std::vector<int32_t> DistinctIds(const std::vector<int32_t>& ids, int32_t vocab_
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
                          const QualityPolicy& quality_policy, std::unique_ptr<Tokenizer> tokenizer,
                          std::unique_ptr<ChatTemplate> chat_template, std::unique_ptr<ModelRunner> runner,
-                         StatsObserver* observer, const Clock* clock)
+                         StatsObserver* observer, const Clock* clock, std::unique_ptr<StepProfiler> profiler)
     : options_(std::move(options)),
       model_(std::move(model)),
       policy_(std::move(policy)),
       clock_(clock),
+      profiler_(std::move(profiler)),
       tokenizer_(std::move(tokenizer)),
       chat_template_(std::move(chat_template)),
       runner_(std::move(runner)),
@@ -41,7 +42,9 @@ LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy
       loop_(options_, model_, policy_, quality_policy, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
       encoder_(tokenizer_.get(), chat_template_.get(), loop_.max_request_tokens()),
       seed_source_((uint64_t{std::random_device()()} << 32) | std::random_device()()),
-      thread_([this] { RunLoop(); }) {}
+      thread_([this] { RunLoop(); }) {
+  if (profiler_ != nullptr) profiler_->SetWake([this] { queue_.Wake(); });
+}
 
 LocalEngine::~LocalEngine() {
   queue_.Close(absl::UnavailableError("the server is shutting down"));
@@ -196,11 +199,20 @@ EngineLoad LocalEngine::Load() const {
 void LocalEngine::RunLoop() {
   while (true) {
     const bool stopping = stopping_;  // read first: what came before it was set is still served
-    while (loop_.RunOnce()) {
+    while (RunOnce()) {
     }
-    if (stopping) return;
+    if (stopping) break;
     queue_.WaitForArrivals();
   }
+  if (profiler_ != nullptr) profiler_->OnEngineStop();
+}
+
+bool LocalEngine::RunOnce() {
+  if (profiler_ == nullptr) return loop_.RunOnce();
+  profiler_->BeforePass();
+  const bool ran = loop_.RunOnce();
+  profiler_->AfterPass(ran);
+  return ran;
 }
 
 }  // namespace spotlight::engine

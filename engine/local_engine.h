@@ -25,7 +25,8 @@ class LocalEngine : public Engine {
   // Parameters as Engine::Create's, already checked.
   LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy, const QualityPolicy& quality_policy,
               std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
-              std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock);
+              std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock,
+              std::unique_ptr<StepProfiler> profiler);
   ~LocalEngine() override;
 
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
@@ -44,11 +45,13 @@ class LocalEngine : public Engine {
   absl::Status Encode(Submission* submission);
   uint64_t DrawSeed();
   void RunLoop();
+  bool RunOnce();
 
   const EngineOptions options_;
   const ModelInfo model_;
   const RetrievalPolicy policy_;
   const Clock* const clock_;
+  const std::unique_ptr<StepProfiler> profiler_;  // may be null
   const std::unique_ptr<Tokenizer> tokenizer_;
   const std::unique_ptr<ChatTemplate> chat_template_;
   const std::unique_ptr<ModelRunner> runner_;

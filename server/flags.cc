@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "command_line/flag_parser.h"
 #include "server/security_flags.h"
+#include "server/tracing_flags.h"
 
 // Defaults come from the structs that the flags fill.
 namespace {
@@ -28,7 +29,7 @@ ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cp
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any free one");
-ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz and /readyz");
+ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz, /readyz and /debug/profile");
 
 ABSL_FLAG(int64_t, max_tokens_in_cache, 0, "Capacity of the KV cache in tokens; 0: sized from the free memory");
 ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0: the model's own limit");
@@ -115,6 +116,7 @@ const std::vector<FlagGroup>& Groups() {
         {"quality_floor", "MASS"},
         {"quality_low_samples", "N"},
         {"quality_fallback", "dense|budget"}}},
+      {"Traces", {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}}},
       {"Lifecycle", {{"drain_seconds", "S"}}},
   };
   return *groups;
@@ -259,7 +261,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   ProgramOptions& options = line.options;
   for (const absl::Status& status :
        {ReadModel(&options.load), ReadCapacity(&options.load), ReadRetrieval(&options.load),
-        ReadQuality(&options.load.quality), ReadNetwork(&options)}) {
+        ReadQuality(&options.load.quality), ReadNetwork(&options), ReadTracingFlags(&options.server.tracing)}) {
     if (!status.ok()) return status;
   }
   options.server.model_name = options.load.model_name;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/tracing/trace_parent.h"
+
 namespace spotlight::server {
 namespace {
 
@@ -10,6 +12,10 @@ namespace {
 std::string HostOfPeer(const std::string& peer) {
   const size_t port = peer.rfind(':');
   return port == std::string::npos || peer.rfind("ip", 0) != 0 ? peer : peer.substr(0, port);
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
@@ -21,6 +27,7 @@ GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* cont
       arrival_(std::chrono::system_clock::now()),
       deadline_(context->deadline()) {
   record_.method = method;
+  if (environment_->traced) record_.trace_parent = TraceParentOf(*context_);
   environment_->open_calls->Begin();
 }
 
@@ -36,6 +43,7 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
     accepted.request.timeout = absl::FromChrono(deadline_ - std::chrono::system_clock::now());
   }
   submission_ = sink.get();
+  record_.accepted_seconds = SecondsSince(start_);
   absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
   if (!status.ok()) engine_ = nullptr;
   return status;
@@ -73,7 +81,7 @@ void GenerateCall::Closing() {
 }
 
 void GenerateCall::Ended() {
-  record_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  record_.seconds = SecondsSince(start_);
   environment_->on_end(record_);
   environment_->open_calls->End();
 }

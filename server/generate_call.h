@@ -28,6 +28,7 @@ struct CallEnvironment {
   // The trailer of a call that is about to end; null: none is sent.
   std::function<std::string(const CallRecord&)> load_report;
   OpenCalls* open_calls = nullptr;
+  bool traced = false;  // records say where the caller's trace stands
 };
 
 struct AcceptedRequest {

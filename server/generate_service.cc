@@ -10,6 +10,7 @@
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
 #include "server/security/call_credentials.h"
+#include "server/tracing/trace_parent.h"
 #include "server/wire_message.h"
 #include "version.h"
 
@@ -32,7 +33,7 @@ absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Messag
 }  // namespace
 
 GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
-                                 std::function<std::string(const CallRecord&)> load_report)
+                                 std::function<std::string(const CallRecord&)> load_report, bool traced)
     : authorizer_(authorizer),
       start_(std::chrono::system_clock::now()),
       writers_(kNumWriters, kMaxQueuedWrites),
@@ -41,6 +42,7 @@ GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_c
   environment_.writers = &writers_;
   environment_.load_report = std::move(load_report);
   environment_.open_calls = &open_calls_;
+  environment_.traced = traced;
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
@@ -102,8 +104,10 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
   const CallCost cost = scope == Scope::kGenerate ? CallCost::kRequest : CallCost::kFree;
   const auto authorization =
       std::make_shared<Authorization>(authorizer_->Authorize(CredentialsOf(*context), scope, cost));
-  const auto end = [this, method, start, reactor, authorization](absl::Status status) {
+  const TraceParent trace_parent = environment_.traced ? TraceParentOf(*context) : TraceParent();
+  const auto end = [this, method, start, reactor, authorization, trace_parent](absl::Status status) {
     CallRecord record;
+    record.trace_parent = trace_parent;
     record.method = method;
     record.caller = authorization->caller.name;
     record.status = std::move(status);

@@ -29,9 +29,10 @@ using RawGenerationService = v1::Generation::WithRawCallbackMethod_Generate<
 // Thread-safe. Outlives every call.
 class GenerateService final : public RawGenerationService {
  public:
-  // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none.
+  // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none. `traced`:
+  // records say where the caller's trace stands.
   GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
-                  std::function<std::string(const CallRecord&)> load_report);
+                  std::function<std::string(const CallRecord&)> load_report, bool traced);
 
   // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
   void Serve(engine::Engine* engine, std::string libtorch_version);

@@ -3,8 +3,10 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "httplib.h"
@@ -21,6 +23,51 @@ void Answer(const std::function<absl::Status()>& probe, httplib::Response* respo
   const absl::Status status = probe();
   response->status = status.ok() ? 200 : 503;
   response->set_content(status.ok() ? "ok\n" : absl::StrCat(status.message(), "\n"), "text/plain; charset=utf-8");
+}
+
+int HttpStatusOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kInvalidArgument:
+      return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
+    case absl::StatusCode::kAlreadyExists:
+      return 409;
+    case absl::StatusCode::kUnavailable:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+template <class Fields>
+std::vector<std::string> ValuesOf(const Fields& fields, const std::string& name) {
+  std::vector<std::string> values;
+  const auto range = fields.equal_range(name);
+  for (auto field = range.first; field != range.second; ++field) values.push_back(field->second);
+  return values;
+}
+
+void AnswerProfile(const HttpPages& pages, const httplib::Request& request, httplib::Response* response) {
+  if (request.method != "GET") {  // a HEAD would record, and throw it away
+    response->status = 405;
+    return;
+  }
+  ProfileCall call;
+  call.authorization = ValuesOf(request.headers, "Authorization");
+  call.peer = absl::StrCat("http:", request.remote_addr);
+  call.steps = ValuesOf(request.params, "steps");
+  call.seconds = ValuesOf(request.params, "seconds");
+  const auto trace = pages.profile(call);
+  response->set_header("Cache-Control", "no-store");
+  if (trace.ok()) return response->set_content(*trace, "application/json");
+  response->status = HttpStatusOf(trace.status().code());
+  if (response->status == 401) response->set_header("WWW-Authenticate", "Bearer");
+  response->set_content(absl::StrCat(trace.status().message(), "\n"), "text/plain; charset=utf-8");
 }
 
 }  // namespace
@@ -76,6 +123,9 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
              [&answers](const httplib::Request&, httplib::Response& response) { Answer(answers.live, &response); });
   server.Get("/readyz",
              [&answers](const httplib::Request&, httplib::Response& response) { Answer(answers.ready, &response); });
+  server.Get("/debug/profile", [&answers](const httplib::Request& request, httplib::Response& response) {
+    AnswerProfile(answers, request, &response);
+  });
 
   listener->port = address.port;
   const bool bound = address.port != 0 ? server.bind_to_port(address.host, address.port)

@@ -1,4 +1,4 @@
-// The HTTP port: /metrics, /healthz, /readyz. No prompts, no answers.
+// The HTTP port: /metrics, /healthz, /readyz, /debug/profile. No prompts, no answers.
 #pragma once
 
 #include <functional>
@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/listen_address.h"
+#include "server/profile_page.h"
 #include "server/security/tls.h"
 
 namespace spotlight::server {
@@ -17,6 +18,8 @@ struct HttpPages {
   std::function<std::string()> metrics;
   std::function<absl::Status()> live;   // /healthz: OK is 200, else 503 with the message
   std::function<absl::Status()> ready;  // /readyz likewise
+  // /debug/profile: JSON, or the HTTP status that fits the error, with the message. May take minutes.
+  std::function<absl::StatusOr<std::string>(const ProfileCall&)> profile;
 };
 
 // Thread-safe. Serves until destroyed.

@@ -160,6 +160,12 @@ std::vector<MetricFamily>* BuildTable() {
        {}},
       {"spotlight_dense_steps_total", kCounter, "Decode rows that attended to everything, and why.", {"reason"}, {}},
 
+      {"spotlight_trace_spans_total",
+       kCounter,
+       "Spans of --otlp-endpoint; failed: the collector did not take them; dropped: too many were waiting for it.",
+       {"outcome"},
+       {}},
+
       {"spotlight_build_info", kGauge, "1; what runs is in the labels.", {"version", "libtorch"}, {}},
       {"spotlight_model_load_seconds", kGauge, "Start of loading to ready; 0 before.", {}, {}},
       {"spotlight_health_status", kGauge, "1 when requests are served, else 0.", {}, {}},

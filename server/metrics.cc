@@ -35,6 +35,7 @@ constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_po
                                                       "no_hash"};
 constexpr std::array<const char*, 3> kQualityOutcomes = {"good", "low", "not_finite"};
 constexpr std::array<const char*, 2> kFallbackActions = {"dense", "budget"};
+constexpr std::array<const char*, 3> kSpanOutcomes = {"exported", "failed", "dropped"};
 
 const char* FinishReasonLabel(const absl::optional<engine::Finish>& finish) {
   if (!finish.has_value()) return kFinishReasons[0];
@@ -122,6 +123,8 @@ struct Metrics::Handles {
   Gauge& health = registry.AddGauge("spotlight_health_status");
   Family<Gauge>& certificate_expiry = registry.GaugeFamily("spotlight_certificate_expiry_timestamp_seconds");
   Family<Counter>& credential_reloads = registry.CounterFamily("spotlight_credential_reloads_total");
+  std::array<Counter*, 3> spans =
+      LabelledCounters(registry.CounterFamily("spotlight_trace_spans_total"), "outcome", kSpanOutcomes);
 
   void OnQualitySample(const engine::QualitySample& sample) {
     quality_samples[static_cast<size_t>(sample.outcome)]->Increment();
@@ -280,6 +283,10 @@ void Metrics::SetCertificateExpiry(double unix_seconds) {
 
 void Metrics::OnCredentialReload(const std::string& files, bool taken) {
   handles_->credential_reloads.Add({{"files", files}, {"outcome", taken ? "taken" : "refused"}}).Increment();
+}
+
+void Metrics::OnSpans(SpanOutcome outcome, size_t num_spans) {
+  handles_->spans[static_cast<size_t>(outcome)]->Increment(static_cast<double>(num_spans));
 }
 
 std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load) {

@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/step_stats.h"
 #include "server/call_record.h"
+#include "server/tracing/span.h"
 
 namespace spotlight::server {
 
@@ -28,6 +29,7 @@ class Metrics final : public engine::StatsObserver {
   void SetServing(bool serving);
   void SetCertificateExpiry(double unix_seconds);
   void OnCredentialReload(const std::string& files, bool taken);
+  void OnSpans(SpanOutcome outcome, size_t num_spans);
 
   // The whole exposition. `load`: absent before an engine runs.
   std::string Text(const absl::optional<engine::EngineLoad>& load);

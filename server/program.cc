@@ -51,6 +51,11 @@ void LogSecurity(const SecurityOptions& security, const ListenAddress& listen) {
   }
 }
 
+void LogTracing(const TracingOptions& tracing) {
+  if (!tracing.enabled()) return;
+  spdlog::info("traces go to {}, {:g}% of those that begin here", tracing.endpoint, 100 * tracing.sample_ratio);
+}
+
 void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded, absl::Duration load_time) {
   const engine::ModelInfo& model = loaded.engine->model();
   spdlog::info("{} ({}, {:.0f} M parameters, {} on {})", model.name, model.architecture, model.num_parameters / 1e6,
@@ -110,6 +115,7 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
   spdlog::info("spotlight-server {}: gRPC on {}, HTTP on {}://{}/metrics", kVersion, listen.ToString(),
                security.http_tls ? "https" : "http", http.ToString());
   LogSecurity(security, listen);
+  LogTracing(options.server.tracing);
 
   spdlog::info("loading {}", options.load.model_folder);
   const absl::Time start = absl::Now();
@@ -135,7 +141,7 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
     return 1;
   }
   const absl::Duration load_time = absl::Now() - start;
-  server.Serve(loaded->engine.get(), loaded->libtorch_version, load_time);
+  server.Serve(loaded->engine.get(), loaded->libtorch_version, load_time, loaded->profiler);
   LogReady(options, *loaded, load_time);
 
   while (!stop.Wait()) {

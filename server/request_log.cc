@@ -15,26 +15,6 @@ namespace {
 
 constexpr size_t kMaxBufferedLines = 8192;
 
-const char* Name(engine::FinishReason reason) {
-  switch (reason) {
-    case engine::FinishReason::kStop:
-      return "stop";
-    case engine::FinishReason::kLength:
-      return "length";
-    case engine::FinishReason::kCancelled:
-      return "cancelled";
-    case engine::FinishReason::kDeadline:
-      return "deadline";
-    case engine::FinishReason::kAborted:
-      return "aborted";
-    case engine::FinishReason::kError:
-      return "error";
-    case engine::FinishReason::kNone:
-      break;
-  }
-  return "none";
-}
-
 std::string ToString(absl::string_view text) {
   return std::string(text.data(), text.size());
 }
@@ -47,12 +27,13 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
   line["method"] = record.method;
   if (!record.request_id.empty()) line["request_id"] = record.request_id;
   if (!record.caller.empty()) line["caller"] = record.caller;
+  if (!record.trace_id.empty()) line["trace_id"] = record.trace_id;
   line["code"] = ToString(CodeName(static_cast<grpc::StatusCode>(record.status.code())));
   if (!record.status.ok()) line["message"] = BoundedMessage(record.status);
   line["seconds"] = record.seconds;
   if (record.finish.has_value()) {
     const engine::Finish& finish = *record.finish;
-    line["finish_reason"] = Name(finish.reason);
+    line["finish_reason"] = FinishReasonName(finish.reason);
     line["prompt_tokens"] = finish.usage.prompt_tokens;
     line["completion_tokens"] = finish.usage.completion_tokens;
     line["cached_prompt_tokens"] = finish.usage.cached_prompt_tokens;

@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "grpcpp/ext/channelz_service_plugin.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "server/security/watched_credentials.h"
+#include "server/tracing/call_span.h"
 
 namespace spotlight::server {
 namespace {
@@ -28,6 +30,8 @@ constexpr size_t kGrpcMemoryBytes = 1 << 30;
 constexpr int kMaxStreamsPerConnection = 1024;
 // How soon a stopped engine shows in the health service when nobody calls.
 constexpr std::chrono::seconds kEnginePollInterval(1);
+// What a collector gets at the end to take the last spans; an orchestrator's patience is counted in seconds.
+constexpr absl::Duration kTraceFlushTime = absl::Seconds(2);
 
 // gRPC turns reflection and channelz on for every server of the process; this makes them one server's choice.
 class IntrospectionOption final : public grpc::ServerBuilderOption {
@@ -55,19 +59,24 @@ int ToMilliseconds(absl::Duration duration) {
 
 Server::Server(const ServerOptions& options, CallObserver on_call_end)
     : on_call_end_(std::move(on_call_end)),
+      model_name_(options.model_name),
       metrics_(options.model_name),
+      listen_host_(options.listen.host),
+      profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
       orca_([this] { return load_reporter_.Report(engine_.load()); }),
       generation_(
           &authorizer_, [this](const CallRecord& record) { OnCallEnd(record); },
           options.load_reports
               ? [this](const CallRecord&
                            record) { return LoadReportTrailer(load_reporter_.Report(engine_.load()), record); }
-              : std::function<std::string(const CallRecord&)>()) {
+              : std::function<std::string(const CallRecord&)>(),
+          options.tracing.enabled()) {
   SetState(ServingState::kLoading);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, CallObserver on_call_end) {
   std::unique_ptr<Server> server(new Server(options, std::move(on_call_end)));
+  if (absl::Status status = server->StartTracing(options.tracing); !status.ok()) return status;
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   return server;
 }
@@ -89,6 +98,14 @@ absl::Status Server::ReadCredentials(const SecurityOptions& options) {
   return absl::OkStatus();
 }
 
+absl::Status Server::StartTracing(const TracingOptions& options) {
+  if (!options.enabled()) return absl::OkStatus();
+  auto tracer =
+      Tracer::Create(options, [this](SpanOutcome outcome, size_t num_spans) { metrics_.OnSpans(outcome, num_spans); });
+  if (tracer.ok()) tracer_ = *std::move(tracer);
+  return tracer.status();
+}
+
 absl::Status Server::Listen(const ServerOptions& options) {
   if (absl::Status status = ReadCredentials(options.security); !status.ok()) return status;
   if (absl::Status status = CheckBindable(options.listen); !status.ok()) return status;
@@ -96,6 +113,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   pages.metrics = [this] { return metrics_.Text(Load()); };
   pages.live = [this] { return Live(); };
   pages.ready = [this] { return Ready(); };
+  pages.profile = [this](const ProfileCall& call) { return AnswerProfile(call); };
   auto http = HttpServer::Start(options.http, std::move(pages), options.security.http_tls ? &tls_ : nullptr);
   if (!http.ok()) return http.status();
   http_ = *std::move(http);
@@ -145,10 +163,12 @@ Server::~Server() {
   Shutdown();
 }
 
-void Server::Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time) {
+void Server::Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time,
+                   engine::StepProfiler* profiler) {
   metrics_.OnLoaded(engine->model(), engine->options(), libtorch_version, absl::ToDoubleSeconds(load_time));
   generation_.Serve(engine, libtorch_version);
   engine_.store(engine);
+  profiler_.store(profiler);
   SetState(ServingState::kServing);
   engine_watch_ = std::thread([this] { WatchEngine(); });
 }
@@ -158,6 +178,7 @@ void Server::Drain(absl::Duration grace) {
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(grace, absl::Hours(24)));
   engine::Engine* engine = engine_.load();
   if (engine != nullptr) engine->Drain(grace);
+  if (engine::StepProfiler* profiler = profiler_.load(); profiler != nullptr) profiler->Close();
   generation_.WaitForCalls(deadline);  // readers may be slower than the engine
 }
 
@@ -167,6 +188,7 @@ void Server::Shutdown() {
   // Watches of health never end by themselves; a stream's last message is on its way already.
   grpc_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   grpc_->Wait();
+  if (tracer_ != nullptr) tracer_->Shutdown(kTraceFlushTime);
   credentials_ = nullptr;
   grpc_ = nullptr;
   http_ = nullptr;  // it asks the engine for its load
@@ -191,7 +213,13 @@ void Server::OnCallEnd(const CallRecord& record) {
   if (!record.status.ok()) PollEngine();
   load_reporter_.OnCallEnd(record);
   metrics_.OnCallEnd(record, state() == ServingState::kDraining);
-  if (on_call_end_) on_call_end_(record);
+  if (tracer_ == nullptr) {
+    if (on_call_end_) on_call_end_(record);
+    return;
+  }
+  CallRecord traced = record;
+  traced.trace_id = tracer_->Record(CallSpan(record, absl::Now(), model_name_, {listen_host_, grpc_port_}));
+  if (on_call_end_) on_call_end_(traced);
 }
 
 void Server::PollEngine() {
@@ -211,6 +239,19 @@ absl::optional<engine::EngineLoad> Server::Load() const {
   const engine::Engine* engine = engine_.load();
   if (engine == nullptr) return absl::nullopt;
   return engine->Load();
+}
+
+absl::StatusOr<std::string> Server::AnswerProfile(const ProfileCall& call) {
+  const auto start = std::chrono::steady_clock::now();
+  CallRecord record;
+  record.method = "/debug/profile";
+  record.caller = call.peer;
+  absl::StatusOr<std::string> trace = profile_port_.ok() ? Profile(call, authorizer_, profiler_.load(), &record.caller)
+                                                         : absl::StatusOr<std::string>(profile_port_);
+  record.status = trace.status();
+  record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (on_call_end_) on_call_end_(record);
+  return trace;
 }
 
 absl::Status Server::Live() {

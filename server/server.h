@@ -20,10 +20,13 @@
 #include "server/load_report.h"
 #include "server/metrics.h"
 #include "server/orca_service.h"
+#include "server/profile_page.h"
 #include "server/security/authorizer.h"
 #include "server/security/file_watch.h"
 #include "server/security/options.h"
 #include "server/security/tls.h"
+#include "server/tracing/options.h"
+#include "server/tracing/tracer.h"
 
 namespace spotlight::server {
 
@@ -40,6 +43,7 @@ struct ServerOptions {
   absl::Duration max_connection_age;
   absl::Duration connection_grace;
   std::string model_name;  // the metrics' label
+  TracingOptions tracing;
 };
 
 enum class ServingState { kLoading, kServing, kDraining, kFailed };
@@ -58,7 +62,9 @@ class Server {
   int http_port() const { return http_port_; }
   ServingState state() const { return state_.load(); }
 
-  void Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time);
+  // `profiler` is the engine's, or null.
+  void Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time,
+             engine::StepProfiler* profiler = nullptr);
 
   // Not ready from now on; returns when the running requests have ended or `grace` has passed and they were cancelled.
   void Drain(absl::Duration grace);
@@ -70,6 +76,7 @@ class Server {
   explicit Server(const ServerOptions& options, CallObserver on_call_end);
   absl::Status Listen(const ServerOptions& options);
   absl::Status ReadCredentials(const SecurityOptions& options);
+  absl::Status StartTracing(const TracingOptions& options);
   void OnCallEnd(const CallRecord& record);
   void SetState(ServingState state);
   void PollEngine();    // fails the server once the engine has stopped
@@ -77,10 +84,16 @@ class Server {
   absl::Status Live();  // these two ask the engine anew
   absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
+  absl::StatusOr<std::string> AnswerProfile(const ProfileCall& call);
 
   const CallObserver on_call_end_;
+  const std::string model_name_;
   Metrics metrics_;
+  const std::string listen_host_;
+  std::unique_ptr<Tracer> tracer_;  // null: no traces
   std::atomic<engine::Engine*> engine_{nullptr};
+  std::atomic<engine::StepProfiler*> profiler_{nullptr};
+  const absl::Status profile_port_;  // whether profiles are served at all
   std::atomic<ServingState> state_{ServingState::kLoading};
   Mutex state_mutex_;  // orders changes of state_ with what they tell health_ and metrics_
   Tls tls_;

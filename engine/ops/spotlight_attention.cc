@@ -4,6 +4,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/record_function.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 
@@ -148,6 +149,7 @@ absl::Status SpotlightAttention::AppendRandom(int32_t layer, const LayerHash* ha
 absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                         const StepTensors& step, const at::Tensor& q, const at::Tensor& planes,
                                         const at::Tensor& plane_unit) {
+  RECORD_USER_SCOPE("spotlight::encode_and_append");  // as profiles show it
   const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
   const int64_t kv_width = int64_t{shape_.num_kv_heads} * shape_.head_dim;
   const auto* base = static_cast<const char*>(qkv.data_ptr());
@@ -196,6 +198,7 @@ Params SpotlightAttention::ParamsFor(int32_t layer, const at::Tensor& q, const a
 absl::Status SpotlightAttention::DenseRows(int32_t layer, const at::Tensor& q, const at::Tensor& page_table,
                                            const at::Tensor& context_len, int32_t rows_per_table, int32_t max_context,
                                            const at::Tensor& out) {
+  RECORD_USER_SCOPE("spotlight::dense_decode");
   auto params = ParamsFor<kernels::DenseDecodeParams>(layer, q, out);
   params.num_rows = static_cast<int32_t>(q.size(0));
   params.page_table = page_table.data_ptr<int32_t>();
@@ -237,6 +240,7 @@ std::vector<SparseRun> SpotlightAttention::SparseRuns(const Batch& batch) const 
 absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash, const at::Tensor& q,
                                             const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
                                             RetrievalSeconds* seconds) {
+  RECORD_USER_SCOPE("spotlight::sparse_decode");
   int32_t begin = step.batch->num_dense_rows;
   for (const SparseRun& run : SparseRuns(*step.batch)) {
     kernels::SparseDecodeParams params = SparseParams(layer, hash, q, planes, step, out, begin, run.end - begin, run);
@@ -294,6 +298,7 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
 
 absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
                                                 int32_t context, const at::Tensor& out) {
+  RECORD_USER_SCOPE("spotlight::prefill_attention");
   auto params = ParamsFor<kernels::PrefillAttentionParams>(layer, q, out);
   params.num_tokens = static_cast<int32_t>(q.size(0));
   params.page_table = pages.data_ptr<int32_t>();

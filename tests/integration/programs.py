@@ -24,12 +24,12 @@ def _written(file):
 class Server:
     """A server on ports of its own. Use as a context manager: it is killed if it still runs."""
 
-    def __init__(self, *flags, model=TINY_LLAMA, threads=1):
+    def __init__(self, *flags, model=TINY_LLAMA, threads=1, environment=None):
         self._log = tempfile.TemporaryFile("w+")
         self._stdout = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-             *flags], stdout=self._stdout, stderr=self._log)
+             *flags], stdout=self._stdout, stderr=self._log, env=environment)
 
     def log(self):
         return _written(self._log)
