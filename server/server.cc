@@ -62,7 +62,8 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
           options.load_reports
               ? [this](const CallRecord&
                            record) { return LoadReportTrailer(load_reporter_.Report(engine_.load()), record); }
-              : std::function<std::string(const CallRecord&)>()) {
+              : std::function<std::string(const CallRecord&)>(),
+          options.unread_patience) {
   SetState(ServingState::kLoading);
 }
 
