@@ -264,7 +264,16 @@ TEST_F(GenerateStreamTest, APromptsLogprobsHaveABoundOfTheirOwn) {
 
 class ImpatientServerTest : public RunningServer {
  protected:
-  ImpatientServerTest() : RunningServer(Impatient()) { Serve(); }
+  ImpatientServerTest() : RunningServer(Impatient()) {
+    // A window of 64 KB for good: gRPC otherwise finds that this connection could hold some MB, and takes them unread.
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    channel_ = grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
+                                         grpc::InsecureChannelCredentials(), arguments);
+    stub_ = v1::Generation::NewStub(channel_);
+    Serve();
+  }
   static ServerOptions Impatient() {
     ServerOptions options;
     options.unread_patience = absl::Milliseconds(400);
@@ -300,6 +309,9 @@ TEST_F(ImpatientServerTest, EndsTheStreamThatOnlyItsReaderStillHolds) {
   const CallRecord record = TakeRecord();
   EXPECT_EQ(record.status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(record.finish->reason, engine::FinishReason::kStop);
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+  }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
