@@ -31,7 +31,11 @@ std::vector<MetricFamily>* BuildTable() {
   const Buckets selected_ratio = {.005, .01, .015, .02, .03, .05, .1, .2, .5, 1};
 
   return new std::vector<MetricFamily>{
-      {"spotlight_requests_running", kGauge, "Requests (of several samples: samples) that hold a place in the running batch.", {}, {}},
+      {"spotlight_requests_running",
+       kGauge,
+       "Requests (of several samples: samples) that hold a place in the running batch.",
+       {},
+       {}},
       {"spotlight_requests_waiting",
        kGauge,
        "Requests accepted and not yet scheduled, and of those that are the samples without a place.",
