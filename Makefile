@@ -1,6 +1,6 @@
 # Every target installs what it needs first (scripts/setup.sh: quick when nothing is missing).
 .DEFAULT_GOAL := help
-.PHONY: help setup build model demo serve test test-asan test-tsan soak check format bundle deploy-tools
+.PHONY: help setup build model demo serve test test-asan test-tsan soak fuzz check format bundle deploy-tools
 
 BAZEL ?= bazel
 PROGRAMS = //server:spotlight-server //client:spotlight //client/bench:spotlight-bench //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
@@ -40,6 +40,10 @@ soak: setup     ## 10 minutes of streams that misbehave, then overload (SOAK_SEC
 	  --nocache_test_results --test_output=streamed
 	@$(BAZEL) test //tests/soak:overload_test --test_arg=--seconds=30 --test_timeout=600 --nocache_test_results \
 	  --test_output=streamed
+
+fuzz:           ## look for inputs that crash a loader, 10 minutes each (FUZZ_SECONDS=600 FUZZ_TARGETS="config request")
+	@scripts/setup.sh clang-14 libclang-rt-14-dev
+	@tests/fuzz/fuzz.sh $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
 
 check: setup    ## formatting and lint
 	@scripts/check.sh

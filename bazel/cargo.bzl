@@ -15,7 +15,7 @@ def cargo_static_library(name, crate, srcs, **kwargs):
           target=$${XDG_CACHE_HOME:-$$HOME/.cache}/spotlight/cargo-%s
           export PATH=$$HOME/.cargo/bin:/usr/local/cargo/bin:$$PATH
           cargo build --quiet --release --locked --manifest-path $$manifest --target-dir $$target
-          cp $$target/release/%s $@
+          cp $$target/$${CARGO_BUILD_TARGET:-.}/release/%s $@
         """ % (crate, lib),
         local = True,
     )

@@ -35,6 +35,8 @@ class ActiveRequest {
   void Echo(const std::string& prompt_text) const;
   // A step with a row of this request begins.
   void OnScheduled(absl::Duration now);
+  // A step with a row of one of the request's samples begins.
+  void OnStarted() { started_ = true; }
   // A token was made. Returns the seconds since the one before; 0 for the first.
   double OnToken(absl::Duration now);
   void OnDecodeRow(const RetrievalDecision& decision, int32_t context_len, const KvTraffic& traffic);
@@ -54,6 +56,7 @@ class ActiveRequest {
   OutputProcessor* output() { return output_.get(); }
   ResponseSink* sink() { return sink_.get(); }
   bool scheduled() const { return scheduled_; }
+  bool started() const { return started_; }
   absl::Duration deadline() const { return deadline_; }
   // What is to be done for it in all.
   const Work& work() const { return work_; }
@@ -83,6 +86,7 @@ class ActiveRequest {
   absl::Duration deadline_ = absl::InfiniteDuration();  // by the engine's clock
   Work work_;
   bool scheduled_ = false;
+  bool started_ = false;
   RetrievalStats retrieval_;
   double selected_ratio_sum_ = 0;
   Ended ended_;

@@ -107,7 +107,7 @@ void EngineLoop::Accept(Submission* submission) {
     Sequence* const sequence = sample->sequence();
     if (sample->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
     requests_.emplace(sequence->id, std::move(sample));
-    ++num_unscheduled_;
+    ++num_unstarted_;
     scheduler_.Add(sequence);
   }
   sink->OnPrompt(first.num_prompt_tokens());
@@ -231,7 +231,16 @@ void EngineLoop::MarkScheduled(absl::Duration now) {
     if (request->scheduled()) continue;
     request->OnScheduled(now);
     queue_->MarkRunning(request->request_id());
-    --num_unscheduled_;
+    if (!request->started()) MarkStarted(*request->sequence());
+  }
+}
+
+void EngineLoop::MarkStarted(const Sequence& sequence) {
+  for (int32_t index = 0; index < sequence.num_samples; ++index) {
+    const auto found = requests_.find(sequence.first_sample_id + index);
+    if (found == requests_.end()) continue;
+    found->second->OnStarted();
+    --num_unstarted_;
   }
 }
 
@@ -249,6 +258,7 @@ bool EngineLoop::DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogp
   for (; sequence->num_scored < end; ++sequence->num_scored) {
     TokenLogprob& logprob = (*scored)[(*next)++];
     if (logprob.token_id == kNoToken) {
+      scheduler_.ForgetPages(*sequence);
       failed_.emplace_back(sequence->first_sample_id, UnusableLogits());
       *next += end - sequence->num_scored - 1;
       return false;
@@ -313,11 +323,8 @@ void EngineLoop::Fail(const absl::Status& fault) {
 }
 
 void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_tokens) {
-  if (request->scheduled()) {
-    ++num_ended_;
-  } else {
-    --num_unscheduled_;
-  }
+  if (request->scheduled()) ++num_ended_;
+  if (!request->started()) --num_unstarted_;
   if (request->deadline() < absl::InfiniteDuration()) --num_with_deadline_;
   const auto found = requests_.find(request->sequence()->id);
   const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
@@ -365,7 +372,7 @@ void EngineLoop::Reject(const Submission& submission, absl::Status status, Finis
 void EngineLoop::PublishLoad() {
   EngineLoad load;
   load.num_running = scheduler_.num_running();
-  load.num_waiting = scheduler_.num_waiting() - num_unscheduled_;
+  load.num_waiting = scheduler_.num_waiting() - num_unstarted_;
   load.num_pages = scheduler_.pages().num_pages();
   load.num_free_pages = scheduler_.pages().num_free();
   load.healthy = fault_.ok();

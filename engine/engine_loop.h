@@ -41,7 +41,8 @@ class EngineLoop {
   // every request ends INTERNAL, those to come as well, and the queue is closed.
   bool RunOnce();
 
-  // Of the latest pass: running sequences, preempted ones as waiting, pages, health.
+  // Of the latest pass: running sequences, as waiting those that were preempted and further samples of what has
+  // started, pages, health.
   EngineLoad load() const;
 
   // Prompt and output tokens that one request may have.
@@ -57,6 +58,8 @@ class EngineLoop {
   void CheckDeadlines();
   void RunStep();
   void MarkScheduled(absl::Duration now);
+  // A sample of the request begins: the queue no longer counts it, and what of it still waits is counted here.
+  void MarkStarted(const Sequence& sequence);
   void JudgeRetrieval(const RetrievalQuality& measured);
   // Hands out what was computed of a prompt row's log-probabilities, from *next on. False: the request will fail.
   bool DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob>* scored, size_t* next);
@@ -90,8 +93,8 @@ class EngineLoop {
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;  // by sequence id
   std::unordered_map<std::string, uint64_t> sequence_ids_;                 // of the first sample, by request id
   uint64_t next_sequence_id_ = 0;
-  int32_t num_unscheduled_ = 0;
   // Samples, as num_running and num_waiting of the scheduler.
+  int32_t num_unstarted_ = 0;  // of requests that the queue counts
   int32_t num_with_deadline_ = 0;
   int32_t num_ended_ = 0;  // that had been scheduled, since the latest step
   uint64_t num_steps_ = 0;

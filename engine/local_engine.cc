@@ -90,13 +90,17 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
     work.min_answer_tokens = 1;  // what the context leaves to the answer is not known yet
     status = queue_.CheckDeadline(submission->request.request_id, work, now);
     if (!status.ok()) return Refuse(*submission, std::move(status));
-    // Owned by the task, which always runs; std::function cannot hold a unique_ptr.
-    const std::string request_id = submission->request.request_id;
-    encoder_.Schedule(request_id, [this, owned = submission.release()] {
+    // Owned by the task, which always runs once it is scheduled; std::function cannot hold a unique_ptr.
+    Submission* const owned = submission.get();
+    const auto encode = [this, owned] {
       std::unique_ptr<Submission> submission(owned);
       submission->status = Encode(submission.get());
       queue_.Push(std::move(submission));
-    });
+    };
+    const GenerateRequest& kept = owned->request;
+    status = encoder_.Schedule(kept.request_id, kept.caller, kept.prompt, encode);
+    if (!status.ok()) return Refuse(*submission, std::move(status));
+    submission.release();
     return absl::OkStatus();
   }
   status = Encode(submission.get());

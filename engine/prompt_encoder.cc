@@ -1,6 +1,5 @@
 #include "engine/prompt_encoder.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,24 +26,12 @@ size_t TextBytes(const Prompt& prompt) {
 
 }  // namespace
 
-PromptEncoder::PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens)
-    : tokenizer_(tokenizer), chat_template_(chat_template), max_prompt_tokens_(max_prompt_tokens) {
-  for (int i = 0; i < kNumThreads; ++i) threads_.emplace_back([this] { RunTasks(); });
-}
-
-PromptEncoder::~PromptEncoder() {
-  Stop();
-}
-
-void PromptEncoder::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    stopping_ = true;
-    changed_.NotifyAll();
-  }
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
-}
+PromptEncoder::PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens,
+                             const WorkBounds& bounds)
+    : tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      max_prompt_tokens_(max_prompt_tokens),
+      workers_(kNumThreads, bounds) {}
 
 absl::StatusOr<std::vector<int32_t>> PromptEncoder::Encode(const Prompt& prompt) const {
   if (const auto* tokens = std::get_if<TokenPrompt>(&prompt)) return tokens->token_ids;
@@ -94,34 +81,9 @@ int64_t PromptEncoder::MinTokens(const Prompt& prompt) const {
   return is_text ? static_cast<int64_t>(TextBytes(prompt)) / tokenizer_->max_token_bytes() : 1;
 }
 
-void PromptEncoder::Schedule(const std::string& request_id, std::function<void()> task) {
-  MutexLock lock(&mutex_);
-  tasks_.push_back({request_id, std::move(task)});
-  changed_.NotifyOne();
-}
-
-std::function<void()> PromptEncoder::Withdraw(const std::string& request_id) {
-  MutexLock lock(&mutex_);
-  const auto is_its = [&](const Task& task) { return task.request_id == request_id; };
-  const auto found = std::find_if(tasks_.begin(), tasks_.end(), is_its);
-  if (found == tasks_.end()) return nullptr;
-  std::function<void()> task = std::move(found->run);
-  tasks_.erase(found);
-  return task;
-}
-
-void PromptEncoder::RunTasks() {
-  while (true) {
-    std::function<void()> task;
-    {
-      MutexLock lock(&mutex_);
-      while (!stopping_ && tasks_.empty()) changed_.Wait(&mutex_);
-      if (tasks_.empty()) return;
-      task = std::move(tasks_.front().run);
-      tasks_.pop_front();
-    }
-    task();
-  }
+absl::Status PromptEncoder::Schedule(const std::string& request_id, const std::string& caller, const Prompt& prompt,
+                                     std::function<void()> task) {
+  return workers_.Post({request_id, caller, static_cast<int64_t>(TextBytes(prompt)), std::move(task)});
 }
 
 }  // namespace spotlight::engine

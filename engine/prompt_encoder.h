@@ -2,15 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "engine/mutex.h"
+#include "engine/fair_workers.h"
 #include "engine/request.h"
 #include "engine/tokenizer/chat_template.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -22,10 +19,8 @@ class PromptEncoder {
  public:
   // Both pointers may be null, and outlive the encoder. Text that `max_prompt_tokens` tokens cannot spell is refused
   // before it is tokenised.
-  PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens);
-  ~PromptEncoder();  // Stop
-  PromptEncoder(const PromptEncoder&) = delete;
-  PromptEncoder& operator=(const PromptEncoder&) = delete;
+  PromptEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat_template, int64_t max_prompt_tokens,
+                const WorkBounds& bounds = WorkBounds());  // of what waits for a thread
 
   // Token ids as the model is to read them: text with the tokenizer's special tokens added, a chat rendered with the
   // generation prompt and nothing added (the template writes its own), token ids as they are. INVALID_ARGUMENT begins
@@ -41,19 +36,16 @@ class PromptEncoder {
   // No encoding of the prompt has fewer tokens.
   int64_t MinTokens(const Prompt& prompt) const;
 
-  // Runs `task` on one of the encoder's threads, in order of the calls. Not after Stop.
-  void Schedule(const std::string& request_id, std::function<void()> task);
+  // Runs `task`, which will encode `prompt`, on one of the encoder's threads, in turn with other callers' tasks.
+  // RESOURCE_EXHAUSTED: as many wait as may (fair_workers.h). Not after Stop.
+  absl::Status Schedule(const std::string& request_id, const std::string& caller, const Prompt& prompt,
+                        std::function<void()> task);
   // Takes back the request's task where no thread has begun it, for the caller to run; else null.
-  std::function<void()> Withdraw(const std::string& request_id);
+  std::function<void()> Withdraw(const std::string& request_id) { return workers_.Withdraw(request_id); }
   // Runs the tasks that are left, then joins. Encode still works.
-  void Stop();
+  void Stop() { workers_.Stop(); }
 
  private:
-  struct Task {
-    std::string request_id;
-    std::function<void()> run;
-  };
-  void RunTasks();
   absl::Status CheckBytes(const char* field, const std::string& text) const;
   absl::StatusOr<std::vector<int32_t>> EncodeText(const char* field, const std::string& text,
                                                   bool add_special_tokens) const;
@@ -61,11 +53,7 @@ class PromptEncoder {
   const Tokenizer* const tokenizer_;
   const ChatTemplate* const chat_template_;
   const int64_t max_prompt_tokens_;
-  Mutex mutex_;
-  CondVar changed_;
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::deque<Task> tasks_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::thread> threads_;
+  FairWorkers workers_;
 };
 
 }  // namespace spotlight::engine

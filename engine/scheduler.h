@@ -56,6 +56,8 @@ class Scheduler {
   void Commit(const StepPlan& plan, const std::vector<SampledToken>& tokens);
   // Forgets a sequence in any phase; its pages are free on return.
   void Finish(Sequence* sequence);
+  // No later prompt finds the sequence's pages: what they hold is not to be trusted.
+  void ForgetPages(const Sequence& sequence);
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
@@ -74,7 +76,6 @@ class Scheduler {
   const Sequence* OtherSample(const Sequence& sequence) const;
   // Offers the pages that are full to the prefix cache.
   void NamePages(Sequence* sequence);
-  void ForgetPages(const Sequence& sequence);
   // Grants pages up to `num_tokens` tokens; false when there are too few.
   bool GrantPages(Sequence* sequence, int32_t num_tokens);
   void PreemptYoungest(StepPlan* plan);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building needs: Debian packages (as root or through sudo), cargo, LibTorch and the CUDA toolkit.
 # Safe to repeat: a second run checks and returns within a second or two.
+# usage: setup.sh [further Debian packages]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { echo "[setup] $*" >&2; }
@@ -10,7 +11,7 @@ packages=(
   g++ make git ca-certificates python3-venv
   libabsl-dev libbenchmark-dev libcpp-httplib-dev libgmock-dev libgrpc++-dev libgrpc-dev libgtest-dev
   libprotobuf-dev libspdlog-dev libssl-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
-  protobuf-compiler-grpc
+  protobuf-compiler-grpc "$@"
 )
 # Any cargo that knows the lock file's format will do; Debian's own (cargo-web) where there is none.
 if ! PATH=$HOME/.cargo/bin:/usr/local/cargo/bin:$PATH cargo --version >/dev/null 2>&1; then

@@ -85,6 +85,7 @@ const std::vector<FlagGroup>& Groups() {
         {"http", "HOST:PORT"},
         {"max_connection_age_seconds", "S"},
         {"connection_grace_seconds", "S"},
+        {"max_unread_seconds", "S"},
         {"load_reports", ""},
         {"reflection", "auto|on|off"},
         {"channelz", ""}}},

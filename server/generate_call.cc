@@ -8,6 +8,11 @@
 namespace spotlight::server {
 namespace {
 
+// gRPC rounds the timeout that it sends up, by 1% at most; the rest is for what it takes to get here.
+constexpr double kRoundedUp = 0.01;
+constexpr std::chrono::milliseconds kLatency(20);
+constexpr std::chrono::seconds kMaxSlack(10);
+
 // "ipv4:10.0.0.7:52044" without the port: a client's connections are one caller.
 std::string HostOfPeer(const std::string& peer) {
   const size_t port = peer.rfind(':');
@@ -20,12 +25,17 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
+std::string CallerOf(const std::string& name, const grpc::CallbackServerContext& context) {
+  return name.empty() ? HostOfPeer(context.peer()) : name;
+}
+
 GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
     : environment_(environment),
       context_(context),
       start_(std::chrono::steady_clock::now()),
       arrival_(std::chrono::system_clock::now()),
-      deadline_(context->deadline()) {
+      deadline_(context->deadline()),
+      unread_(environment->unread_watch, context) {
   record_.method = method;
   if (environment_->traced) record_.trace_parent = TraceParentOf(*context_);
   environment_->open_calls->Begin();
@@ -37,8 +47,7 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
   place_ = std::move(accepted.authorization.place);
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
-  // Who shows no token is known by the machine it calls from.
-  accepted.request.caller = record_.caller.empty() ? HostOfPeer(context_->peer()) : record_.caller;
+  accepted.request.caller = CallerOf(record_.caller, *context_);
   if (deadline_ != std::chrono::system_clock::time_point::max()) {
     accepted.request.timeout = absl::FromChrono(deadline_ - std::chrono::system_clock::now());
   }
@@ -51,9 +60,10 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
 
 engine::CancelReason GenerateCall::ReasonOfCancel() const {
   if (deadline_ == std::chrono::system_clock::time_point::max()) return engine::CancelReason::kClientGone;
-  // The client's timer runs out first and resets the stream: gRPC rounds the timeout it sends up to 1% longer.
-  const auto slack =
-      std::max<std::chrono::system_clock::duration>((deadline_ - arrival_) / 50, std::chrono::milliseconds(20));
+  // The client's timer runs out first and resets the stream.
+  using Duration = std::chrono::system_clock::duration;
+  const auto rounded_up = std::chrono::duration_cast<Duration>((deadline_ - arrival_) * kRoundedUp);
+  const Duration slack = std::min<Duration>(rounded_up + kLatency, kMaxSlack);
   return std::chrono::system_clock::now() + slack >= deadline_ ? engine::CancelReason::kDeadline
                                                                : engine::CancelReason::kClientGone;
 }
@@ -81,6 +91,8 @@ void GenerateCall::Closing() {
 }
 
 void GenerateCall::Ended() {
+  // What was to be said never reached a client that does not read.
+  if (const absl::Status given_up = unread_.End(); !given_up.ok()) record_.status = given_up;
   record_.seconds = SecondsSince(start_);
   environment_->on_end(record_);
   environment_->open_calls->End();

@@ -15,6 +15,7 @@
 #include "server/open_calls.h"
 #include "server/proto_conversion.h"
 #include "server/security/authorizer.h"
+#include "server/unread_watch.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -29,7 +30,11 @@ struct CallEnvironment {
   std::function<std::string(const CallRecord&)> load_report;
   OpenCalls* open_calls = nullptr;
   bool traced = false;  // records say where the caller's trace stands
+  UnreadWatch* unread_watch = nullptr;
 };
+
+// Who a call counts as where callers share: `name`, its token's, or where it shows none the machine it comes from.
+std::string CallerOf(const std::string& name, const grpc::CallbackServerContext& context);
 
 struct AcceptedRequest {
   engine::Engine* engine = nullptr;
@@ -56,6 +61,9 @@ class GenerateCall {
   void Finished(engine::Finish finish);
   // Once, before the reactor's Finish: the load report, and the caller's place is free for its next call.
   void Closing();
+  // Around what the client must take for gRPC to go on; UnreadWatch ends a call that is between them too long.
+  void WriteBegins() { unread_.WriteBegins(); }
+  void WriteEnds() { unread_.WriteEnds(); }
   void Ended();  // from OnDone
 
   const CallRecord& record() const { return record_; }
@@ -73,6 +81,7 @@ class GenerateCall {
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
   CallRecord record_;
   CallerQuota::Place place_;
+  UnreadWatch::Call unread_;
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> finished_{false};
 };

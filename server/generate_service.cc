@@ -21,7 +21,6 @@ constexpr int kNumWriters = 2;
 constexpr size_t kMaxQueuedWrites = 64 << 10;
 // Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
 constexpr int kNumEncoders = 2;
-constexpr size_t kMaxQueuedEncodings = 256;
 
 // gRPC keeps the bytes of a call's request until the call ends, and hands them out as const; nobody reads them again.
 absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
@@ -33,16 +32,19 @@ absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Messag
 }  // namespace
 
 GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
-                                 std::function<std::string(const CallRecord&)> load_report, bool traced)
+                                 std::function<std::string(const CallRecord&)> load_report,
+                                 absl::Duration unread_patience, bool traced)
     : authorizer_(authorizer),
       start_(std::chrono::system_clock::now()),
+      unread_watch_(unread_patience),
       writers_(kNumWriters, kMaxQueuedWrites),
-      encoders_(kNumEncoders, kMaxQueuedEncodings) {
+      encoders_(kNumEncoders, engine::WorkBounds()) {
   environment_.on_end = std::move(on_call_end);
   environment_.writers = &writers_;
   environment_.load_report = std::move(load_report);
   environment_.open_calls = &open_calls_;
   environment_.traced = traced;
+  environment_.unread_watch = &unread_watch_;
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
@@ -97,7 +99,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc
 template <class Request, class Response>
 grpc::ServerUnaryReactor* GenerateService::Answer(
     const char* method, Scope scope, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
-    grpc::ByteBuffer* reply, WorkerPool* workers,
+    grpc::ByteBuffer* reply, engine::FairWorkers* workers,
     std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto start = std::chrono::steady_clock::now();
@@ -118,7 +120,8 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
   };
   const auto engine = authorization->status.ok() ? ReadyEngine() : authorization->status;
   auto request = std::make_shared<Request>();
-  const absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
+  const auto num_bytes = static_cast<int64_t>(bytes->Length());
+  absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
   if (!status.ok()) {
     end(status);
     return reactor;
@@ -131,10 +134,10 @@ grpc::ServerUnaryReactor* GenerateService::Answer(
   };
   if (workers == nullptr) {
     run();
-  } else if (!workers->Post(run)) {
-    end(absl::ResourceExhaustedError(
-        absl::StrCat("encoding_queue: holds ", kMaxQueuedEncodings, " calls, which is its limit")));
+    return reactor;
   }
+  status = workers->Post({"", CallerOf(authorization->caller.name, *context), num_bytes, run});
+  if (!status.ok()) end(status);
   return reactor;
 }
 

@@ -7,7 +7,9 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
+#include "engine/fair_workers.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "proto/spotlight/v1/generation.grpc.pb.h"
@@ -15,6 +17,7 @@
 #include "server/generate_call.h"
 #include "server/open_calls.h"
 #include "server/security/authorizer.h"
+#include "server/unread_watch.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -29,10 +32,12 @@ using RawGenerationService = v1::Generation::WithRawCallbackMethod_Generate<
 // Thread-safe. Outlives every call.
 class GenerateService final : public RawGenerationService {
  public:
-  // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none. `traced`:
-  // records say where the caller's trace stands.
+  // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none. A client may
+  // leave what is written to it for `unread_patience` (unread_watch.h). `traced`: records say where the caller's trace
+  // stands.
   GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
-                  std::function<std::string(const CallRecord&)> load_report, bool traced);
+                  std::function<std::string(const CallRecord&)> load_report, absl::Duration unread_patience,
+                  bool traced);
 
   // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
   void Serve(engine::Engine* engine, std::string libtorch_version);
@@ -66,7 +71,7 @@ class GenerateService final : public RawGenerationService {
   // long.
   template <class Request, class Response>
   grpc::ServerUnaryReactor* Answer(const char* method, Scope scope, grpc::CallbackServerContext* context,
-                                   const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply, WorkerPool* workers,
+                                   const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply, engine::FairWorkers* workers,
                                    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask);
 
   const Authorizer* const authorizer_;
@@ -74,8 +79,9 @@ class GenerateService final : public RawGenerationService {
   std::string libtorch_version_;  // written before engine_
   const std::chrono::system_clock::time_point start_;
   OpenCalls open_calls_;
+  UnreadWatch unread_watch_;
   WorkerPool writers_;
-  WorkerPool encoders_;
+  engine::FairWorkers encoders_;
   CallEnvironment environment_;
 };
 

@@ -1,6 +1,8 @@
 #include "server/generate_stream.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/grpc_status.h"
@@ -12,18 +14,22 @@ namespace {
 
 // Merging stops here: well below the 4 MB that gRPC clients accept by default.
 constexpr size_t kMaxMergedBytes = 256 << 10;
-// What may wait for a reader that does not read: 16,000 tokens with 20 log-probabilities each.
+// What may wait for a reader that does not read, in memory: 4,800 tokens with 20 log-probabilities each.
 constexpr size_t kMaxPendingBytes = 4 << 20;
+// Of the prompt's log-probabilities as much may wait as well: they come as fast as the prompt is computed, which no
+// reader can slow down.
+constexpr size_t kMaxPromptLogprobBytes = 16 << 20;
 
-size_t EchoBytes(const engine::Delta& delta) {
-  return delta.prompt_text.size() + 4 * delta.prompt_token_ids.size();
+size_t LogprobBytes(const std::vector<engine::TokenLogprob>& logprobs) {
+  constexpr size_t kLogprobBytes = sizeof(v1::TokenLogprob) + sizeof(void*);
+  constexpr size_t kTopBytes = sizeof(v1::TopLogprob) + sizeof(void*);
+  size_t num_bytes = 0;
+  for (const engine::TokenLogprob& logprob : logprobs) num_bytes += kLogprobBytes + kTopBytes * logprob.top.size();
+  return num_bytes;
 }
 
-size_t ApproximateBytes(const engine::Delta& delta) {
-  size_t num_bytes = delta.text.size() + 4 * delta.token_ids.size() + EchoBytes(delta);
-  for (const engine::TokenLogprob& logprob : delta.logprobs) num_bytes += 16 + 12 * logprob.top.size();
-  for (const engine::TokenLogprob& logprob : delta.prompt_logprobs) num_bytes += 16 + 12 * logprob.top.size();
-  return num_bytes;
+size_t EchoBytes(const engine::Delta& delta) {
+  return delta.prompt_text.size() + sizeof(int32_t) * delta.prompt_token_ids.size();
 }
 
 }  // namespace
@@ -58,14 +64,17 @@ void GenerateStream::RefuseWith(const absl::Status& status) {
   Finish(ToGrpcStatus(status));
 }
 
-v1::GenerateStreamResponse* GenerateStream::Reserve(int32_t index, size_t num_bytes) {
-  const bool fits = !pending_.empty() && pending_.back().num_bytes + num_bytes <= kMaxMergedBytes &&
-                    pending_.back().message.index() == index &&
-                    pending_.back().message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED;
-  if (!fits) pending_.emplace_back();
-  pending_.back().num_bytes += num_bytes;
+v1::GenerateStreamResponse* GenerateStream::Reserve(int32_t index, size_t num_bytes, bool last) {
+  const auto is_its = [index](const Pending& pending) { return pending.message.index() == index; };
+  const auto latest = std::find_if(pending_.rbegin(), pending_.rend(), is_its);
+  const bool fits = latest != pending_.rend() && (!last || latest == pending_.rbegin()) &&
+                    latest->num_bytes + num_bytes <= kMaxMergedBytes &&
+                    latest->message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED;
+  Pending* const pending = fits ? &*latest : &pending_.emplace_back();
+  if (!fits) num_bytes += sizeof(Pending);
+  pending->num_bytes += num_bytes;
   pending_bytes_ += num_bytes;
-  v1::GenerateStreamResponse* message = &pending_.back().message;
+  v1::GenerateStreamResponse* const message = &pending->message;
   if (!std::exchange(has_message_, true)) {
     message->set_request_id(call_.record().request_id);
     if (prompt_tokens_ > 0) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
@@ -90,9 +99,15 @@ void GenerateStream::OnDelta(engine::Delta delta) {
     MutexLock lock(&mutex_);
     if (reader_gone_) return;
     has_output_ |= !is_echo;
-    const size_t num_bytes = ApproximateBytes(delta);
-    echo_bytes_ += EchoBytes(delta);  // come all at once, however fast the reader is, and are no more than it sent
-    if (overflowed_ || pending_bytes_ + num_bytes > kMaxPendingBytes + echo_bytes_) return Overflow();
+    const size_t echo_bytes = EchoBytes(delta);
+    const size_t prompt_logprob_bytes = LogprobBytes(delta.prompt_logprobs);
+    // The echo comes all at once, however fast the reader is, and is no more than it sent.
+    echo_bytes_ += echo_bytes;
+    prompt_logprob_bytes_ += prompt_logprob_bytes;
+    const size_t num_bytes = delta.text.size() + sizeof(int32_t) * delta.token_ids.size() +
+                             LogprobBytes(delta.logprobs) + echo_bytes + prompt_logprob_bytes;
+    const size_t bound = kMaxPendingBytes + echo_bytes_ + std::min(prompt_logprob_bytes_, kMaxPromptLogprobBytes);
+    if (overflowed_ || pending_bytes_ + num_bytes > bound) return Overflow();
     v1::GenerateStreamResponse* message = Reserve(delta.index, num_bytes);
     AppendDelta(delta, wanted_, message);
     if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
@@ -136,7 +151,7 @@ void GenerateStream::OnFinish(engine::Finish finish) {
     if (IsForAnotherServer(finish)) {
       ClearPending();
     } else if (finish.reason != engine::FinishReason::kError && finish.reason != engine::FinishReason::kNone) {
-      SetFinish(finish, wanted_, Reserve(finish.index, 0));
+      SetFinish(finish, wanted_, Reserve(finish.index, 0, /*last=*/true));
     }
     call_.Finished(std::move(finish));
     engine_finished_ = true;
@@ -187,6 +202,7 @@ void GenerateStream::Advance() {
     return;
   }
   in_flight_ = SerializeMessage(message);
+  call_.WriteBegins();
   if (is_last) {
     StartWriteAndFinish(&in_flight_, grpc::WriteOptions(), ToGrpcStatus(call_.record().status));
   } else {
@@ -195,6 +211,7 @@ void GenerateStream::Advance() {
 }
 
 void GenerateStream::OnWriteDone(bool ok) {
+  call_.WriteEnds();
   {
     MutexLock lock(&mutex_);
     write_in_flight_ = false;

@@ -2,9 +2,9 @@
 //
 // Deltas wait here while a write is in flight and merge with each other, so that a slow reader costs memory for its
 // text and not for messages. A reader that lets megabytes wait loses them: the request is cancelled, its slot and pages
-// are free at once, and the call ends with RESOURCE_EXHAUSTED when the write in flight is through or the client is
-// gone. The engine's thread only appends and posts; gRPC is called from a writer thread or gRPC's own, one write at a
-// time, never with the lock held.
+// are free at once, and the call ends with RESOURCE_EXHAUSTED when the write in flight is through, the client is gone,
+// or UnreadWatch has waited long enough for either. The engine's thread only appends and posts; gRPC is called from a
+// writer thread or gRPC's own, one write at a time, never with the lock held.
 //
 // The end: the call finishes only after the engine's OnFinish (or a refused Submit). A cancel asks the engine to end
 // the request, whose OnFinish then ends the call. So gRPC's OnDone is always the last event; the object lives until
@@ -53,13 +53,15 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
  private:
   struct Pending {
     v1::GenerateStreamResponse message;
-    size_t num_bytes = 0;  // about
+    size_t num_bytes = 0;  // in memory, but for the few figures at a sample's end
   };
 
   void RefuseWith(const absl::Status& status);
-  // A message to add to: the last one that waits, where it is of the same sample and has room. The first tells of the
+  // A message to add to: the latest of the same sample that waits, where it has room and, for what must come `last`,
+  // nothing waits behind it. Samples come interleaved, so that one may pass another. The first message tells of the
   // prompt.
-  v1::GenerateStreamResponse* Reserve(int32_t index, size_t num_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::GenerateStreamResponse* Reserve(int32_t index, size_t num_bytes, bool last = false)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ended by a server that stops, with nothing to keep: the status goes alone, and the client library may try another.
   bool IsForAnotherServer(const engine::Finish& finish) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return absl::IsUnavailable(finish.status) && !has_output_;
@@ -80,7 +82,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool has_output_ ABSL_GUARDED_BY(mutex_) = false;   // more than an echo
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   size_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of the whole call so far.
   size_t echo_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t prompt_logprob_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool overflowed_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancel_posted_ ABSL_GUARDED_BY(mutex_) = false;
   bool advance_posted_ ABSL_GUARDED_BY(mutex_) = false;

@@ -57,6 +57,7 @@ void GenerateUnary::Reply() {
   const absl::Status& status = call_.record().status;
   if (status.ok()) *reply_ = SerializeMessage(response_);
   call_.Closing();
+  call_.WriteBegins();
   Finish(ToGrpcStatus(status));
 }
 

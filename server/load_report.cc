@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/string_view.h"
+#include "server/grpc_status.h"
 
 namespace spotlight::server {
 namespace {
@@ -14,11 +15,22 @@ bool IsGeneration(absl::string_view method) {
   return method == "Generate" || method == "GenerateStream";
 }
 
-// What balancers should hold against this server; a client that leaves or asks for nonsense is none of it.
-bool IsServersFault(absl::StatusCode code) {
-  return code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kInternal ||
-         code == absl::StatusCode::kResourceExhausted || code == absl::StatusCode::kUnknown ||
-         code == absl::StatusCode::kDataLoss;
+// What balancers should hold against this server; a client that leaves, asks for nonsense or for more than its token
+// allows, or does not read, is none of it.
+bool IsServersFault(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDataLoss:
+      return true;
+    case absl::StatusCode::kResourceExhausted: {
+      const absl::string_view subject = SplitSubject(status.message()).subject;
+      return subject != "caller_rate" && subject != "caller_concurrency" && subject != "unread_bytes";
+    }
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -37,7 +49,7 @@ void LoadReporter::OnCallEnd(const CallRecord& record) {
   const absl::Duration now = clock_->Now();
   MutexLock lock(&mutex_);
   calls_.Add(now);
-  if (IsServersFault(record.status.code())) errors_.Add(now);
+  if (IsServersFault(record.status)) errors_.Add(now);
 }
 
 xds::data::orca::v3::OrcaLoadReport LoadReporter::Report(const engine::Engine* engine) const {

@@ -31,8 +31,16 @@ std::vector<MetricFamily>* BuildTable() {
   const Buckets selected_ratio = {.005, .01, .015, .02, .03, .05, .1, .2, .5, 1};
 
   return new std::vector<MetricFamily>{
-      {"spotlight_requests_running", kGauge, "Requests that hold a place in the running batch.", {}, {}},
-      {"spotlight_requests_waiting", kGauge, "Requests accepted and not yet scheduled.", {}, {}},
+      {"spotlight_requests_running",
+       kGauge,
+       "Requests (of several samples: samples) that hold a place in the running batch.",
+       {},
+       {}},
+      {"spotlight_requests_waiting",
+       kGauge,
+       "Requests accepted and not yet scheduled, and of those that are the samples without a place.",
+       {},
+       {}},
       {"spotlight_requests_waiting_tokens", kGauge, "Prompt tokens of the waiting requests, together.", {}, {}},
       {"spotlight_kv_cache_usage_ratio", kGauge, "Pages of the KV cache in use, 0 to 1.", {}, {}},
       {"spotlight_kv_cache_bytes", kGauge, "Bytes that the KV cache holds at capacity, keys and values.", {}, {}},

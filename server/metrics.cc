@@ -218,7 +218,9 @@ void Metrics::OnStep(const engine::StepStats& stats) {
 void Metrics::OnRequestEnd(const engine::RequestStats& stats) {
   Handles& h = *handles_;
   const engine::Finish& finish = stats.finish;
-  if (IsCancelled(finish.reason)) h.cancelled[static_cast<size_t>(stats.phase)]->Increment();
+  // A server that stops ends requests as well, UNAVAILABLE.
+  const bool stopped = absl::IsUnavailable(finish.status);
+  if (IsCancelled(finish.reason) && !stopped) h.cancelled[static_cast<size_t>(stats.phase)]->Increment();
   h.wasted_tokens.Increment(stats.wasted_tokens);
   const bool queued = stats.phase == engine::RequestPhase::kQueued;
   // Refused once its prompt was encoded: no work was done, and its milliseconds would flatter the latencies.

@@ -27,6 +27,8 @@ ABSL_FLAG(double, max_connection_age_seconds, 0,
           "Ask connections of this age to go, so that clients spread over new replicas; 0: never");
 ABSL_FLAG(double, connection_grace_seconds, 0,
           "What the streams of such a connection get before it is closed; 0: as long as they take");
+ABSL_FLAG(double, max_unread_seconds, 300,
+          "End a call whose client has taken nothing of what is written to it for so long; 0: never");
 
 namespace spotlight::server {
 namespace {
@@ -87,7 +89,8 @@ absl::Status ReadSecurityFlags(ServerOptions* options) {
         ReadSeconds("max-connection-age-seconds", absl::GetFlag(FLAGS_max_connection_age_seconds), 0,
                     &options->max_connection_age),
         ReadSeconds("connection-grace-seconds", absl::GetFlag(FLAGS_connection_grace_seconds), 0,
-                    &options->connection_grace)}) {
+                    &options->connection_grace),
+        ReadSeconds("max-unread-seconds", absl::GetFlag(FLAGS_max_unread_seconds), 0, &options->unread_patience)}) {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

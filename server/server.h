@@ -42,7 +42,8 @@ struct ServerOptions {
   // `connection_grace` to end; 0: as long as they take.
   absl::Duration max_connection_age;
   absl::Duration connection_grace;
-  std::string model_name;  // the metrics' label
+  absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
+  std::string model_name;                             // the metrics' label
   TracingOptions tracing;
 };
 

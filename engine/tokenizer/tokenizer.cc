@@ -15,7 +15,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& pa
   if (tk_load(path.data(), path.size(), &handle, &error) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", TakeText(error)));
   }
-  return absl::WrapUnique(new Tokenizer(handle));
+  auto tokenizer = absl::WrapUnique(new Tokenizer(handle));
+  if (tokenizer->max_token_bytes() < 1) return absl::InvalidArgumentError(absl::StrCat(path, ": has no vocabulary"));
+  return tokenizer;
 }
 
 Tokenizer::Tokenizer(TkTokenizer* handle)

@@ -50,7 +50,9 @@ class EngineLoopTest : public testing::Test {
     return request;
   }
 
-  std::shared_ptr<RecordingSink> Submit(GenerateRequest request, std::vector<int32_t> prompt) {
+  // `page_hashes` empty: without the prefix cache.
+  std::shared_ptr<RecordingSink> Submit(GenerateRequest request, std::vector<int32_t> prompt,
+                                        std::vector<PageHash> page_hashes = {}) {
     auto submission = std::make_unique<Submission>();
     auto sink = std::make_shared<RecordingSink>();
     Reservation reservation(request.request_id);
@@ -60,6 +62,7 @@ class EngineLoopTest : public testing::Test {
     submission->request = std::move(request);
     submission->distinct_prompt_token_ids = prompt;  // repeats do no harm
     submission->prompt_token_ids = std::move(prompt);
+    submission->page_hashes = std::move(page_hashes);
     submission->sink = sink;
     submission->accepted = clock_.Now();
     queue_->Push(std::move(submission));

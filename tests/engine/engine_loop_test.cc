@@ -315,7 +315,7 @@ TEST_F(EngineLoopTest, ACancelEndsAllSamplesAndFreesTheirPages) {
   const auto sink = Submit(request, PromptIds(150, 1));
   for (int i = 0; i < 6; ++i) loop_->RunOnce();
   EXPECT_EQ(loop_->load().num_running, 2);
-  EXPECT_EQ(loop_->load().num_waiting, 0) << "a running request's samples are no waiting requests";
+  EXPECT_EQ(loop_->load().num_waiting, 2) << "what of a running request has no place waits for one";
   ASSERT_TRUE(queue_->Cancel("a", CancelReason::kAborted, clock_.Now()).ok());
   loop_->RunOnce();
   EXPECT_EQ(sink->finish().reason, FinishReason::kAborted);
@@ -440,6 +440,23 @@ TEST_F(EngineLoopTest, UnusableLogitsOfAPromptEndTheRequest) {
   EXPECT_TRUE(good->finish().status.ok());
 }
 
+TEST_F(EngineLoopTest, NoPromptFindsPagesOfOneWhoseLogitsWereUnusable) {
+  Start();
+  const std::vector<int32_t> prompt = PromptIds(300, 1);
+  const auto run = [&](const std::string& id, absl::optional<int32_t> prompt_logprobs) {
+    GenerateRequest request = Request(id, 5);
+    request.prompt_logprobs = prompt_logprobs;
+    const auto sink = Submit(request, prompt, PageHashes("", prompt));
+    RunUntilIdle();
+    return sink->finish();
+  };
+  runner_->ScriptNan(1, -1);
+  EXPECT_EQ(run("bad", 0).status.code(), StatusCode::kInternal);
+  runner_->ScriptNan(1, 1000);
+  EXPECT_EQ(run("cold", absl::nullopt).usage.cached_prompt_tokens, 0);
+  EXPECT_EQ(run("hit", absl::nullopt).usage.cached_prompt_tokens, 256);
+}
+
 TEST_F(EngineLoopTest, AnEchoComesWholeInPiecesOfWholeCharacters) {
   Start();
   auto submission = std::make_unique<Submission>();
@@ -476,9 +493,27 @@ TEST_F(EngineLoopTest, WaitingRequestsAreCountedUntilTheyAreScheduled) {
   EXPECT_EQ(queue_->num_waiting(), 1);
   EXPECT_EQ(queue_->num_waiting_tokens(), 3);
   EXPECT_EQ(loop_->load().num_running, 1);
-  EXPECT_EQ(loop_->load().num_waiting, 0);  // preempted ones only
+  EXPECT_EQ(loop_->load().num_waiting, 0) << "the queue counts it";
   RunUntilIdle();
   EXPECT_EQ(queue_->num_waiting(), 0);
+}
+
+TEST_F(EngineLoopTest, SamplesCountAsWaitingFromTheStartOfTheirRequestUntilTheirOwn) {
+  options_.scheduler.max_running = 2;
+  Start();
+  GenerateRequest request = Request("a", 5);
+  request.sampling.n = 4;
+  Submit(Request("first", 3), {4, 5, 6});
+  Submit(Request("second", 3), {4, 5, 6});
+  Submit(request, {1, 2, 3});
+  loop_->RunOnce();
+  EXPECT_EQ(queue_->num_waiting() + loop_->load().num_waiting, 1) << "a request that has not started is one";
+  while (queue_->num_waiting() > 0) ASSERT_TRUE(loop_->RunOnce());
+  while (loop_->load().num_running < 2) ASSERT_TRUE(loop_->RunOnce());
+  EXPECT_EQ(loop_->load().num_waiting, 2);
+  RunUntilIdle();
+  EXPECT_EQ(loop_->load().num_waiting, 0);
+  EXPECT_EQ(loop_->load().num_running, 0);
 }
 
 }  // namespace

@@ -35,14 +35,18 @@ class Gate {
 
 constexpr int kNumThreads = 2;
 
+absl::Status Schedule(PromptEncoder* encoder, const std::string& id, std::function<void()> task) {
+  return encoder->Schedule(id, "caller", TextPrompt{std::string(20000, 'x')}, std::move(task));
+}
+
 TEST(PromptEncoderTest, ATaskThatHasNotBegunCanBeWithdrawn) {
   PromptEncoder encoder(nullptr, nullptr, 100);
   Gate gate;
-  for (int i = 0; i < kNumThreads; ++i) encoder.Schedule("busy", [&] { gate.Wait(); });
+  for (int i = 0; i < kNumThreads; ++i) ASSERT_TRUE(Schedule(&encoder, "busy", [&] { gate.Wait(); }).ok());
   gate.WaitForWaiting(kNumThreads);
   std::atomic<int> runs{0};
-  encoder.Schedule("a", [&] { ++runs; });
-  encoder.Schedule("b", [&] { ++runs; });
+  ASSERT_TRUE(Schedule(&encoder, "a", [&] { ++runs; }).ok());
+  ASSERT_TRUE(Schedule(&encoder, "b", [&] { ++runs; }).ok());
   EXPECT_EQ(encoder.Withdraw("busy"), nullptr);
   const auto task = encoder.Withdraw("a");
   ASSERT_NE(task, nullptr);
@@ -57,18 +61,30 @@ TEST(PromptEncoderTest, ATaskThatHasNotBegunCanBeWithdrawn) {
 TEST(PromptEncoderTest, StopRunsTheTasksThatAreLeft) {
   PromptEncoder encoder(nullptr, nullptr, 100);
   Gate gate;
-  for (int i = 0; i < kNumThreads; ++i) encoder.Schedule("busy", [&] { gate.Wait(); });
+  for (int i = 0; i < kNumThreads; ++i) ASSERT_TRUE(Schedule(&encoder, "busy", [&] { gate.Wait(); }).ok());
   gate.WaitForWaiting(kNumThreads);
   // A task may use the encoder while it stops.
   std::atomic<int> encoded{0};
   for (int i = 0; i < 10; ++i) {
-    encoder.Schedule("a", [&] {
+    const auto encode = [&] {
       if (encoder.Encode(TokenPrompt{{1, 2}}).ok()) ++encoded;
-    });
+    };
+    ASSERT_TRUE(Schedule(&encoder, "a", encode).ok());
   }
   gate.Open();
   encoder.Stop();
   EXPECT_EQ(encoded, 10);
+}
+
+TEST(PromptEncoderTest, ChatsThatWaitAreBoundedByTheirBytes) {
+  PromptEncoder encoder(nullptr, nullptr, 100, WorkBounds{100, 50000});
+  Gate gate;
+  for (int i = 0; i < kNumThreads; ++i) ASSERT_TRUE(Schedule(&encoder, "busy", [&] { gate.Wait(); }).ok());
+  gate.WaitForWaiting(kNumThreads);
+  const ChatPrompt chat{{{"user", std::string(15000, 'x')}, {"assistant", std::string(15000, 'y')}}};
+  EXPECT_TRUE(encoder.Schedule("a", "one", chat, [] {}).ok());
+  EXPECT_EQ(encoder.Schedule("b", "other", chat, [] {}).code(), absl::StatusCode::kResourceExhausted);
+  gate.Open();
 }
 
 }  // namespace

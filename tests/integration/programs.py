@@ -107,3 +107,16 @@ def write_text(path, lines=900):
         for i in range(lines):
             file.write(f"Line {i * 7919 % 1000} of the story of the keeper and the lamp.\n")
     return path
+
+
+def idle_share(seconds=1):
+    """Of the machine's cores, while the caller does nothing."""
+    def read():
+        with open("/proc/stat") as file:
+            times = [int(word) for word in file.readline().split()[1:9]]
+        return times[3] + times[4], sum(times)
+
+    idle, total = read()
+    time.sleep(seconds)
+    idle_then, total_then = read()
+    return (idle_then - idle) / max(total_then - total, 1)

@@ -265,6 +265,134 @@ TEST_F(GenerateStreamTest, CancelsTheRequestOfAReaderThatDoesNotRead) {
   EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(GenerateStreamTest, SamplesOfASlowReaderMergeEachWithItsOwn) {
+  constexpr int kNumSamples = 8, kNumDeltas = 300;
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  std::vector<std::string> expected(kNumSamples), texts(kNumSamples);
+  for (int i = 0; i < kNumDeltas; ++i) {
+    for (int sample = 0; sample < kNumSamples; ++sample) {
+      engine::Delta delta = Delta(absl::StrCat(sample, ".", i, std::string(1000, 'x')));
+      delta.index = sample;
+      expected[sample] += delta.text;
+      engine_.Send("a", delta);
+    }
+  }
+  for (int sample = 0; sample < kNumSamples; ++sample) {
+    engine::Finish finish = engine_.Stopped(5, 1);
+    finish.index = sample;
+    if (sample > 0) engine_.FinishSample("a", finish);
+  }
+  engine_.Finish("a", engine_.Stopped(5, 1));
+  v1::GenerateStreamResponse message, last;
+  int num_messages = 0;
+  for (; reader->Read(&message); ++num_messages) {
+    texts[message.index()] += message.text();
+    EXPECT_FALSE(last.has_usage()) << "a message follows the stream's last";
+    last = message;
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(last.has_usage());
+  EXPECT_TRUE(texts == expected) << "the texts differ";
+  EXPECT_LT(num_messages, kNumDeltas * kNumSamples / 8);
+}
+
+TEST_F(GenerateStreamTest, APromptsLogprobsHaveABoundOfTheirOwn) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine::Delta delta;
+  delta.prompt_logprobs.resize(64);
+  for (engine::TokenLogprob& logprob : delta.prompt_logprobs) logprob.top.resize(20, {511, -0.5f});
+  // 16,000 tokens, 14 MB: a prompt that is computed in less time than a client takes to read that much.
+  for (int i = 0; i < 250; ++i) ASSERT_TRUE(engine_.Send("a", delta));
+  ASSERT_TRUE(engine_.Send("a", Delta("answer")));
+  engine_.Finish("a", engine_.Stopped(16001, 1));
+  v1::GenerateStreamResponse message;
+  int num_scored = 0;
+  while (reader->Read(&message)) num_scored += message.prompt_info().logprobs_size();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(num_scored, 16000);
+
+  grpc::ClientContext other_context;
+  auto other = stub_->GenerateStream(&other_context, Request("b"));
+  engine_.TakeRequest();
+  for (int i = 0; i < 1000; ++i) engine_.Send("b", delta);
+  EXPECT_EQ(engine_.TakeCancel().request_id, "b");
+  other_context.TryCancel();
+}
+
+class ImpatientServerTest : public RunningServer {
+ protected:
+  ImpatientServerTest() : RunningServer(Impatient()) {
+    // A window of 64 KB for good: gRPC otherwise finds that this connection could hold some MB, and takes them unread.
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    channel_ = grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->grpc_port()),
+                                         grpc::InsecureChannelCredentials(), arguments);
+    stub_ = v1::Generation::NewStub(channel_);
+    Serve();
+  }
+  static ServerOptions Impatient() {
+    ServerOptions options;
+    options.unread_patience = absl::Milliseconds(400);
+    return options;
+  }
+};
+
+TEST_F(ImpatientServerTest, EndsTheStreamOfAClientThatTakesNothing) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  // 3 MB: less than may wait, and more than gRPC takes without a reader.
+  const std::string text(16 << 10, 'x');
+  for (int i = 0; i < 192; ++i) ASSERT_TRUE(engine_.Send("a", Delta(text)));
+  EXPECT_EQ(engine_.TakeCancel().reason, engine::CancelReason::kClientGone);
+  EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kResourceExhausted);
+
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "unread_bytes: the client has taken nothing for 400ms");
+}
+
+TEST_F(ImpatientServerTest, EndsTheStreamThatOnlyItsReaderStillHolds) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  const std::string text(16 << 10, 'x');
+  for (int i = 0; i < 192; ++i) ASSERT_TRUE(engine_.Send("a", Delta(text)));
+  engine_.Finish("a", engine_.Stopped(5, 192));
+  const CallRecord record = TakeRecord();
+  EXPECT_EQ(record.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(record.finish->reason, engine::FinishReason::kStop);
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(ImpatientServerTest, WaitsForAClientThatReadsNowAndThen) {
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  const std::string text(128 << 10, 'x');
+  for (int i = 0; i < 24; ++i) ASSERT_TRUE(engine_.Send("a", Delta(text)));
+  engine_.Finish("a", engine_.Stopped(5, 24));
+  v1::GenerateStreamResponse message;
+  size_t num_bytes = 0;
+  while (reader->Read(&message)) {
+    num_bytes += message.text().size();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(num_bytes, 24 * text.size());
+}
+
 TEST_F(GenerateStreamTest, CountsLogprobsOfAReaderThatDoesNotRead) {
   grpc::ClientContext context;
   auto reader = stub_->GenerateStream(&context, Request("a"));

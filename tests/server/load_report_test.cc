@@ -34,11 +34,15 @@ TEST(LoadReporterTest, RatesAreThoseOfTheLastTenSecondsOrSo) {
   LoadReporter reporter(&clock);
   for (int i = 0; i < 1000; ++i) {
     reporter.OnCallEnd(Ended(i % 4 == 0 ? absl::ResourceExhaustedError("queue_requests: full") : absl::OkStatus()));
-    reporter.OnCallEnd(Ended(absl::CancelledError()));
+    const absl::Status callers[] = {absl::CancelledError(), absl::InvalidArgumentError("text: must not be empty"),
+                                    absl::UnauthenticatedError(""),
+                                    absl::ResourceExhaustedError("caller_rate: the limit of this token is 60"),
+                                    absl::ResourceExhaustedError("unread_bytes: the client does not read")};
+    reporter.OnCallEnd(Ended(callers[i % 5]));
     clock.Advance(absl::Milliseconds(100));
   }
   EXPECT_NEAR(reporter.Report(nullptr).rps_fractional(), 20, 0.5);
-  EXPECT_NEAR(reporter.Report(nullptr).eps(), 2.5, 0.2) << "a client that left is no error of the server's";
+  EXPECT_NEAR(reporter.Report(nullptr).eps(), 2.5, 0.2) << "what callers do is no error of the server's";
   CallRecord question;
   question.method = "GetLoads";
   const double before = reporter.Report(nullptr).rps_fractional();

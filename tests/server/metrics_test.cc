@@ -179,6 +179,14 @@ TEST(MetricHelpTest, RetrievalFamiliesSayWhetherTheyAreSampled) {
   EXPECT_EQ(num_families, 12);
 }
 
+TEST_F(MetricsTest, AServerThatStopsCancelsNoRequests) {
+  engine::RequestStats stopped = Request(engine::FinishReason::kAborted);
+  stopped.finish.status = absl::UnavailableError("the server is shutting down");
+  metrics_.OnRequestEnd(stopped);
+  Run();
+  EXPECT_EQ(Value(R"(spotlight_requests_cancelled_total{model_name="m",phase="decode"})"), "1") << "the client's";
+}
+
 TEST_F(MetricsTest, CountsWhatHappened) {
   Run();
   EXPECT_EQ(Value(R"(spotlight_requests_running{model_name="m"})"), "2");

@@ -79,6 +79,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_FALSE(line->options.server.reflection);
   EXPECT_EQ(line->options.server.model_name, "tiny");
   EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
+  EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
+  EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
 
 TEST(CommandLineTest, TheGuardrailIsOffUntilItHasAFloor) {
@@ -145,6 +147,7 @@ TEST(CommandLineTest, SecurityFlagsThatMakeNoSenseAreErrors) {
             "--credentials-reload-seconds: must be 0.1 to 2e+06, got 0");
   EXPECT_EQ(Error({"--model=x", "--max-connection-age-seconds=-1"}),
             "--max-connection-age-seconds: must be 0 to 2e+06, got -1");
+  EXPECT_EQ(Error({"--model=x", "--max-unread-seconds=nan"}), "--max-unread-seconds: must be 0 to 2e+06, got nan");
   EXPECT_EQ(Error({"--model=x", "--connection-grace-seconds=5"}),
             "--connection-grace-seconds: needs --max-connection-age-seconds");
 }

@@ -8,7 +8,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, "tests/integration")
 import programs
@@ -26,36 +25,28 @@ def bench(server, *flags):
     return json.loads(done.stdout)
 
 
-def idle_share(seconds=1):
-    """Of the machine's cores, while this test does nothing."""
-    def read():
-        with open("/proc/stat") as file:
-            times = [int(word) for word in file.readline().split()[1:9]]
-        return times[3] + times[4], sum(times)
-
-    idle, total = read()
-    time.sleep(seconds)
-    idle_then, total_then = read()
-    return (idle_then - idle) / max(total_then - total, 1)
-
-
-def measure(server, seconds, seed):
+def measure(server, seconds, seed, deadline_admission):
     # Capacity, and the time that requests take at it, are what a closed loop of as many clients as places gets.
     full = bench(server, "--max-concurrency", str(MAX_RUNNING), "--duration", str(seconds), "--num-warmups", "8",
                  "--workload-seed", str(seed))
     capacity = full["request_throughput"]
     slo_ms = 4 * full["p99_e2el_ms"]
+    # A server that is to judge deadlines gets the bound as one. Otherwise what it admits may take longer, and is counted.
+    patience_ms = slo_ms if deadline_admission else 4 * slo_ms
     over = bench(server, "--request-rate", str(OVERLOAD * capacity), "--duration", str(seconds), "--goodput",
-                 f"e2el:{slo_ms}", "--deadline", str(slo_ms / 1e3), "--workload-seed", str(seed + 1),
+                 f"e2el:{slo_ms}", "--deadline", str(patience_ms / 1e3), "--workload-seed", str(seed + 1),
                  "--metrics-url", server.http, "--save-detailed")
-    refused_ms = sorted((latency - queued) * 1e3 for error, latency, queued in
-                        zip(over["errors"], over["latencies"], over["queue_times"])
+    calls = list(zip(over["errors"], over["latencies"], over["queue_times"]))
+    refused_ms = sorted((latency - queued) * 1e3 for error, latency, queued in calls
                         if error.startswith("RESOURCE_EXHAUSTED")) or [0]
+    admitted = [(error, latency) for error, latency, _ in calls if not error.startswith("RESOURCE_EXHAUSTED")]
+    kept = sum(not error and latency * 1e3 <= slo_ms for error, latency in admitted)
     return {
         "capacity_per_s": capacity,
         "goodput_ratio": over["request_goodput"] / capacity,
         "slo_ms": slo_ms,
-        "admitted_p99_ms": over["p99_e2el_ms"],
+        "admitted": len(admitted),
+        "admitted_kept": kept / max(len(admitted), 1),
         "refused": len(refused_ms),
         "refused_median_ms": refused_ms[len(refused_ms) // 2],
         "refused_within_50_ms": sum(ms < 50 for ms in refused_ms) / len(refused_ms),
@@ -72,7 +63,8 @@ def wrong_in(result, deadline_admission, machine_is_free):
     if machine_is_free:
         checks.update({
             "goodput under overload is at least 0.9 of its peak": result["goodput_ratio"] >= 0.9,
-            "99 of 100 admitted requests keep the bound": result["admitted_p99_ms"] <= result["slo_ms"],
+            # Under deadlines a step that gets slower costs those that have just the time they need.
+            "admitted requests keep the bound": result["admitted_kept"] >= (0.95 if deadline_admission else 0.99),
             "a refusal takes less than 50 ms": result["refused_within_50_ms"] >= (0.85 if deadline_admission else 0.99),
         })
     return [check for check, holds in checks.items() if not holds]
@@ -90,8 +82,8 @@ def main():
                          str(queue)) as server:
         server.wait_ready()
         for number in range(options.rounds):
-            machine_is_free = idle_share() > 0.7
-            result = measure(server, options.seconds, 2 * number)
+            machine_is_free = programs.idle_share() > 0.7
+            result = measure(server, options.seconds, 2 * number, options.deadline_admission)
             wrong = wrong_in(result, options.deadline_admission, machine_is_free)
             print(json.dumps(result), "; ".join(wrong) if wrong else "held" if machine_is_free else
                   "goodput and latencies not judged: the machine is busy with something else", flush=True)
