@@ -17,6 +17,13 @@ constexpr double kMaxSlowdown = 3;    // of a step that decodes, by prompts
 constexpr double kAimedShare = 0.85;  // of the longest step allowed: predictions err
 constexpr int32_t kMinChunkTokens = kernels::kPageTokens;
 
+// At most `length`, four lengths to an octave: matrix libraries prepare for every number of rows that is new to them.
+int32_t OneOfFewLengths(int32_t length) {
+  int32_t step = 1;
+  while (8 * step <= length) step *= 2;
+  return length / step * step;
+}
+
 // Of `remaining` tokens from `begin` on, at most `most`: a long chunk that is not the last ends where attention's
 // blocks do, so that the next one begins there.
 int32_t ChunkOf(int32_t begin, int32_t remaining, int32_t most) {
@@ -81,7 +88,7 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   const double seconds = MaxStepSeconds(plan->num_decode_rows);
   const auto time_left = [&](int32_t begin) {
     if (work.num_decode_rows == 0) return budget;
-    return std::min(budget, step_times_.MaxChunkTokens(work, begin, seconds));
+    return std::min(budget, OneOfFewLengths(step_times_.MaxChunkTokens(work, begin, seconds)));
   };
   // The first prompt always goes on, if only by a page.
   const auto has_room = [&] {

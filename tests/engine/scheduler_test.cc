@@ -138,6 +138,7 @@ TEST_F(SchedulerTest, BesideStreamsAPromptTakesAsLongAsThreeStepsOfTheirs) {
     ASSERT_EQ(plan.num_decode_rows, 1);
     ASSERT_EQ(plan.rows.size(), 2u);
     EXPECT_LE(SecondsOf(plan), 0.03);
+    EXPECT_EQ(plan.rows[1].num_tokens % 8, 0) << "one of many lengths";
     if (i > 5) {
       EXPECT_GE(SecondsOf(plan), 0.02);
     }
@@ -165,7 +166,7 @@ TEST_F(SchedulerTest, TheGapMayBeGivenAndAPromptAlwaysGoesOn) {
     }
     ASSERT_EQ(plan.rows.size(), 2u);
     if (gap == 0.06) {
-      EXPECT_GT(SecondsOf(plan), 0.045);
+      EXPECT_GT(SecondsOf(plan), 0.04);
       EXPECT_LE(SecondsOf(plan), 0.06);
     } else {
       EXPECT_EQ(plan.rows[1].num_tokens, kernels::kPageTokens);
