@@ -218,6 +218,7 @@ void EngineLoop::RunStep() {
   }
   PublishLoad();
   stats_.step_seconds = absl::ToDoubleSeconds(clock_->Now() - start);
+  scheduler_.Learn(plan_, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, saturated});
   num_ended_ = 0;

@@ -107,6 +107,18 @@ std::string DescribeQuality(const QualityOptions& options) {
                                                         " samples with attention mass under ", options.floor));
 }
 
+// Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
+// fp32 every prompt token takes the workspace of a decode row.
+constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
+
+SchedulerOptions ResolveScheduler(SchedulerOptions options, at::Device device, at::ScalarType dtype) {
+  if (options.max_step_tokens == 0) {
+    const bool long_chunks = device.is_cuda() && dtype != at::kFloat;
+    options.max_step_tokens = std::max(options.max_running, long_chunks ? kGpuStepTokens : kStepTokens);
+  }
+  return options;
+}
+
 bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device device) {
   // On a GPU the second selection costs more than the shorter scan spares, at every length measured.
   const bool pays = hash.prefix_bits >= 32 && device.is_cpu();
@@ -152,7 +164,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!hashes.ok()) return hashes.status();
   parts.hashes = *std::move(hashes);
 
-  EngineOptions engine_options{options.queue, options.scheduler, options.retrieval, options.quality};
+  const SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
+  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
   const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};
@@ -161,13 +174,14 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
   attention_options.prefilter = UsePrefilter(options.prefilter, *hash, *device);
   attention_options.measure_quality = !hash->layers.empty() && options.quality.sample_every > 0;
-  attention_options.max_decode_rows = options.scheduler.max_running;
-  attention_options.max_chunk_tokens = options.scheduler.max_step_tokens;
+  attention_options.max_decode_rows = scheduler.max_running;
+  attention_options.max_chunk_tokens = scheduler.max_step_tokens;
   attention_options.max_context = config->max_context_tokens;
   CacheSizing sizing;
   sizing.max_tokens = options.max_tokens_in_cache;
-  sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device);
-  sizing.max_running = options.scheduler.max_running;
+  sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device) +
+                         Decoder::ActivationBytes(*config, scheduler.max_step_tokens, dtype);
+  sizing.max_running = scheduler.max_running;
   sizing.max_context = config->max_context_tokens;
   auto num_pages = NumCachePages(sizing, shape, dtype, *device);
   if (!num_pages.ok()) return num_pages.status();
@@ -186,8 +200,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 
-  parts.capacity.max_rows = options.scheduler.max_running;
-  parts.capacity.max_tokens = std::max(options.scheduler.max_step_tokens, options.scheduler.max_running);
+  parts.capacity.max_rows = scheduler.max_running;
+  parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
   parts.capacity.max_pages = (config->max_context_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
   parts.max_context = config->max_context_tokens;
   parts.cuda_graphs = options.cuda_graphs;

@@ -13,10 +13,13 @@ struct QueueOptions {
 };
 
 struct SchedulerOptions {
-  int32_t num_pages = 0;          // pages of kernels::kPageTokens tokens that the KV cache holds
-  int32_t max_running = 32;       // sequences in one step
-  int32_t max_step_tokens = 512;  // token budget of one step: decode rows first, the rest for prefill chunks
-  bool prefix_cache = true;       // prompts find the pages that others computed of them
+  int32_t num_pages = 0;     // pages of kernels::kPageTokens tokens that the KV cache holds
+  int32_t max_running = 32;  // sequences in one step
+  // Token budget of one step: decode rows first, the rest for prefill chunks. 0, for LoadEngine: by device.
+  int32_t max_step_tokens = 512;
+  // The longest step, in seconds, that prompts may make while others decode; 0: three times a step that only decodes.
+  double max_token_gap_seconds = 0;
+  bool prefix_cache = true;  // prompts find the pages that others computed of them
 };
 
 struct RetrievalOptions {

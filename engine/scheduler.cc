@@ -7,9 +7,33 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "engine/ops/prefill_blocks.h"
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
+namespace {
+
+constexpr double kMaxSlowdown = 3;    // of a step that decodes, by prompts
+constexpr double kAimedShare = 0.85;  // of the longest step allowed: predictions err
+constexpr int32_t kMinChunkTokens = kernels::kPageTokens;
+
+// At most `length`, four lengths to an octave: matrix libraries prepare for every number of rows that is new to them.
+int32_t OneOfFewLengths(int32_t length) {
+  int32_t step = 1;
+  while (8 * step <= length) step *= 2;
+  return length / step * step;
+}
+
+// Of `remaining` tokens from `begin` on, at most `most`: a long chunk that is not the last ends where attention's
+// blocks do, so that the next one begins there.
+int32_t ChunkOf(int32_t begin, int32_t remaining, int32_t most) {
+  if (remaining <= most) return remaining;
+  const auto unit = static_cast<int32_t>(PrefillBlocks().unit);
+  const int32_t aligned = (begin + most) / unit * unit - begin;
+  return aligned >= unit ? aligned : most;
+}
+
+}  // namespace
 
 absl::Status Scheduler::CheckOptions(const SchedulerOptions& options) {
   if (options.num_pages < 1) {
@@ -21,6 +45,10 @@ absl::Status Scheduler::CheckOptions(const SchedulerOptions& options) {
   if (options.max_step_tokens < options.max_running) {
     return absl::InvalidArgumentError(absl::StrCat("max_step_tokens: must be at least max_running, ",
                                                    options.max_running, ", got ", options.max_step_tokens));
+  }
+  if (!(options.max_token_gap_seconds >= 0 && options.max_token_gap_seconds < 1e6)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_token_gap_seconds: must be in [0, 1e6), got ", options.max_token_gap_seconds));
   }
   return absl::OkStatus();
 }
@@ -55,23 +83,50 @@ void Scheduler::PlanDecode(StepPlan* plan) {
 
 void Scheduler::PlanPrefill(StepPlan* plan) {
   int32_t budget = options_.max_step_tokens - plan->num_decode_rows;
+  StepWork work;
+  work.num_decode_rows = plan->num_decode_rows;
+  const double seconds = MaxStepSeconds(plan->num_decode_rows);
+  const auto time_left = [&](int32_t begin) {
+    if (work.num_decode_rows == 0) return budget;
+    return std::min(budget, OneOfFewLengths(step_times_.MaxChunkTokens(work, begin, seconds)));
+  };
+  // The first prompt always goes on, if only by a page.
+  const auto has_room = [&] {
+    return budget > 0 && (work.num_prefill_tokens == 0 || time_left(0) >= std::min(kMinChunkTokens, budget));
+  };
   const auto plan_chunk = [&](Sequence* sequence) {
-    const int32_t remaining = sequence->num_tokens() - sequence->num_cached;
-    const int32_t chunk = std::min(remaining, budget);
-    plan->rows.push_back({sequence, sequence->num_cached, chunk, chunk == remaining, {}});
-    budget -= chunk;
+    const int32_t begin = sequence->num_cached, remaining = sequence->num_tokens() - begin;
+    const int32_t most = std::min(budget, std::max(kMinChunkTokens, time_left(begin)));
+    const int32_t chunk = ChunkOf(begin, remaining, most);
+    plan->rows.push_back({sequence, begin, chunk, chunk == remaining, {}});
+    work.AddChunk(begin, chunk);
+    budget = chunk < remaining ? 0 : budget - chunk;
   };
   for (Sequence* const sequence : running_) {
-    if (budget == 0) return;
+    if (!has_room()) return;
     if (sequence->phase == SequencePhase::kPrefill) plan_chunk(sequence);
   }
   // What was just taken from a sequence is not given back to it in the same step.
   if (plan->num_preempted > 0) return;
-  while (budget > 0 && !waiting_.empty() && Admit(waiting_.Front(), plan)) {
+  while (has_room() && !waiting_.empty() && Admit(waiting_.Front(), plan)) {
     running_.push_back(waiting_.Front());
     waiting_.PopFront();
     plan_chunk(running_.back());
   }
+}
+
+double Scheduler::MaxStepSeconds(int32_t num_decode_rows) const {
+  const double gap = options_.max_token_gap_seconds;
+  return kAimedShare * (gap > 0 ? gap : kMaxSlowdown * step_times_.DecodeSeconds(num_decode_rows));
+}
+
+void Scheduler::Learn(const StepPlan& plan, double seconds) {
+  StepWork work;
+  work.num_decode_rows = plan.num_decode_rows;
+  for (size_t row = plan.num_decode_rows; row < plan.rows.size(); ++row) {
+    work.AddChunk(plan.rows[row].begin, plan.rows[row].num_tokens);
+  }
+  step_times_.Add(work, seconds);
 }
 
 bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {

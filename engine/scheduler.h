@@ -1,10 +1,11 @@
 // Decides what each step computes: continuous batching, chunked prefill under a token budget, pages, preemption.
 //
 // - Decode rows first, one token each; what is left of max_step_tokens goes to prefill chunks, first come first served,
-//   so a long prompt takes many steps and stalls no running stream.
+//   so a long prompt takes many steps and stalls no running stream. Beside decode rows chunks are as long as the step
+//   is predicted (step_time_model.h) to take no more than max_token_gap_seconds; alone they take the whole budget.
 // - Who starts next is the waiting line's choice (waiting_line.h). A sequence is admitted when pages for all its tokens
-// are free and one page more per running sequence (so
-//   that it does not force an old one out at once). It owns them from then on: prefill never waits for pages.
+//   are free and one page more per running sequence (so that it does not force an old one out at once). It owns them
+//   from then on: prefill never waits for pages.
 // - A decode row that needs a page and finds none takes those of the youngest running sequence, perhaps its own. That
 //   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The
 //   oldest sequence always goes on, so every sequence ends. Young and old go by when they started.
@@ -36,6 +37,7 @@
 #include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 #include "engine/step_plan.h"
+#include "engine/step_time_model.h"
 #include "engine/waiting_line.h"
 
 namespace spotlight::engine {
@@ -54,6 +56,8 @@ class Scheduler {
   // The plan was run. `tokens` has one entry per row that samples, in order; kNoToken appends nothing, and the prefix
   // cache forgets the sequence's pages.
   void Commit(const StepPlan& plan, const std::vector<SampledToken>& tokens);
+  // How long the plan's step took, as seen by who waits for its tokens. 0 teaches nothing.
+  void Learn(const StepPlan& plan, double seconds);
   // Forgets a sequence in any phase; its pages are free on return.
   void Finish(Sequence* sequence);
   // No later prompt finds the sequence's pages: what they hold is not to be trusted.
@@ -68,6 +72,7 @@ class Scheduler {
  private:
   void PlanDecode(StepPlan* plan);
   void PlanPrefill(StepPlan* plan);
+  double MaxStepSeconds(int32_t num_decode_rows) const;
   bool Admit(Sequence* sequence, StepPlan* plan);
   // Holds the pages that the sequence need not compute; false when another sample is still computing them.
   bool HasPage(const absl::optional<PageHash>& hash) const;
@@ -93,6 +98,7 @@ class Scheduler {
   Refusal refusal_;
   std::vector<Sequence*> running_;
   WaitingLine waiting_;
+  StepTimeModel step_times_;
 };
 
 }  // namespace spotlight::engine

@@ -19,6 +19,7 @@ const spotlight::engine::QueueOptions kQueue;
 const spotlight::engine::SchedulerOptions kScheduler;
 const spotlight::engine::RetrievalOptions kRetrieval;
 const spotlight::engine::QualityOptions kQuality;
+constexpr int kMaxGapMs = 1000000;
 }  // namespace
 
 ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
@@ -34,8 +35,13 @@ ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz, /
 ABSL_FLAG(int64_t, max_tokens_in_cache, 0, "Capacity of the KV cache in tokens; 0: sized from the free memory");
 ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0: the model's own limit");
 ABSL_FLAG(int32_t, max_running, kScheduler.max_running, "Requests in one step");
-ABSL_FLAG(int32_t, max_step_tokens, kScheduler.max_step_tokens,
-          "Tokens of one step: decoding first, the rest for chunks of prompts");
+ABSL_FLAG(
+    int32_t, max_step_tokens, 0,
+    "Tokens of one step: decoding first, the rest for chunks of prompts; 0: 8192 on a GPU, 512 on a CPU and in fp32");
+ABSL_FLAG(
+    double, max_token_gap_ms, 1e3 * kScheduler.max_token_gap_seconds,
+    "The longest step that prompts may make while others decode: chunks are cut by their predicted time; 0: three "
+    "times a step that only decodes");
 ABSL_FLAG(bool, prefix_cache, kScheduler.prefix_cache,
           "Keep the pages of prompts and dense answers for later prompts that begin the same, until they are needed");
 ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
@@ -102,6 +108,7 @@ const std::vector<FlagGroup>& Groups() {
         {"max_context", "N"},
         {"max_running", "N"},
         {"max_step_tokens", "N"},
+        {"max_token_gap_ms", "MS"},
         {"prefix_cache", ""},
         {"max_waiting_requests", "N"},
         {"max_waiting_tokens", "N"}}},
@@ -169,6 +176,11 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
   load->max_context_tokens = absl::GetFlag(FLAGS_max_context);
   load->scheduler.max_running = absl::GetFlag(FLAGS_max_running);
   load->scheduler.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);
+  const double gap_ms = absl::GetFlag(FLAGS_max_token_gap_ms);
+  if (!(gap_ms >= 0 && gap_ms <= kMaxGapMs)) {
+    return Invalid("max-token-gap-ms", absl::StrCat("must be in [0, ", kMaxGapMs, "], got ", gap_ms));
+  }
+  load->scheduler.max_token_gap_seconds = 1e-3 * gap_ms;
   load->scheduler.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   load->queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
   load->queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);
@@ -177,7 +189,9 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
         CheckAtLeast("max-context", load->max_context_tokens, 0),
         CheckAtLeast("max-running", load->scheduler.max_running, 1),
         // Every running request decodes in every step.
-        CheckAtLeast("max-step-tokens", load->scheduler.max_step_tokens, load->scheduler.max_running),
+        load->scheduler.max_step_tokens == 0
+            ? absl::OkStatus()
+            : CheckAtLeast("max-step-tokens", load->scheduler.max_step_tokens, load->scheduler.max_running),
         CheckAtLeast("max-waiting-requests", load->queue.max_waiting_requests, 1),
         CheckAtLeast("max-waiting-tokens", load->queue.max_waiting_tokens, 1)}) {
     if (!status.ok()) return status;

@@ -115,6 +115,16 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
   return decoder;
 }
 
+int64_t Decoder::ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype) {
+  const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
+  const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
+  // The residual stream, its update and a norm's output twice; qkv, rotated queries and what they attended to; gate and
+  // up, and their product.
+  const int64_t width =
+      int64_t{4} * config.hidden_size + 3 * q_width + 2 * kv_width + int64_t{3} * config.intermediate_size;
+  return tokens * width * static_cast<int64_t>(c10::elementSize(dtype));
+}
+
 absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::Tensor& sample_index,
                                             const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                             RetrievalSeconds* seconds) const {
@@ -130,24 +140,35 @@ at::Tensor Decoder::Logits(const at::Tensor& hidden_states) const {
 absl::StatusOr<at::Tensor> Decoder::HiddenStates(const StepTensors& step, const at::Tensor& sample_index,
                                                  const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                                  RetrievalSeconds* seconds) const {
-  const at::Tensor x = embedding_(step.token_ids);  // the residual stream
-  at::Tensor update;                                // what the layer before adds to it
+  at::Tensor x = embedding_(step.token_ids);  // the residual stream
+  at::Tensor update;                          // what the layer before adds to it
   for (size_t index = 0; index < layers_.size(); ++index) {
     const DecoderLayer& layer = layers_[index];
-    const auto hash = hashes.find(static_cast<int32_t>(index));
+    const auto layer_index = static_cast<int32_t>(index);
+    const auto found = hashes.find(layer_index);
+    const LayerHash* const hash = found == hashes.end() ? nullptr : &found->second;
     auto normed = AddRmsNorm(x, update, layer.input_norm, rms_norm_eps_);
     if (!normed.ok()) return normed.status();
-    auto attended = attention->Forward(static_cast<int32_t>(index), layer.qkv(*normed),
-                                       hash == hashes.end() ? nullptr : &hash->second, step, seconds);
+    const at::Tensor qkv = layer.qkv(*normed);
+    // Of the last layer's outputs, only those of the sampled tokens are wanted: of a chunk inside a prompt none.
+    const bool last = index + 1 == layers_.size();
+    if (last && sample_index.size(0) == 0) {
+      if (auto status = attention->Append(layer_index, qkv, hash, step); !status.ok()) return status;
+      return x.narrow(0, 0, 0);
+    }
+    auto attended = attention->Forward(layer_index, qkv, hash, step, seconds);
     if (!attended.ok()) return attended.status();
+    if (last) {
+      x = at::index_select(x, 0, sample_index);
+      *attended = at::index_select(*attended, 0, sample_index);
+    }
     normed = AddRmsNorm(x, layer.output(*attended), layer.post_attention_norm, rms_norm_eps_);
     if (!normed.ok()) return normed.status();
     auto activated = SiluMul(layer.gate_up(*normed));
     if (!activated.ok()) return activated.status();
     update = layer.down(*activated);
   }
-  return AddRmsNorm(at::index_select(x, 0, sample_index), at::index_select(update, 0, sample_index), final_norm_,
-                    rms_norm_eps_);
+  return AddRmsNorm(x, update, final_norm_, rms_norm_eps_);
 }
 
 }  // namespace spotlight::engine

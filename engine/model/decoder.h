@@ -32,6 +32,9 @@ class Decoder {
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const ModelConfig& config, TensorSource* source,
                                                        at::ScalarType dtype, at::Device device);
 
+  // What a step of so many tokens allocates at most beside what attention does.
+  static int64_t ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype);
+
   // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the
   // device. `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.
   absl::StatusOr<at::Tensor> Forward(const StepTensors& step, const at::Tensor& sample_index,

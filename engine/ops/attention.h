@@ -42,6 +42,11 @@ class Attention {
   // is not null in a step that measures retrieval.
   virtual absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                              const StepTensors& step, RetrievalSeconds* seconds) = 0;
+
+  // In place of Forward where nobody wants outputs: appends the step's keys, values and codes to the cache.
+  virtual absl::Status Append(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step) {
+    return Forward(layer, qkv, hash, step, /*seconds=*/nullptr).status();
+  }
 };
 
 }  // namespace spotlight::engine

@@ -1,67 +1,204 @@
 #include "engine/ops/prefill_attention.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/stack.h>
+#include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <optional>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include "absl/status/statusor.h"
+#include "engine/ops/execution.h"
+#include "engine/ops/tensor.h"
 #include "kernels/layout.h"
+#include "kernels/prefill_parts.h"
 
 namespace spotlight::engine {
 namespace {
 
-struct AttentionState {
-  at::Tensor out;  // [H, T, D]
-  at::Tensor lse;  // [H, T] float, natural log
+using kernels::kMaxAttentionParts;
+using kernels::kPageTokens;
+
+constexpr int kCudnnMinMajor = 9;  // Before Hopper flash attention is as fast.
+
+// What queries [T, Hq, D] found in a part of the keys.
+struct Attended {
+  at::Tensor out;  // [T, Hq, D]
+  at::Tensor lse;  // [Hq, T] float, natural log
 };
 
-// q [H, T, D], k and v [H, S, D].
-AttentionState Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal, double scale) {
-  AttentionState state;
-  if (q.is_cuda()) {
-    auto result =
-        at::_scaled_dot_product_flash_attention(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),
-                                                /*dropout_p=*/0.0, causal, /*return_debug_mask=*/false, scale);
-    state = {std::get<0>(result).squeeze(0), std::get<1>(result).squeeze(0)};
-  } else {
-    auto result = at::_scaled_dot_product_flash_attention_for_cpu(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),
-                                                                  /*dropout_p=*/0.0, causal, /*attn_mask=*/{}, scale);
-    state = {std::get<0>(result).squeeze(0), std::get<1>(result).squeeze(0)};
-  }
-  return state;
+// Keys and values [Hkv, S, D].
+struct KeysAndValues {
+  at::Tensor keys, values;
+};
+
+// [1, Hq, T, D] without a copy: what LibTorch's attention takes.
+at::Tensor HeadsFirst(const at::Tensor& q) {
+  return q.unsqueeze(0).transpose(1, 2);
 }
+
+Attended TokensFirst(const at::Tensor& out, const at::Tensor& lse) {
+  return {out.squeeze(0).transpose(0, 1).contiguous(), lse.reshape({out.size(1), out.size(2)})};
+}
+
+at::Tensor GatherOnCpu(const at::Tensor& kv, const at::Tensor& page_table, const PrefillPiece::Keys& range) {
+  const int64_t first = range.begin / kPageTokens;
+  const int64_t pages = (range.end + kPageTokens - 1) / kPageTokens - first;
+  // [pages, Hkv, P, 2, D] -> [2, Hkv, pages * P, D]
+  return at::index_select(kv, 0, page_table.narrow(0, first, pages))
+      .permute({3, 1, 0, 2, 4})
+      .reshape({2, kv.size(1), pages * kPageTokens, kv.size(4)})
+      .narrow(2, range.begin - first * kPageTokens, range.end - range.begin);
+}
+
+absl::StatusOr<KeysAndValues> Gather(const at::Tensor& kv, const at::Tensor& page_table,
+                                     const PrefillPiece::Keys& range) {
+  if (!kv.is_cuda()) {
+    const at::Tensor both = GatherOnCpu(kv, page_table, range);
+    return KeysAndValues{both.select(0, 0), both.select(0, 1)};
+  }
+  const at::Tensor both = at::empty({2, kv.size(1), range.end - range.begin, kv.size(4)}, kv.options());
+  const KeysAndValues gathered{both.select(0, 0), both.select(0, 1)};
+  kernels::GatherPagesParams params;
+  params.execution = ExecutionOn(kv.device());
+  params.dtype = ToKernelDType(kv.scalar_type());
+  params.num_kv_heads = static_cast<int32_t>(kv.size(1));
+  params.head_dim = static_cast<int32_t>(kv.size(4));
+  params.begin = static_cast<int32_t>(range.begin);
+  params.end = static_cast<int32_t>(range.end);
+  params.pages.kv = kv.data_ptr();
+  params.pages.num_pages = static_cast<int32_t>(kv.size(0));
+  params.page_table = page_table.data_ptr<int32_t>();
+  params.keys = gathered.keys.data_ptr();
+  params.values = gathered.values.data_ptr();
+  if (auto status = kernels::GatherPages(params); !status.ok()) return status;
+  return gathered;
+}
+
+absl::Status Merge(const std::vector<Attended>& parts, const at::Tensor& out, const at::Tensor& lse) {
+  if (!out.is_cuda()) {
+    std::vector<at::Tensor> outs, lses;
+    for (const Attended& part : parts) {
+      outs.push_back(part.out.to(at::kFloat));
+      lses.push_back(part.lse);
+    }
+    const at::Tensor all = at::stack(lses);  // [parts, Hq, T]
+    const at::Tensor merged = at::logsumexp(all, 0);
+    const at::Tensor weights = (all - merged).exp().transpose(1, 2).unsqueeze(-1);
+    out.copy_((at::stack(outs) * weights).sum(0));
+    if (lse.defined()) lse.copy_(merged);
+    return absl::OkStatus();
+  }
+  kernels::MergeAttentionParams params;
+  params.execution = ExecutionOn(out.device());
+  params.dtype = ToKernelDType(out.scalar_type());
+  params.num_tokens = static_cast<int32_t>(out.size(0));
+  params.num_q_heads = static_cast<int32_t>(out.size(1));
+  params.head_dim = static_cast<int32_t>(out.size(2));
+  params.num_parts = static_cast<int32_t>(parts.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    params.parts[i] = {parts[i].out.data_ptr(), parts[i].lse.const_data_ptr<float>()};
+  }
+  params.out = out.data_ptr();
+  params.lse = lse.defined() ? lse.data_ptr<float>() : nullptr;
+  return kernels::MergeAttention(params);
+}
+
+// Causal parts end where the queries do.
+class Attention {
+ public:
+  Attention(int64_t group, double scale, const PrefillBlocks& blocks) : group_(group), scale_(scale), blocks_(blocks) {}
+
+  Attended operator()(const at::Tensor& q, const KeysAndValues& kv, bool causal) const {
+    if (!q.is_cuda()) return OnCpu(q, kv, causal);
+    const at::Tensor heads = HeadsFirst(q), keys = kv.keys.unsqueeze(0), values = kv.values.unsqueeze(0);
+    if (HasCudnn(q.device()) && blocks_.IsBlock(q.size(0), kv.keys.size(1))) {
+      const auto result =
+          at::_scaled_dot_product_cudnn_attention(heads, keys, values, std::nullopt, /*compute_log_sumexp=*/true,
+                                                  /*dropout_p=*/0.0, causal, /*return_debug_mask=*/false, scale_);
+      return TokensFirst(std::get<0>(result), std::get<1>(result));
+    }
+    const auto result = at::_scaled_dot_product_flash_attention(heads, keys, values, /*dropout_p=*/0.0, causal,
+                                                                /*return_debug_mask=*/false, scale_);
+    return TokensFirst(std::get<0>(result), std::get<1>(result));
+  }
+
+ private:
+  static bool HasCudnn(at::Device device) {
+    int major = 0;
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index()) == cudaSuccess &&
+           major >= kCudnnMinMajor;
+  }
+
+  // There each query head needs its own view of keys and values, and causality begins at the first key.
+  Attended OnCpu(const at::Tensor& q, const KeysAndValues& kv, bool causal) const {
+    const int64_t past = kv.keys.size(1) - q.size(0);
+    if (causal && past > 0) {
+      const auto part = [&](int64_t begin, int64_t count) {
+        return KeysAndValues{kv.keys.narrow(1, begin, count), kv.values.narrow(1, begin, count)};
+      };
+      const std::vector<Attended> parts = {OnCpu(q, part(0, past), false), OnCpu(q, part(past, q.size(0)), true)};
+      Attended merged = parts.back();
+      merged.out = at::empty(q.sizes(), q.options());
+      (void)Merge(parts, merged.out, merged.lse);  // tensors on the CPU: nothing to fail
+      return merged;
+    }
+    const auto result = at::_scaled_dot_product_flash_attention_for_cpu(
+        HeadsFirst(q), kv.keys.repeat_interleave(group_, 0).unsqueeze(0),
+        kv.values.repeat_interleave(group_, 0).unsqueeze(0), /*dropout_p=*/0.0, causal, /*attn_mask=*/{}, scale_);
+    return TokensFirst(std::get<0>(result), std::get<1>(result));
+  }
+
+  const int64_t group_;
+  const double scale_;
+  const PrefillBlocks& blocks_;
+};
 
 }  // namespace
 
-at::Tensor PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& page_table, int64_t context,
-                            double softmax_scale) {
-  const int64_t tokens = q.size(0), q_heads = q.size(1), head_dim = q.size(2);
-  const int64_t kv_heads = kv.size(1), group = q_heads / kv_heads;
-  const int64_t past = context - tokens;
-  const int64_t num_pages = (context + kernels::kPageTokens - 1) / kernels::kPageTokens;
-  // [pages, Hkv, P, 2, D] -> [2, Hkv, pages * P, D]
-  const at::Tensor gathered = at::index_select(kv, 0, page_table.narrow(0, 0, num_pages))
-                                  .permute({3, 1, 0, 2, 4})
-                                  .reshape({2, kv_heads, num_pages * kernels::kPageTokens, head_dim});
-  const at::Tensor k = gathered.select(0, 0), v = gathered.select(0, 1);
-  const at::Tensor heads_first = q.transpose(0, 1).contiguous();  // [Hq, T, D]
+absl::Status PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& page_table, int64_t context,
+                              double softmax_scale, const PrefillBlocks& blocks, const at::Tensor& out) {
+  const int64_t past = context - q.size(0);
+  const Attention attend(q.size(1) / kv.size(1), softmax_scale, blocks);
+  for (const PrefillPiece& piece : SplitPrefill(past, context, blocks)) {
+    const at::Tensor piece_q = q.narrow(0, piece.begin - past, piece.end - piece.begin);
+    const at::Tensor piece_out = out.narrow(0, piece.begin - past, piece.end - piece.begin);
+    std::vector<Attended> parts;
+    for (const PrefillPiece::Keys& range : piece.parts) {
+      if (parts.size() == kMaxAttentionParts) {
+        Attended so_far = parts.front();
+        if (auto status = Merge(parts, so_far.out, so_far.lse); !status.ok()) return status;
+        parts = {std::move(so_far)};
+      }
+      auto gathered = Gather(kv, page_table, range);
+      if (!gathered.ok()) return gathered.status();
+      parts.push_back(attend(piece_q, *gathered, /*causal=*/range.end == piece.end));
+    }
+    if (parts.size() == 1) {
+      piece_out.copy_(parts.front().out);
+    } else if (auto status = Merge(parts, piece_out, at::Tensor()); !status.ok()) {
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
 
-  // Causality is per token, so here each query head needs its own view of K and V; the chunk is short.
-  const at::Tensor own_k = k.narrow(1, past, tokens).repeat_interleave(group, 0);
-  const at::Tensor own_v = v.narrow(1, past, tokens).repeat_interleave(group, 0);
-  const AttentionState own = Attend(heads_first, own_k, own_v, /*causal=*/true, softmax_scale);
-  if (past == 0) return own.out.transpose(0, 1);
-
-  // Without a mask a group's queries are just more queries of the same head.
-  const AttentionState before = Attend(heads_first.view({kv_heads, group * tokens, head_dim}), k.narrow(1, 0, past),
-                                       v.narrow(1, 0, past), /*causal=*/false, softmax_scale);
-  const at::Tensor before_out = before.out.reshape({q_heads, tokens, head_dim});
-  const at::Tensor before_lse = before.lse.reshape({q_heads, tokens});
-  // Shares of the two parts: softmax over their log-sum-exps.
-  const at::Tensor own_share = (own.lse - before_lse).sigmoid().unsqueeze(-1);
-  return (own.out * own_share + before_out * (1 - own_share)).to(q.scalar_type()).transpose(0, 1);
+int64_t PrefillAttentionBytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int64_t tokens,
+                              int64_t max_context, const PrefillBlocks& blocks) {
+  constexpr int64_t kElement = 2;
+  const int64_t keys = std::min(max_context, blocks.max_keys + blocks.unit);
+  const int64_t queries = std::min(tokens, blocks.max_queries);
+  const int64_t part = int64_t{num_q_heads} * (head_dim * kElement + static_cast<int64_t>(sizeof(float)));
+  return 2 * num_kv_heads * head_dim * kElement * keys + (kMaxAttentionParts + 1) * part * queries;
 }
 
 }  // namespace spotlight::engine

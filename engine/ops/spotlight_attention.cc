@@ -48,15 +48,16 @@ WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions&
 int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const AttentionOptions& options,
                                          at::ScalarType dtype, at::Device device) {
   if (device.is_cpu()) return 0;
-  // PrefillAttention gathers the sequence's pages, then lays them out by head.
-  const auto gathered = static_cast<int64_t>(
-      2 * kernels::KvBytesPerToken(shape.num_kv_heads, shape.head_dim, ToKernelDType(dtype)) * options.max_context);
   const WorkspaceBytes workspaces = WorkspacesOf(shape, options, dtype, device);
   const int64_t probe = options.measure_quality
                             ? QualityProbe::Bytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                   options.max_context, dtype, device)
                             : 0;
-  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + gathered + probe;
+  const int64_t prefill = dtype == at::kFloat
+                              ? 0
+                              : PrefillAttentionBytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
+                                                      options.max_chunk_tokens, options.max_context, PrefillBlocks());
+  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + prefill + probe;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
@@ -137,13 +138,17 @@ absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::
   return out.view({tokens, int64_t{shape_.num_q_heads} * shape_.head_dim});
 }
 
+absl::Status SpotlightAttention::Append(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
+                                        const StepTensors& step) {
+  const at::Tensor q = at::empty({qkv.size(0), shape_.num_q_heads, shape_.head_dim}, qkv.options());
+  return Encode(layer, qkv, hash, step, q, at::Tensor(), at::Tensor());
+}
+
 absl::Status SpotlightAttention::AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step,
                                               at::ScalarType dtype) {
   const int64_t tokens = step.token_ids.size(0);
   const int64_t width = int64_t{shape_.num_q_heads + 2 * shape_.num_kv_heads} * shape_.head_dim;
-  const at::Tensor qkv = at::randn({tokens, width}, at::TensorOptions().dtype(dtype).device(device_));
-  const at::Tensor q = at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
-  return Encode(layer, qkv, hash, step, q, at::Tensor(), at::Tensor());
+  return Append(layer, at::randn({tokens, width}, at::TensorOptions().dtype(dtype).device(device_)), hash, step);
 }
 
 absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
@@ -292,8 +297,8 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
   if (kernels::PrefillAttentionSupported(ExecutionOn(device_), ToKernelDType(q.scalar_type()), shape_.head_dim)) {
     return PrefillInPlace(layer, chunk_q, pages, context, chunk_out);
   }
-  chunk_out.copy_(PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_));
-  return absl::OkStatus();
+  return PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_, PrefillBlocks(),
+                          chunk_out);
 }
 
 absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages,

@@ -35,8 +35,8 @@ struct AttentionOptions {
 // Engine thread only. All work goes to the current stream of `device`.
 class SpotlightAttention : public Attention {
  public:
-  // What steps allocate on a GPU beside the cache: the workspace, and a gathered copy of the longest context in
-  // prefill. 0 on the CPU, where scratch is small.
+  // What attention allocates on a GPU beside the cache: workspaces, and prefill's gathered keys and partial results. 0
+  // on the CPU, where scratch is small.
   static int64_t ScratchBytes(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
                               at::Device device);
 
@@ -47,6 +47,8 @@ class SpotlightAttention : public Attention {
 
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                      const StepTensors& step, RetrievalSeconds* seconds) override;
+
+  absl::Status Append(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step) override;
 
   // In place of Forward: keys, values and codes drawn at random, appended to the step's pages. For measuring.
   absl::Status AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step, at::ScalarType dtype);

@@ -1,3 +1,6 @@
+#include <cstdint>
+#include <initializer_list>
+
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/numeric.cuh"
@@ -6,6 +9,7 @@ namespace spotlight::kernels::cuda {
 namespace {
 
 constexpr int kPointwiseThreads = 256;
+constexpr int kFewTokens = 64;
 
 // x as dtype stores it.
 __device__ float Rounded(float x, DType dtype) {
@@ -103,6 +107,33 @@ __global__ void SiluMulElements(const SiluMulParams params) {
   StoreElement(silu * up, params.out, params.dtype, token * params.intermediate + i);
 }
 
+// The same for half precisions. Grid (enough), block (kPointwiseThreads): a thread per vector of the output.
+template <typename T>
+__global__ void __launch_bounds__(kPointwiseThreads) SiluMulVectors(const SiluMulParams params) {
+  const int vectors = params.intermediate / kVector;
+  const int64_t index = int64_t{blockIdx.x} * kPointwiseThreads + threadIdx.x;
+  const int64_t token = index / vectors, i = index % vectors;
+  WaitForPrevious();
+  AllowNext();
+  if (token >= params.num_tokens) return;
+  const auto* const row = static_cast<const Vector<T>*>(params.gate_up) + 2 * token * vectors;
+  const Vector<T> gate = row[i], up = row[vectors + i];
+  Vector<T> out;
+  for (int j = 0; j < kVector; ++j) {
+    T silu;
+    RoundTo(ToFloat(gate.at[j]) / (1.0f + expf(-ToFloat(gate.at[j]))), &silu);
+    RoundTo(ToFloat(silu) * ToFloat(up.at[j]), &out.at[j]);
+  }
+  static_cast<Vector<T>*>(params.out)[index] = out;
+}
+
+bool Aligned(std::initializer_list<const void*> pointers) {
+  for (const void* const pointer : pointers) {
+    if (reinterpret_cast<uintptr_t>(pointer) % sizeof(Vector<__half>) != 0) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 int AddRmsNorm(const AddRmsNormParams& params) {
@@ -110,9 +141,7 @@ int AddRmsNorm(const AddRmsNormParams& params) {
   LaunchOptions options;
   options.overlap_previous = true;
   const int vectors = params.hidden / kVector, threads = (vectors + 31) / 32 * 32;
-  const bool aligned = ((reinterpret_cast<uintptr_t>(params.x) | reinterpret_cast<uintptr_t>(params.delta) |
-                         reinterpret_cast<uintptr_t>(params.weight) | reinterpret_cast<uintptr_t>(params.out)) %
-                        sizeof(Vector<__half>)) == 0;
+  const bool aligned = Aligned({params.x, params.delta, params.weight, params.out});
   if (params.dtype == DType::kF32 || threads > 4 * kPointwiseThreads || !aligned) {
     sequence.LaunchWith(options, AddRmsNormRows, dim3(params.num_tokens), dim3(kPointwiseThreads), 0, params);
   } else if (params.dtype == DType::kBF16) {
@@ -127,8 +156,18 @@ int SiluMul(const SiluMulParams& params) {
   LaunchSequence sequence(params.execution.stream);
   LaunchOptions options;
   options.overlap_previous = true;
-  const int blocks = (params.intermediate + kPointwiseThreads - 1) / kPointwiseThreads;
-  sequence.LaunchWith(options, SiluMulElements, dim3(params.num_tokens, blocks), dim3(kPointwiseThreads), 0, params);
+  const int64_t vectors = int64_t{params.num_tokens} * params.intermediate / kVector;
+  const dim3 grid(static_cast<unsigned>((vectors + kPointwiseThreads - 1) / kPointwiseThreads));
+  // Few tokens are bound by latency: more threads with less to do each.
+  const bool few = params.num_tokens < kFewTokens;
+  if (few || params.dtype == DType::kF32 || !Aligned({params.gate_up, params.out})) {
+    const int blocks = (params.intermediate + kPointwiseThreads - 1) / kPointwiseThreads;
+    sequence.LaunchWith(options, SiluMulElements, dim3(params.num_tokens, blocks), dim3(kPointwiseThreads), 0, params);
+  } else if (params.dtype == DType::kBF16) {
+    sequence.LaunchWith(options, SiluMulVectors<__nv_bfloat16>, grid, dim3(kPointwiseThreads), 0, params);
+  } else {
+    sequence.LaunchWith(options, SiluMulVectors<__half>, grid, dim3(kPointwiseThreads), 0, params);
+  }
   return sequence.error();
 }
 

@@ -22,6 +22,7 @@ server:
   maxContext: 4096
   maxRunning: 8
   maxStepTokens: 256
+  maxTokenGapMs: 80
   maxWaitingRequests: 100000
   maxWaitingTokens: 20000000
   hash: none

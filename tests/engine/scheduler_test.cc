@@ -108,6 +108,97 @@ TEST_F(SchedulerTest, DecodeRowsComeFirstAndALongPromptStallsNone) {
   EXPECT_EQ(long_prompt->num_cached, 62 * 16);
 }
 
+// Seconds: 10 ms, and 10 ms for every 100 tokens of prompts.
+double SecondsOf(const StepPlan& plan) {
+  double seconds = 0.01;
+  for (size_t row = plan.num_decode_rows; row < plan.rows.size(); ++row) seconds += 1e-4 * plan.rows[row].num_tokens;
+  return seconds;
+}
+
+TEST_F(SchedulerTest, APromptAloneTakesTheWholeBudget) {
+  Start(200, 4, 1000);
+  Add(3000);
+  for (int i = 0; i < 3; ++i) {
+    const StepPlan plan = Step();
+    EXPECT_EQ(plan.rows[0].num_tokens, 1000);
+    scheduler_->Learn(plan, SecondsOf(plan));
+  }
+}
+
+TEST_F(SchedulerTest, BesideStreamsAPromptTakesAsLongAsThreeStepsOfTheirs) {
+  Start(400, 4, 1000);
+  Add(900);
+  for (int i = 0; i < 20; ++i) {
+    const StepPlan plan = Step();
+    scheduler_->Learn(plan, SecondsOf(plan));
+  }
+  Add(12000);
+  for (int i = 0; i < 40; ++i) {
+    const StepPlan plan = Step();
+    ASSERT_EQ(plan.num_decode_rows, 1);
+    ASSERT_EQ(plan.rows.size(), 2u);
+    EXPECT_LE(SecondsOf(plan), 0.03);
+    EXPECT_EQ(plan.rows[1].num_tokens % 8, 0) << "one of many lengths";
+    if (i > 5) {
+      EXPECT_GE(SecondsOf(plan), 0.02);
+    }
+    scheduler_->Learn(plan, SecondsOf(plan));
+  }
+}
+
+TEST_F(SchedulerTest, TheGapMayBeGivenAndAPromptAlwaysGoesOn) {
+  SchedulerOptions options;
+  options.num_pages = 400;
+  options.max_step_tokens = 1000;
+  for (const double gap : {0.06, 0.005}) {
+    options.max_token_gap_seconds = gap;
+    scheduler_ = std::make_unique<Scheduler>(options);
+    Sequence* const stream = Add(900);
+    for (int i = 0; i < 20; ++i) {
+      const StepPlan plan = Step();
+      scheduler_->Learn(plan, SecondsOf(plan));
+    }
+    Sequence* const prompt = Add(12000);
+    StepPlan plan;
+    for (int i = 0; i < 20; ++i) {
+      plan = Step();
+      scheduler_->Learn(plan, SecondsOf(plan));
+    }
+    ASSERT_EQ(plan.rows.size(), 2u);
+    if (gap == 0.06) {
+      EXPECT_GT(SecondsOf(plan), 0.04);
+      EXPECT_LE(SecondsOf(plan), 0.06);
+    } else {
+      EXPECT_EQ(plan.rows[1].num_tokens, kernels::kPageTokens);
+    }
+    Finish(stream);
+    Finish(prompt);
+  }
+}
+
+TEST_F(SchedulerTest, SeveralPromptsShareTheTimeOfAStep) {
+  Start(400, 8, 1000);
+  Add(900);
+  for (int i = 0; i < 20; ++i) {
+    const StepPlan plan = Step();
+    scheduler_->Learn(plan, SecondsOf(plan));
+  }
+  for (int i = 0; i < 5; ++i) Add(70, 1);
+  StepPlan plan = Step();
+  EXPECT_EQ(plan.rows.size(), 3u);  // 140 tokens, 24 ms; a third would take 31
+  scheduler_->Learn(plan, SecondsOf(plan));
+  plan = Step();
+  EXPECT_EQ(plan.rows.size(), 3u);
+}
+
+TEST_F(SchedulerTest, ALongChunkEndsWhereAttentionsBlocksDo) {
+  Start(400, 4, 5000);
+  Add(12345);
+  std::vector<int32_t> lengths;
+  for (int i = 0; i < 3; ++i) lengths.push_back(Step().rows[0].num_tokens);
+  EXPECT_EQ(lengths, (std::vector<int32_t>{4096, 4096, 12345 - 8192}));
+}
+
 TEST_F(SchedulerTest, PromptsAreServedFirstComeFirstServed) {
   Start(100, 4, 50);
   Sequence* const a = Add(60);
@@ -244,6 +335,9 @@ TEST_F(SchedulerTest, RefusesOptionsThatCannotWork) {
   EXPECT_TRUE(Scheduler::CheckOptions(options).ok());
   options.max_step_tokens = options.max_running - 1;
   EXPECT_EQ(Scheduler::CheckOptions(options).code(), absl::StatusCode::kInvalidArgument);
+  options.max_step_tokens = options.max_running;
+  options.max_token_gap_seconds = -1;
+  EXPECT_EQ(Scheduler::CheckOptions(options).message(), "max_token_gap_seconds: must be in [0, 1e6), got -1");
 }
 
 // Sequences that may use the prefix cache.

@@ -117,7 +117,9 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--quality-low-samples=0"}), "--quality-low-samples: must be at least 1, got 0");
   EXPECT_EQ(Error({"--model=x", "--quality-fallback=stop"}),
             "--quality-fallback: must be dense or budget, got \"stop\"");
-  EXPECT_EQ(Error({"--model=x", "--max-running=600"}), "--max-step-tokens: must be at least 600, got 512");
+  EXPECT_EQ(Error({"--model=x", "--max-running=600", "--max-step-tokens=512"}),
+            "--max-step-tokens: must be at least 600, got 512");
+  EXPECT_EQ(Error({"--model=x", "--max-token-gap-ms=-1"}), "--max-token-gap-ms: must be in [0, 1000000], got -1");
 }
 
 TEST(CommandLineTest, OtherAddressesThanLoopbackNeedAllowInsecure) {

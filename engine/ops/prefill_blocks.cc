@@ -1,0 +1,48 @@
+#include "engine/ops/prefill_blocks.h"
+
+#include <algorithm>
+
+namespace spotlight::engine {
+namespace {
+
+// unit * the largest power of two that is at most `length`; length >= unit.
+int64_t LargestBlock(int64_t unit, int64_t length) {
+  int64_t block = unit;
+  while (2 * block <= length) block *= 2;
+  return block;
+}
+
+bool IsBlockOf(int64_t unit, int64_t max, int64_t length) {
+  return length >= unit && length <= max && LargestBlock(unit, length) == length;
+}
+
+}  // namespace
+
+bool PrefillBlocks::IsBlock(int64_t queries, int64_t keys) const {
+  return IsBlockOf(unit, max_queries, queries) && IsBlockOf(unit, std::max(max_queries, max_keys), keys);
+}
+
+std::vector<PrefillPiece> SplitPrefill(int64_t past, int64_t context, const PrefillBlocks& blocks) {
+  std::vector<PrefillPiece> pieces;
+  for (int64_t position = past; position < context;) {
+    const int64_t left = context - position, beyond = position % blocks.unit;
+    PrefillPiece piece;
+    piece.begin = position;
+    const bool whole = beyond == 0 && left >= blocks.unit;
+    piece.end = position + (whole ? LargestBlock(blocks.unit, std::min(left, blocks.max_queries))
+                                  : std::min(left, blocks.unit - beyond));
+    int64_t begin = 0;
+    while (whole ? begin < position : position - begin > blocks.max_keys) {
+      const int64_t keys =
+          whole ? LargestBlock(blocks.unit, std::min(position - begin, blocks.max_keys)) : blocks.max_keys;
+      piece.parts.push_back({begin, begin + keys});
+      begin += keys;
+    }
+    piece.parts.push_back({begin, piece.end});
+    position = piece.end;
+    pieces.push_back(std::move(piece));
+  }
+  return pieces;
+}
+
+}  // namespace spotlight::engine

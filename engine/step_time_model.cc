@@ -1,0 +1,120 @@
+#include "engine/step_time_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace spotlight::engine {
+namespace {
+
+constexpr double kWeightOfLatest = 0.25;  // in a remembered step
+constexpr double kMaxOutlier = 4;         // a step counts as no more than this many times what was predicted
+constexpr int kSweeps = 64;               // per step; the solution of the step before is where they begin
+// Of the features, in a sweep. While few steps are remembered, time is put down to the first ones: a step's own time
+// and tokens.
+constexpr int kSweepOrder[] = {2, 0, 3, 1};
+constexpr double kRise = 0.5, kFall = 0.1;
+constexpr double kMinCorrection = 0.5, kMaxCorrection = 4;
+// Features of about the same size make the sweeps converge: thousands of tokens, millions of pairs.
+constexpr double kTokenScale = 1.0 / 1024, kAttendedScale = 1.0 / (1 << 20);
+
+int32_t Octave(double value) {
+  return value < 1 ? 0 : static_cast<int32_t>(std::log2(value)) + 1;
+}
+
+}  // namespace
+
+void StepWork::AddChunk(int32_t begin, int32_t count) {
+  num_prefill_tokens += count;
+  attended += static_cast<double>(count) * begin + 0.5 * count * (count + 1.0);
+}
+
+StepTimeModel::Features StepTimeModel::FeaturesOf(const StepWork& work) {
+  return {1, static_cast<double>(work.num_decode_rows), kTokenScale * work.num_prefill_tokens,
+          kAttendedScale * work.attended};
+}
+
+void StepTimeModel::Fit::Add(int32_t octaves, const Features& features, double seconds) {
+  const bool first = points_.count(octaves) == 0;
+  const double predicted = At(features);
+  if (points_.size() > 1 && predicted > 0) seconds = std::min(seconds, kMaxOutlier * predicted);
+  Point& point = points_[octaves];
+  const double weight = first ? 1 : kWeightOfLatest;
+  for (int i = 0; i < kFeatures; ++i) point.features[i] += weight * (features[i] - point.features[i]);
+  point.seconds += weight * (seconds - point.seconds);
+  Solve();
+}
+
+double StepTimeModel::Fit::At(const Features& features) const {
+  double seconds = 0;
+  for (int i = 0; i < kFeatures; ++i) seconds += coefficients_[i] * features[i];
+  return seconds;
+}
+
+// Least squares of the relative errors, by projected Gauss-Seidel on the normal equations.
+void StepTimeModel::Fit::Solve() {
+  std::array<Features, kFeatures> products = {};
+  Features sums = {};
+  for (const auto& [octaves, point] : points_) {
+    const double weight = 1 / (point.seconds * point.seconds);
+    for (int i = 0; i < kFeatures; ++i) {
+      sums[i] += weight * point.features[i] * point.seconds;
+      for (int j = 0; j < kFeatures; ++j) products[i][j] += weight * point.features[i] * point.features[j];
+    }
+  }
+  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+    for (const int i : kSweepOrder) {
+      if (products[i][i] == 0) continue;
+      double rest = sums[i];
+      for (int j = 0; j < kFeatures; ++j) rest -= j == i ? 0 : products[i][j] * coefficients_[j];
+      coefficients_[i] = std::max(0.0, rest / products[i][i]);
+    }
+  }
+}
+
+void StepTimeModel::Add(const StepWork& work, double seconds) {
+  if (!(seconds > 0)) return;
+  const Features features = FeaturesOf(work);
+  if (work.num_prefill_tokens == 0) return decode_.Add(Octave(work.num_decode_rows), features, seconds);
+  const double predicted = prefill_.At(features);
+  if (work.num_decode_rows > 0 && predicted > 0) {
+    const double error = std::min(kMaxCorrection, std::max(kMinCorrection, seconds / predicted));
+    correction_ += (error > correction_ ? kRise : kFall) * (error - correction_);
+  }
+  const int32_t octaves = 64 * Octave(work.num_prefill_tokens) + Octave(work.attended / work.num_prefill_tokens);
+  prefill_.Add(octaves, features, seconds);
+  most_prefill_tokens_ = std::max(most_prefill_tokens_, work.num_prefill_tokens);
+}
+
+double StepTimeModel::DecodeSeconds(int32_t num_decode_rows) const {
+  StepWork work;
+  work.num_decode_rows = num_decode_rows;
+  return (decode_.empty() ? prefill_ : decode_).At(FeaturesOf(work));
+}
+
+int32_t StepTimeModel::MaxChunkTokens(const StepWork& work, int32_t begin, double seconds) const {
+  const int32_t most = std::max(kFirstChunkTokens, 2 * std::min(most_prefill_tokens_, 1 << 29));
+  if (prefill_.empty() || seconds == 0) return std::max(0, kFirstChunkTokens - work.num_prefill_tokens);
+  const auto added = [&](int32_t tokens) {
+    StepWork more;
+    more.AddChunk(begin, tokens);
+    Features features = FeaturesOf(more);
+    features[0] = 0;
+    return prefill_.At(features);
+  };
+  StepWork rows;
+  rows.num_decode_rows = work.num_decode_rows;
+  // A step that prefills too takes no less than one that only decodes: what matters before small chunks have been seen.
+  const double without_chunks = prefill_.At(FeaturesOf(rows));
+  const double chunks = prefill_.At(FeaturesOf(work)) - without_chunks;
+  const double left = seconds / correction_ - std::max(without_chunks, DecodeSeconds(work.num_decode_rows)) - chunks;
+  if (left <= 0) return 0;
+  int32_t low = 0, high = std::max(0, most - work.num_prefill_tokens);  // added(low) <= left
+  if (added(high) <= left) return high;
+  while (high - low > 1) {
+    const int32_t middle = low + (high - low) / 2;
+    (added(middle) <= left ? low : high) = middle;
+  }
+  return low;
+}
+
+}  // namespace spotlight::engine

@@ -1,0 +1,84 @@
+#include "engine/ops/prefill_blocks.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+namespace spotlight::engine {
+namespace {
+
+void ExpectCovers(int64_t past, int64_t context, const PrefillBlocks& blocks) {
+  SCOPED_TRACE(testing::Message() << "positions [" << past << ", " << context << ")");
+  int64_t position = past;
+  for (const PrefillPiece& piece : SplitPrefill(past, context, blocks)) {
+    ASSERT_EQ(piece.begin, position);
+    ASSERT_GT(piece.end, piece.begin);
+    ASSERT_LE(piece.end - piece.begin, blocks.max_queries);
+    int64_t key = 0;
+    for (const PrefillPiece::Keys& part : piece.parts) {
+      ASSERT_EQ(part.begin, key);
+      ASSERT_GT(part.end, part.begin);
+      ASSERT_LE(part.end - part.begin, blocks.max_keys + blocks.unit);
+      key = part.end;
+    }
+    ASSERT_EQ(key, piece.end);
+    const PrefillPiece::Keys& last = piece.parts.back();
+    ASSERT_LE(last.begin, piece.begin);
+    if (blocks.IsBlock(piece.end - piece.begin, last.end - last.begin)) {
+      ASSERT_EQ(last.begin, piece.begin);
+    }
+    position = piece.end;
+  }
+  ASSERT_EQ(position, context);
+}
+
+TEST(PrefillBlocksTest, EveryTokenSeesEveryTokenBeforeItOnce) {
+  const PrefillBlocks blocks{64, 256, 512};
+  std::mt19937 random(5);
+  for (int i = 0; i < 2000; ++i) {
+    const int64_t past = random() % 3000;
+    ExpectCovers(past, past + 1 + random() % 1500, blocks);
+  }
+}
+
+TEST(PrefillBlocksTest, AChunkThatBeginsAndEndsAtABlockTakesBlocksAlone) {
+  const PrefillBlocks blocks;
+  const std::vector<PrefillPiece> pieces = SplitPrefill(7 * 8192, 8 * 8192, blocks);
+  ASSERT_EQ(pieces.size(), 1u);
+  std::vector<int64_t> keys;
+  for (const PrefillPiece::Keys& part : pieces[0].parts) keys.push_back(part.end - part.begin);
+  EXPECT_EQ(keys, (std::vector<int64_t>{32768, 16384, 8192, 8192}));
+}
+
+TEST(PrefillBlocksTest, WhatIsNoBlockIsLessThanAUnit) {
+  const PrefillBlocks blocks;
+  const std::vector<PrefillPiece> pieces = SplitPrefill(64, 12345, blocks);
+  ASSERT_EQ(pieces.size(), 5u);
+  std::vector<int64_t> lengths;
+  for (const PrefillPiece& piece : pieces) lengths.push_back(piece.end - piece.begin);
+  EXPECT_EQ(lengths, (std::vector<int64_t>{960, 8192, 2048, 1024, 57}));
+  EXPECT_EQ(pieces[4].parts.size(), 1u);
+}
+
+TEST(PrefillBlocksTest, FewPairsOfLengthsServeAnyPrompt) {
+  const PrefillBlocks blocks;
+  std::set<std::pair<int64_t, int64_t>> pairs;
+  std::mt19937 random(6);
+  for (int i = 0; i < 3000; ++i) {
+    const int64_t past = random() % 1000000;
+    for (const PrefillPiece& piece : SplitPrefill(past, past + 1 + random() % 8192, blocks)) {
+      for (const PrefillPiece::Keys& part : piece.parts) {
+        const std::pair<int64_t, int64_t> lengths(piece.end - piece.begin, part.end - part.begin);
+        if (blocks.IsBlock(lengths.first, lengths.second)) pairs.insert(lengths);
+      }
+    }
+  }
+  // 1K, 2K, 4K, 8K queries on 1K to 64K keys; a causal part is one of them.
+  EXPECT_LE(pairs.size(), 28u);
+}
+
+}  // namespace
+}  // namespace spotlight::engine

@@ -1,0 +1,110 @@
+#include "engine/step_time_model.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <random>
+
+namespace spotlight::engine {
+namespace {
+
+StepWork Work(int32_t rows, int32_t begin, int32_t tokens) {
+  StepWork work;
+  work.num_decode_rows = rows;
+  if (tokens > 0) work.AddChunk(begin, tokens);
+  return work;
+}
+
+// A GPU: steps that only decode are graphs; beside them small chunks run at half the speed of large ones.
+double Seconds(const StepWork& work) {
+  if (work.num_prefill_tokens == 0) return 4e-3 + 1e-4 * work.num_decode_rows;
+  const double efficiency = work.num_prefill_tokens < 1024 ? 0.5 : 1;
+  return 6e-3 + 1e-4 * work.num_decode_rows + (2.2e-5 * work.num_prefill_tokens + 7e-10 * work.attended) / efficiency;
+}
+
+TEST(StepTimeModelTest, CountsThePairsOfAChunk) {
+  StepWork work = Work(3, 10, 4);  // 11 + 12 + 13 + 14
+  EXPECT_EQ(work.attended, 50);
+  work.AddChunk(0, 1);
+  EXPECT_EQ(work.attended, 51);
+  EXPECT_EQ(work.num_prefill_tokens, 5);
+}
+
+TEST(StepTimeModelTest, BeginsWithASmallChunk) {
+  const StepTimeModel model;
+  EXPECT_EQ(model.MaxChunkTokens(Work(1, 0, 0), 0, 10), StepTimeModel::kFirstChunkTokens);
+  EXPECT_EQ(model.MaxChunkTokens(Work(1, 0, 200), 0, 10), StepTimeModel::kFirstChunkTokens - 200);
+  EXPECT_EQ(model.DecodeSeconds(8), 0);
+}
+
+TEST(StepTimeModelTest, GrowsNoFasterThanItHasSeen) {
+  StepTimeModel model;
+  model.Add(Work(1, 0, 300), 1e-6);
+  EXPECT_EQ(model.MaxChunkTokens(Work(1, 0, 0), 0, 10), 600);
+}
+
+TEST(StepTimeModelTest, AStepOfNoTimeTeachesNothing) {
+  StepTimeModel model;
+  model.Add(Work(4, 0, 0), 0);
+  model.Add(Work(4, 0, 100), 0);
+  EXPECT_EQ(model.DecodeSeconds(4), 0);
+  EXPECT_EQ(model.MaxChunkTokens(Work(1, 0, 0), 0, 10), StepTimeModel::kFirstChunkTokens);
+}
+
+TEST(StepTimeModelTest, LearnsWhatDecodingTakes) {
+  StepTimeModel model;
+  for (int32_t rows = 1; rows <= 32; ++rows) model.Add(Work(rows, 0, 0), Seconds(Work(rows, 0, 0)));
+  EXPECT_NEAR(model.DecodeSeconds(16), 5.6e-3, 2e-4);
+  EXPECT_NEAR(model.DecodeSeconds(64), 1.04e-2, 5e-4);
+}
+
+// A prompt of 128K beside 8 streams, after a shorter one that came alone: steps keep to the bound all the way.
+TEST(StepTimeModelTest, ChunksOfALongPromptKeepToTheBound) {
+  StepTimeModel model;
+  std::mt19937 random(3);
+  std::uniform_real_distribution<double> noise(0.97, 1.03);
+  const auto run = [&](const StepWork& work) {
+    const double seconds = Seconds(work) * noise(random);
+    model.Add(work, seconds);
+    return seconds;
+  };
+  for (int32_t begin = 0; begin < 16384; begin += 8192) run(Work(0, begin, 8192));
+  for (int i = 0; i < 20; ++i) run(Work(8, 0, 0));
+  const double bound = 3 * model.DecodeSeconds(8);
+  int steps = 0, late = 0;
+  double total = 0;
+  for (int32_t begin = 0; begin < 131072; ++steps) {
+    const int32_t tokens = std::max(16, model.MaxChunkTokens(Work(8, 0, 0), begin, 0.85 * bound));
+    const double seconds = run(Work(8, begin, tokens));
+    late += seconds > bound ? 1 : 0;
+    total += seconds;
+    begin += tokens;
+  }
+  EXPECT_LE(late, std::max(4, steps / 200));
+  EXPECT_GT(total / steps, 0.7 * bound);  // and use what it allows
+}
+
+TEST(StepTimeModelTest, OneSlowStepIsForgotten) {
+  StepTimeModel model;
+  for (int32_t tokens = 64; tokens <= 512; tokens *= 2) model.Add(Work(4, 0, tokens), Seconds(Work(4, 0, tokens)));
+  const int32_t before = model.MaxChunkTokens(Work(4, 0, 0), 0, 1e-2);
+  model.Add(Work(4, 0, 128), 0.4);  // a kernel was compiled
+  for (int i = 0; i < 40; ++i) model.Add(Work(4, 0, 128), Seconds(Work(4, 0, 128)));
+  EXPECT_NEAR(model.MaxChunkTokens(Work(4, 0, 0), 0, 1e-2), before, 0.1 * before);
+}
+
+TEST(StepTimeModelTest, EqualStepsMakeEqualModels) {
+  StepTimeModel a, b;
+  for (StepTimeModel* const model : {&a, &b}) {
+    for (int32_t i = 1; i < 200; ++i)
+      model->Add(Work(i % 7, i * 64, i % 3 * 100), Seconds(Work(i % 7, i * 64, i % 3 * 100)));
+  }
+  for (double bound = 1e-3; bound < 1; bound *= 2) {
+    EXPECT_EQ(a.MaxChunkTokens(Work(2, 0, 0), 1000, bound), b.MaxChunkTokens(Work(2, 0, 0), 1000, bound));
+  }
+}
+
+}  // namespace
+}  // namespace spotlight::engine
