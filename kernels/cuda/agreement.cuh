@@ -15,115 +15,140 @@
 
 namespace spotlight::kernels::cuda {
 
-// Turns counts of kGroups * 4 * kSparseThreads bins into running sums; *early: the bin at which they reach `wanted`, if
-// they do. Every thread must call; synchronises once.
-template <int kGroups>
-__device__ void SumUp(int32_t* histogram, int32_t wanted, int32_t* early, int32_t* warp_sums) {
-  int4* const own = reinterpret_cast<int4*>(histogram) + threadIdx.x * kGroups;
-  int4 sums[kGroups];
-  int32_t total = 0;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    sums[g] = own[g];
-    sums[g].x += total;
-    sums[g].y += sums[g].x;
-    sums[g].z += sums[g].y;
-    sums[g].w += sums[g].z;
-    total = sums[g].w;
-  }
-  const int32_t before = BlockExclusiveSum<kSparseThreads>(total, warp_sums);
-  int32_t under = 0;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    own[g] = make_int4(sums[g].x + before, sums[g].y + before, sums[g].z + before, sums[g].w + before);
-    const int32_t missing = wanted - before;
-    under += (sums[g].x < missing) + (sums[g].y < missing) + (sums[g].z < missing) + (sums[g].w < missing);
-  }
-  if (before < wanted && under < 4 * kGroups) *early = static_cast<int32_t>(threadIdx.x) * (4 * kGroups) + under;
-}
-
-// What a block publishes of each of its runs in turn.
+// What a block publishes of its runs, as many at a time as it has teams; or as it has runs, if those are fewer.
 class Publisher {
  public:
-  // histograms: two of `bytes` each, a power of two times 4 KB, the first of which is zero. warp_sums [kSparseWarps].
+  // histograms: one of `bytes` for each team, a multiple of 4 KB; all are zero. warp_sums [kSparseWarps *
+  // kSparseWarps].
   __device__ Publisher(int32_t* histograms, int32_t bytes, int32_t* warp_sums)
       : histograms_(histograms), bytes_(bytes), warp_sums_(warp_sums) {}
 
-  // Where the next run's scores are counted.
-  __device__ int32_t* histogram() const { return histograms_ + current_ * (bytes_ / 4); }
+  // Where team `team` counts scores.
+  __device__ int32_t* histogram(int team) const { return histograms_ + team * (bytes_ / 4); }
 
-  // The run's scores have been counted: adds them to the row's sums and writes its own column, both of stride bins, and
-  // then, sooner or later, to the counter. *early: see SumUp. Every thread must call; synchronises.
-  __device__ void Publish(int32_t stride, int32_t* row_sums, int32_t* column, uint32_t* counter, int32_t wanted,
-                          int32_t* early) {
-    if (counter != counter_) Complete();
-    __syncthreads();
-    int32_t* const counts = histogram();
-    current_ ^= 1;
-    int4* const next = reinterpret_cast<int4*>(histogram());
+  // Before the histograms are used again: makes them zero. Every thread must call; synchronises.
+  __device__ void Clear(int count) {
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) WaitForBulkReads();  // of `next`
+    if (threadIdx.x % 32 == 0) WaitForBulkReads();
 #endif
+    __syncthreads();
+    int4* const all = reinterpret_cast<int4*>(histograms_);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count * (bytes_ / 16); i += kSparseThreads) all[i] = make_int4(0, 0, 0, 0);
+    __syncthreads();
+  }
+
+  // The scores of `count` runs have been counted, by team 0 and on: turns counts into running sums and, if `marked`,
+  // finds run->early. Every thread must call; synchronises.
+  __device__ void SumUp(Run* runs, int count, bool marked) {
+    __syncthreads();
     switch (bytes_ / (16 * kSparseThreads)) {
       case 1:
-        SumUp<1>(counts, wanted, early, warp_sums_);
+        SumUpBy<1>(runs, count, marked);
         break;
       case 2:
-        SumUp<2>(counts, wanted, early, warp_sums_);
+        SumUpBy<2>(runs, count, marked);
         break;
       default:
-        SumUp<4>(counts, wanted, early, warp_sums_);
+        SumUpBy<4>(runs, count, marked);
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < bytes_ / 16; i += kSparseThreads) next[i] = make_int4(0, 0, 0, 0);
 #if __CUDA_ARCH__ >= 900
     FenceForBulkCopies();
+#endif
     __syncthreads();
-    if (threadIdx.x == 0) {
-      BulkAdd(row_sums, counts, stride * 4);
-      BulkStore(column, counts, stride * 4);
+  }
+
+  // Adds team `team`'s sums to the row's and writes them to the run's own column, both of stride bins; counts that in
+  // *counter, sooner or later. Of one warp.
+  __device__ void Publish(int team, int32_t stride, int32_t* row_sums, int32_t* column, uint32_t* counter) {
+    const int32_t* const sums = histogram(team);
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+      BulkAdd(row_sums, sums, stride * 4);
+      BulkStore(column, sums, stride * 4);
       CommitBulkStores();
     }
 #else
-    __syncthreads();
 #pragma unroll 1
-    for (int bin = threadIdx.x; bin < stride; bin += kSparseThreads) {
-      column[bin] = counts[bin];
-      atomicAdd(row_sums + bin, counts[bin]);
+    for (int bin = threadIdx.x % 32; bin < stride; bin += 32) {
+      column[bin] = sums[bin];
+      atomicAdd(row_sums + bin, sums[bin]);
     }
 #endif
     counter_ = counter;
-    ++published_;
   }
 
-  // Counts what has been published, once it is there for all to see.
+  // Counts what the warp has published, once it is there for all to see.
   __device__ void Complete() {
-    if (published_ == 0) return;
+    if (counter_ == nullptr) return;
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) {
+    if (threadIdx.x % 32 == 0) {
       WaitForBulkStores();
-      ArriveThread(counter_, published_);
+      ArriveThread(counter_, 1);
     }
 #else
-    ArriveBlock(counter_, published_);
+    __threadfence();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ArriveThread(counter_, 1);
 #endif
-    published_ = 0;
+    counter_ = nullptr;
   }
 
  private:
+  template <int kGroups>
+  __device__ void SumUpBy(Run* runs, int count, bool marked) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll 1
+    for (int h = 0; h < count; ++h) {
+      const int4* const own = reinterpret_cast<const int4*>(histogram(h)) + threadIdx.x * kGroups;
+      int32_t total = 0;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) total += own[g].x + own[g].y + own[g].z + own[g].w;
+      total = WarpInclusiveSum(total);
+      if (threadIdx.x % 32 == 31) warp_sums_[h * kSparseWarps + warp] = total;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int h = 0; h < count; ++h) {
+      int4* const own = reinterpret_cast<int4*>(histogram(h)) + threadIdx.x * kGroups;
+      int4 sums[kGroups];
+      int32_t total = 0;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        sums[g] = own[g];
+        sums[g].x += total;
+        sums[g].y += sums[g].x;
+        sums[g].z += sums[g].y;
+        sums[g].w += sums[g].z;
+        total = sums[g].w;
+      }
+      int32_t before = WarpInclusiveSum(total) - total;
+#pragma unroll
+      for (int w = 0; w < kSparseWarps; ++w) before += w < warp ? warp_sums_[h * kSparseWarps + w] : 0;
+      const int32_t wanted = 2 * runs[h].average + 64, missing = wanted - before;
+      int32_t under = 0;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        own[g] = make_int4(sums[g].x + before, sums[g].y + before, sums[g].z + before, sums[g].w + before);
+        under += (sums[g].x < missing) + (sums[g].y < missing) + (sums[g].z < missing) + (sums[g].w < missing);
+      }
+      if (marked && before < wanted && under < 4 * kGroups) {
+        runs[h].early = static_cast<int32_t>(threadIdx.x) * (4 * kGroups) + under;
+      }
+    }
+  }
+
   int32_t* const histograms_;
   const int32_t bytes_;
   int32_t* const warp_sums_;
-  int current_ = 0;
-  uint32_t* counter_ = nullptr;
-  uint32_t published_ = 0;  // runs that the counter does not know of
+  uint32_t* counter_ = nullptr;  // of what the warp has published and not counted yet
 };
 
 // Of the complete sums of a row, the score at which they reach `wanted`, 0 < wanted <= the last. Some thread of those
 // that call, num_threads all told, writes it.
 __device__ inline void FindCut(const int32_t* row_sums, int32_t num_bins, int32_t wanted, int thread, int num_threads,
                                Cut* cut) {
-  constexpr int kAhead = 4;
+  constexpr int kAhead = 2;
 #pragma unroll 1
   for (int32_t first = thread * 4; first < num_bins; first += kAhead * num_threads * 4) {
     int4 sums[kAhead];
@@ -152,7 +177,7 @@ __device__ inline void FindCut(const int32_t* row_sums, int32_t num_bins, int32_
 
 // Columns of one (row, KV head)'s runs at its cut, by one warp: Load early, they come from far away.
 class ColumnsAtCut {
-  static constexpr int kEach = 4;  // neighbouring runs of a lane
+  static constexpr int kEach = 2;  // neighbouring runs of a lane
 
  public:
   // columns: of the (row, KV head)'s first run.

@@ -216,19 +216,17 @@ class RunAttention {
 #pragma unroll 1
     for (int i = threadIdx.x; i < group_ * (kDim / 4); i += kSparseThreads) {
       const int head = i / (kDim / 4), dim = i % (kDim / 4) * 4;
-      float shift = kNoShift, sum = 0, shifts[kSparseWarps];
+      float shift = kNoShift, sum = 0;
       float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll
-      for (int w = 0; w < kSparseWarps; ++w) {
-        const float* state = reinterpret_cast<const float*>(rings_ + shared_->states[w]);
-        shifts[w] = w < warps ? state[kHeads * State::kStride + head] : kNoShift;
-        shift = fmaxf(shift, shifts[w]);
+#pragma unroll 1
+      for (int w = 0; w < warps; ++w) {
+        shift =
+            fmaxf(shift, reinterpret_cast<const float*>(rings_ + shared_->states[w])[kHeads * State::kStride + head]);
       }
-#pragma unroll
-      for (int w = 0; w < kSparseWarps; ++w) {
-        if (w >= warps) continue;
+#pragma unroll 1
+      for (int w = 0; w < warps; ++w) {
         const float* state = reinterpret_cast<const float*>(rings_ + shared_->states[w]);
-        const float weight = Exp2(shifts[w] - shift);
+        const float weight = Exp2(state[kHeads * State::kStride + head] - shift);
         const float4 values = *reinterpret_cast<const float4*>(state + head * State::kStride + dim);
         sum = fmaf(weight, state[kHeads * (State::kStride + 1) + head], sum);
         total.x = fmaf(weight, values.x, total.x);

@@ -12,7 +12,7 @@ namespace spotlight::kernels::cuda {
 
 inline constexpr int kCodeStages = 2;
 
-// The warp's pages of the block's runs that compete, in order, through a ring of kCodeStages parts of up to 32 pages. A
+// The warp's pages of its team's runs that compete, in order, through a ring of kCodeStages parts of up to 32 pages. A
 // part holds pages of one run. Every lane must call everything.
 template <int kWords>
 class CodeStream {
@@ -22,17 +22,19 @@ class CodeStream {
   // codes [pages, Hkv, P, kWords]. ring: 16-byte aligned shared memory of ring_bytes, at least kCodeStages pages.
   // pages: where numbers of pages stay, for runs whose scores are in shared memory.
   // barriers [kCodeStages]: initialised; *phases: zero at first, then kept from stream to stream.
-  __device__ CodeStream(const SparseArgs& args, const uint32_t* codes, const Run* runs, int num_runs, char* ring,
-                        int32_t* pages, uint64_t* barriers, uint32_t* phases)
+  __device__ CodeStream(const SparseArgs& args, const uint32_t* codes, const Run* runs, int num_runs,
+                        const Teams& teams, char* ring, int32_t* pages, uint64_t* barriers, uint32_t* phases)
       : args_(args),
         codes_(reinterpret_cast<const char*>(codes)),
         runs_(runs),
         num_runs_(num_runs),
+        step_(teams.count),
         ring_(ring),
         resident_(pages),
         barriers_(barriers),
         phases_(phases),
-        part_pages_(max(1, min(32, args.ring_bytes / kCodeStages / kPageBytes))) {
+        part_pages_(max(1, min(32, args.ring_bytes / kCodeStages / kPageBytes))),
+        run_(teams.own()) {
     EnterRun();
     LoadPages();
 #pragma unroll 1
@@ -48,10 +50,10 @@ class CodeStream {
   __device__ void Prefetch(int count) const {
 #if __CUDA_ARCH__ >= 900
     int32_t page = static_cast<int32_t>(threadIdx.x % 32);
-    if (page >= count || run_ == num_runs_) return;
+    if (page >= count || run_ >= num_runs_) return;
     page += next_ - runs_[run_].WarpPages().begin;
 #pragma unroll 1
-    for (int r = run_; r < num_runs_; ++r) {
+    for (int r = run_; r < num_runs_; r += step_) {
       const Run& run = runs_[r];
       const Share pages = run.WarpPages();
       if (!run.competes) continue;
@@ -110,7 +112,7 @@ class CodeStream {
   // The next run of which the warp has pages.
   __device__ void EnterRun() {
 #pragma unroll 1
-    for (; run_ < num_runs_; ++run_) {
+    for (; run_ < num_runs_; run_ += step_) {
       const Run& run = runs_[run_];
       const Share pages = run.WarpPages();
       if (!run.competes || pages.size == 0) continue;
@@ -125,7 +127,7 @@ class CodeStream {
   // Numbers of the pages of the fill after this one: they have come when it is their turn.
   __device__ void LoadPages() {
     count_ = 0;
-    if (run_ == num_runs_) return;
+    if (run_ >= num_runs_) return;
     const int lane = threadIdx.x % 32;
     count_ = PartOf(end_ - next_);
     page_head_ = head_;
@@ -133,7 +135,7 @@ class CodeStream {
     if (lane < count_) page_ = table_[next_ + lane];
     next_ += count_;
     if (next_ == end_) {
-      ++run_;
+      run_ += step_;
       EnterRun();
     }
   }
@@ -141,13 +143,13 @@ class CodeStream {
   const SparseArgs& args_;
   const char* const codes_;
   const Run* const runs_;
-  const int num_runs_;
+  const int num_runs_, step_;
   char* const ring_;
   int32_t* const resident_;
   uint64_t* const barriers_;
   uint32_t* const phases_;
   const int part_pages_;
-  int run_ = 0;
+  int run_;
   int32_t head_ = 0, score_page_ = -1, next_ = 0, end_ = 0;
   const int32_t* table_ = nullptr;
   int32_t count_ = 0, page_ = 0, page_head_ = 0, place_ = -1;  // of the next fill

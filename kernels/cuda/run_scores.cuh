@@ -29,7 +29,7 @@ __device__ void ForTokens(const Run& run, const uint16_t* scores, const Visit& v
   const Share pages = run.WarpPages();
   const int32_t begin = pages.begin * kPageTokens + static_cast<int32_t>(threadIdx.x % 32);
   const uint16_t* own = scores + begin;
-#pragma unroll 4
+#pragma unroll 1
   for (int32_t i = 0; i < pages.size; ++i) {
     const int32_t low = own[i * kPageTokens], high = own[i * kPageTokens + 32];
     visit(begin + i * kPageTokens, low);
@@ -58,9 +58,14 @@ __device__ void ScoreRun(const Run& run, const PlaneOperand<kWords>& planes, Cod
   while (left > 0) {
     const Code<kWords>* codes = stream->Wait(*part) + lane;
     const int32_t count = stream->PartOf(left);
-#pragma unroll(kWords == 8 ? 2 : 4)
+    // The next page's codes are loaded before this one's scores are written, which they may not pass.
+    Code<kWords> ahead[2] = {codes[0], codes[32]};
+#pragma unroll 2
     for (int32_t i = 0; i < count; ++i) {
-      const Code<kWords> keys[2] = {codes[i * kPageTokens], codes[i * kPageTokens + 32]};
+      const Code<kWords> keys[2] = {ahead[0], ahead[1]};
+      const int32_t next = min(i + 1, count - 1) * kPageTokens;
+      ahead[0] = codes[next];
+      ahead[1] = codes[next + 32];
       int32_t distances[2];
       planes.Score(keys, distances);
 #pragma unroll

@@ -11,6 +11,21 @@
 
 namespace spotlight::kernels::cuda {
 
+// The warps of a block in teams of equal size, a power of two: a run's codes are scored, and its tokens found, by one.
+// With one run in the block all warps are one team; with eight or more, where there is memory, a warp is.
+struct Teams {
+  int count, warps_log2;  // teams, and warps of each
+  __device__ Teams(int num_runs, int max_teams_log2)
+      : warps_log2(kSparseWarpsLog2 - min(max_teams_log2, TeamsLog2(num_runs))) {
+    count = 1 << (kSparseWarpsLog2 - warps_log2);
+  }
+  __device__ Teams() = default;
+  __device__ int own() const { return static_cast<int>(threadIdx.x / 32) >> warps_log2; }
+  // Of this thread in its team, and of the warp.
+  __device__ int thread() const { return static_cast<int>(threadIdx.x) & (threads() - 1); }
+  __device__ int threads() const { return 32 << warps_log2; }
+};
+
 // A part of a sequence of `count` things in `parts` nearly equal parts.
 struct Share {
   int32_t begin, size;
@@ -52,14 +67,20 @@ struct Run {
   int32_t num_chosen, place, most_chosen;  // how many; how many the runs before have; the most that any run has
   // Before the cut was known, warps remembered what is up to `early`, if there was room.
   int32_t early, overflowed;
-  uint16_t found_begin[kSparseWarps], num_found[kSparseWarps];
+  uint16_t found_begin[kSparseWarps], num_found[kSparseWarps];  // of the team's warps
   RunSource source;
   int32_t first_entry, first_always;  // < 0: not looked up ahead
-  // Tokens under the cut, and 2^16 times those that equal it, of each warp's pages.
+  // Tokens under the cut, and 2^16 times those that equal it, of each warp's pages: the team's warps.
   uint32_t counts[kSparseWarps];
+  int32_t team_warps_log2;
+  int32_t segment;  // of the block's runs, the first one of this (row, KV head)
 
   // This warp's pages, counted within the run.
-  __device__ Share WarpPages() const { return ShareOf(num_pages, kSparseWarps, threadIdx.x / 32); }
+  __device__ Share WarpPages() const {
+    const int32_t each = num_pages >> team_warps_log2, extra = num_pages - (each << team_warps_log2), warp = TeamWarp();
+    return {warp * each + min(warp, extra), each + (warp < extra)};
+  }
+  __device__ int32_t TeamWarp() const { return static_cast<int32_t>(threadIdx.x / 32) & ((1 << team_warps_log2) - 1); }
   __device__ int32_t AlwaysToken(int32_t i) const {
     const int32_t at = index + i * num_runs;
     return at < competition.begin ? at : at + competition.count;

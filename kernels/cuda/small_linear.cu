@@ -1,3 +1,6 @@
+// Two kernels, whose results have the same bits: small_linear_stream.cuh's for sm_90a, and here the one for every other
+// chip.
+//
 // A block makes 16 or 32 outputs of every row: its warps share out K in units of 64, each warp a unit in turn, and add
 // up in shared memory in the order of the warps. Products run on tensor cores, weights as the 16-row operand, straight
 // from memory into registers: which of a unit's columns a fragment's place holds does not matter as long as weights and
@@ -9,31 +12,13 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/small_linear_stream.cuh"
+#include "kernels/cuda/small_linear_tile.cuh"
 
 namespace spotlight::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kUnit = 64;         // columns
-constexpr int kTileOutputs = 16;  // of a tensor-core product
-constexpr int kRows = kMaxSmallLinearRows;
-
-struct Accumulator {
-  float at[4];
-};
-
-__device__ void Multiply(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Accumulator* c, const __nv_bfloat16*) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c->at[0]), "+f"(c->at[1]), "+f"(c->at[2]), "+f"(c->at[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ void Multiply(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Accumulator* c, const __half*) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c->at[0]), "+f"(c->at[1]), "+f"(c->at[2]), "+f"(c->at[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+constexpr int kThreads = 32 * kLinearWarps;
 
 // Read once: kept out of L1.
 __device__ uint4 LoadWeights(const void* address) {
@@ -43,15 +28,6 @@ __device__ uint4 LoadWeights(const void* address) {
                : "l"(address));
   return v;
 }
-
-// A thread's part of a unit: two pieces of 16 bytes of each of its rows.
-template <int kTiles>
-struct WeightUnit {
-  uint4 at[kTiles][2][2];  // [tile][row g, row g + 8][columns 8t, columns 32 + 8t]
-};
-struct InputUnit {
-  uint4 at[2];
-};
 
 template <typename T, int kTiles>
 class Operands {
@@ -95,25 +71,11 @@ class Operands {
   bool has_input_;
 };
 
-template <typename T, int kTiles>
-__device__ void MultiplyUnit(const WeightUnit<kTiles>& w, const InputUnit& x, Accumulator (&sums)[kTiles]) {
-#pragma unroll
-  for (int piece = 0; piece < 2; ++piece) {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const uint4 low = w.at[tile][0][piece], high = w.at[tile][1][piece];
-      const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
-      Multiply(first, x.at[piece].x, x.at[piece].y, &sums[tile], static_cast<const T*>(nullptr));
-      Multiply(second, x.at[piece].z, x.at[piece].w, &sums[tile], static_cast<const T*>(nullptr));
-    }
-  }
-}
-
 // Grid (ceil(N / (16 kTiles))), block (kThreads). kStages units of a warp are on their way at a time.
 template <typename T, int kTiles, int kStages>
 __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinearParams params) {
   constexpr int kOutputs = kTiles * kTileOutputs;
-  __shared__ float partial[kWarps][kOutputs][kRows];
+  __shared__ float partial[kLinearWarps][kOutputs][kRows];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int units = params.num_in / kUnit;
   const Operands<T, kTiles> operands(params);
@@ -121,21 +83,21 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
   InputUnit x[kStages] = {};
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
-    const int unit = warp + stage * kWarps;
+    const int unit = warp + stage * kLinearWarps;
     if (unit < units) operands.Load(unit, &w[stage]);
   }
   WaitForPrevious();
   AllowNext();  // not before: at most two kernels of the stream overlap
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
-    const int unit = warp + stage * kWarps;
+    const int unit = warp + stage * kLinearWarps;
     if (unit < units) operands.Load(unit, &x[stage]);
   }
   Accumulator sums[kTiles] = {};
-  for (int base = warp; base < units; base += kStages * kWarps) {
+  for (int base = warp; base < units; base += kStages * kLinearWarps) {
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
-      const int unit = base + stage * kWarps, next = unit + kStages * kWarps;
+      const int unit = base + stage * kLinearWarps, next = unit + kStages * kLinearWarps;
       if (unit < units) MultiplyUnit<T, kTiles>(w[stage], x[stage], sums);
       if (next < units) {
         operands.Load(next, &w[stage]);
@@ -157,10 +119,23 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
     const int row_of = i / kOutputs, output = i % kOutputs;
     if (begin + output >= params.num_out) continue;
     float sum = 0;
-    for (int w_index = 0; w_index < kWarps; ++w_index) sum += partial[w_index][output][row_of];
+    for (int w_index = 0; w_index < kLinearWarps; ++w_index) sum += partial[w_index][output][row_of];
     if (params.bias != nullptr) sum += ToFloat(static_cast<const T*>(params.bias)[begin + output]);
     RoundTo(sum, static_cast<T*>(params.out) + row_of * int64_t{params.num_out} + begin + output);
   }
+}
+
+// Whether the device runs code of sm_90a: what StreamLinear is made of.
+template <typename T>
+bool Streams(LaunchSequence* sequence) {
+  return sequence->CanWait(reinterpret_cast<const void*>(&StreamLinearOutputs<T>));
+}
+
+int NumProcessors(LaunchSequence* sequence) {
+  int device = 0, count = 1;
+  sequence->Check(cudaGetDevice(&device));
+  sequence->Check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
 }
 
 template <typename T>
@@ -168,6 +143,14 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
   LaunchSequence sequence(params.execution.stream);
   LaunchOptions options;
   options.overlap_previous = true;
+  if (Streams<T>(&sequence)) {
+    const StreamShape shape(params, NumProcessors(&sequence));
+    const auto kernel = StreamLinearOutputs<T>;
+    sequence.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kStreamSharedBytes));
+    sequence.LaunchWith(options, kernel, dim3(shape.blocks), dim3(kStreamThreads), kStreamSharedBytes, params,
+                        shape.tile_outputs);
+    return sequence.error();
+  }
   // Every block reads all of x: with many rows that is as much as a tile's weights, so a block then makes two tiles.
   const bool wide = params.num_rows > 4 && params.num_out % (2 * kTileOutputs) == 0;
   const int outputs = wide ? 2 * kTileOutputs : kTileOutputs;

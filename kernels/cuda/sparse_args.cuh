@@ -38,12 +38,12 @@ struct SparseArgs {
   SparseDecodeStages* stages;
 
   int32_t max_runs;                   // of a (row, KV head)
+  int32_t max_teams_log2;             // of a block
   int32_t num_prefix_bins, num_bins;  // scores of one word, of all words
 
-  // Shared memory of a block, in this order: its runs; two histograms, whose place its tokens take; what may be
-  // chosen; scores, then
-  // numbers of their pages; codes on their way, ring_bytes for each warp. Tiles on their way, tile_ring_bytes for each
-  // warp, come over what follows the tokens.
+  // Shared memory of a block, in this order: its runs; a histogram for each team, whose place its tokens take; what may
+  // be chosen; scores, then numbers of their pages; codes on their way, ring_bytes for each warp. Tiles on their way,
+  // tile_ring_bytes for each warp, come over what follows the tokens.
   int32_t run_bytes, histogram_bytes, counting_bytes, score_pages, ring_bytes, tile_ring_bytes;
   int32_t num_prefetch_pages;  // of a warp, while the kernel before runs
 

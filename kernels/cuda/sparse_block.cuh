@@ -15,7 +15,7 @@ namespace spotlight::kernels::cuda {
 
 struct SparseShared {
   int32_t run_begin[kMaxLaunchRows + 1];
-  int32_t warp_sums[kSparseWarps];
+  int32_t warp_sums[kSparseWarps * kSparseWarps];
   AttendShared attend;
   uint64_t code_barriers[kSparseWarps][kCodeStages];
 };
@@ -29,9 +29,6 @@ __device__ inline uint64_t Nanoseconds() {
 // Entries of sinks and recent tokens that are looked up ahead.
 inline constexpr int kEarlyAlways = 256;
 inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways * 4;
-
-// A run of so few pages is looked through in the time that its histogram takes to be published.
-inline constexpr int kQuickPages = 128;
 
 // Which scores a competition is about.
 enum class Scoring { kPrefix, kFull, kRescored };
@@ -51,10 +48,6 @@ class SparseBlock {
         ring_(reinterpret_cast<char*>(scores_) + args.score_pages * kScoredPageBytes +
               threadIdx.x / 32 * args.ring_bytes),
         publisher_(reinterpret_cast<int32_t*>(counting_), args.histogram_bytes, shared->warp_sums) {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < args.histogram_bytes / 16; i += kSparseThreads) {
-      reinterpret_cast<int4*>(counting_)[i] = make_int4(0, 0, 0, 0);
-    }
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x % 32 == 0) {
       for (uint64_t& barrier : shared->code_barriers[threadIdx.x / 32]) InitBarrier(&barrier);
@@ -65,8 +58,16 @@ class SparseBlock {
     map_.Build(args, shared->run_begin);
     const Share own = map_.BlockRuns();
     num_runs_ = own.size;
+    teams_ = Teams(num_runs_, args.max_teams_log2);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < min(teams_.count, num_runs_) * (args.histogram_bytes / 16); i += kSparseThreads) {
+      reinterpret_cast<int4*>(counting_)[i] = make_int4(0, 0, 0, 0);
+    }
     if (static_cast<int32_t>(threadIdx.x) < num_runs_) {
-      runs_[threadIdx.x] = map_.RunOf(args, own.begin + static_cast<int32_t>(threadIdx.x));
+      Run run = map_.RunOf(args, own.begin + static_cast<int32_t>(threadIdx.x));
+      run.team_warps_log2 = teams_.warps_log2;
+      run.segment = max(0, static_cast<int32_t>(threadIdx.x) - run.index);
+      runs_[threadIdx.x] = run;
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -88,8 +89,8 @@ class SparseBlock {
   __device__ void Score(const uint32_t* codes, Scoring scoring) {
     // Codes of older tokens do not depend on the kernel before this one; the newest token's may, if it competes.
     if (args_.recent_tokens == 0) WaitForPrevious();
-    CodeStream<kWords> stream(args_, codes, runs_, num_runs_, ring_, pages_, shared_->code_barriers[threadIdx.x / 32],
-                              &code_phases_);
+    CodeStream<kWords> stream(args_, codes, runs_, num_runs_, teams_, ring_, pages_,
+                              shared_->code_barriers[threadIdx.x / 32], &code_phases_);
     if (args_.num_prefetch_pages > 0) stream.Prefetch(args_.num_prefetch_pages);
     LookUpAlways();
     WaitForPrevious();
@@ -97,24 +98,27 @@ class SparseBlock {
     int32_t row_head = -1;
     int part = 0;
 #pragma unroll 1
-    for (int s = 0; s < num_runs_; ++s) {
-      Run& run = runs_[s];
-      if (!run.competes) continue;
-      if (run.row_head != row_head) LoadPlanes(run.row_head, &planes);
-      row_head = run.row_head;
-      ScoreRun(run, planes, &stream, &part, ScoresOf(args_, run, scores_), publisher_.histogram(), NumBins(scoring));
-      Publish(&run, scoring);
-      // What has been published is on its way meanwhile; only much to look through takes longer.
-      if (s + 1 == num_runs_ && run.num_pages > kQuickPages) publisher_.Complete();
-      if (scoring == Scoring::kFull) RememberBest(&run);
+    for (int first = 0; first < num_runs_; first += teams_.count) {
+      if (first > 0) StartOver();
+      Run* const run = OwnRun(first);
+      const bool competes = run != nullptr && run->competes;
+      if (competes) {
+        if (run->row_head != row_head) LoadPlanes(run->row_head, &planes);
+        row_head = run->row_head;
+        ScoreRun(*run, planes, &stream, &part, ScoresOf(args_, *run, scores_), publisher_.histogram(teams_.own()),
+                 NumBins(scoring));
+      }
+      Publish(first, scoring);
+      // What has been published is on its way meanwhile.
+      if (competes && scoring == Scoring::kFull) RememberBest(run);
+      publisher_.Complete();
     }
-    publisher_.Complete();
   }
 
   // With the prefilter: scores in full what its cut leaves.
   __device__ void Rescore() {
     Agree(Scoring::kPrefix);
-    __syncthreads();
+    StartOver();
     switch (args_.hash_words) {
       case 1:
         RescoreBy<1>();
@@ -128,7 +132,6 @@ class SparseBlock {
       default:
         RescoreBy<8>();
     }
-    publisher_.Complete();
   }
 
   // Finds the chosen tokens, and who attends to them: their entries, or the lists of runs.
@@ -152,7 +155,7 @@ class SparseBlock {
       if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
       const int32_t first_entry = entries + inclusive - size;
 #pragma unroll 1
-      for (int s = 0; s < min(32, num_runs_ - first); ++s) {
+      for (int s = teams_.own(); s < min(32, num_runs_ - first); s += teams_.count) {
         PlaceChosen(runs_[first + s], static_cast<RunSource>(__shfl_sync(~0u, static_cast<int>(source), s)),
                     __shfl_sync(~0u, first_entry, s));
       }
@@ -181,16 +184,26 @@ class SparseBlock {
     attention.AttendToAll();
   }
 
-  // Outputs, a warp a part of a query head's dimensions, wherever all runs of its row have come.
+  // Outputs, a warp a part of a query head's dimensions, wherever all runs of its row have come: small parts while
+  // every warp has one at most, as what they take is the way to memory and back.
   template <class T, int kDim, int kHeadTiles>
   __device__ void Combine() {
-    constexpr int kHeads = kHeadTiles * kTileHeads, kParts = kDim / kCombinedDims;
+    const int32_t small_parts = args_.num_rows * args_.num_q_heads * (kDim / kCombinedDims);
+    if (small_parts <= static_cast<int32_t>(gridDim.x) * kSparseWarps) {
+      CombineBy<1, T, kDim, kHeadTiles>();
+    } else {
+      CombineBy<4, T, kDim, kHeadTiles>();
+    }
+  }
+  template <int kWide, class T, int kDim, int kHeadTiles>
+  __device__ void CombineBy() {
+    constexpr int kHeads = kHeadTiles * kTileHeads, kDims = kWide * kCombinedDims, kParts = kDim / kDims;
     const int32_t group = args_.num_q_heads / args_.num_kv_heads, row_tasks = group * kParts;
     const int32_t num_tasks = args_.num_rows * args_.num_q_heads * kParts;
     const int32_t step = static_cast<int32_t>(gridDim.x) * kSparseWarps;
 #pragma unroll 1
     for (int32_t task = blockIdx.x + gridDim.x * (threadIdx.x / 32); task < num_tasks; task += step) {
-      const int32_t q_head = task / kParts, dim = task % kParts * kCombinedDims;
+      const int32_t q_head = task / kParts, dim = task % kParts * kDims;
       const int32_t row_head = q_head / group, row = row_head / args_.num_kv_heads;
       const int32_t row_task = task - row_head * row_tasks;
       const int32_t num_runs = map_.RunsOf(row);
@@ -199,8 +212,8 @@ class SparseBlock {
       WaitWarp(Counter(row_head, kAttended), num_runs);
       int32_t ticket = 0;
       if (threadIdx.x % 32 == 0) ticket = static_cast<int32_t>(atomicAdd(Counter(row_head, kCombined), 1));
-      CombineRuns(args_.partials + first * kDim + dim, kHeads * kDim, args_.shifts + first, args_.sums + first, kHeads,
-                  num_runs, static_cast<T*>(args_.out) + int64_t{q_head} * kDim + dim);
+      CombineRuns<kWide>(args_.partials + first * kDim + dim, kHeads * kDim, args_.shifts + first, args_.sums + first,
+                         kHeads, num_runs, static_cast<T*>(args_.out) + int64_t{q_head} * kDim + dim);
       ClearHistograms(row_head, row_task, row_tasks);
       if (__shfl_sync(~0u, ticket, 0) == row_tasks - 1) Finish(row, row_head);
     }
@@ -240,12 +253,26 @@ class SparseBlock {
                  args_.num_planes, args_.top_plane_weight);
   }
 
-  // And remembers what may be chosen, while others are still at it.
-  __device__ void Publish(Run* run, Scoring scoring) {
-    publisher_.Publish(BinStride(NumBins(scoring)), RowSums(scoring, run->row_head), Column(scoring, run->in_launch),
-                       Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored),
-                       scoring == Scoring::kPrefix ? 0 : 2 * run->average + 64, &run->early);
+  // The team's run of those from `first` on, one for each team; null: none.
+  __device__ Run* OwnRun(int first) const {
+    const int s = first + teams_.own();
+    return s < num_runs_ ? runs_ + s : nullptr;
   }
+  // Before teams count again.
+  __device__ void StartOver() {
+    publisher_.Clear(min(teams_.count, num_runs_));
+  }
+  // The teams' runs from `first` on have been scored: warp w publishes team w's.
+  __device__ void Publish(int first, Scoring scoring) {
+    const int count = min(teams_.count, num_runs_ - first), warp = threadIdx.x / 32;
+    publisher_.SumUp(runs_ + first, count, scoring != Scoring::kPrefix);
+    if (warp >= count || !runs_[first + warp].competes) return;
+    const Run& run = runs_[first + warp];
+    publisher_.Publish(warp, BinStride(NumBins(scoring)), RowSums(scoring, run.row_head),
+                       Column(scoring, run.in_launch),
+                       Counter(run.row_head, scoring == Scoring::kRescored ? kRescored : kScored));
+  }
+  // What may be chosen, while others are still at it.
   __device__ void RememberBest(Run* run) {
     Remember(run, ScoresOf(args_, *run, scores_), Found(), &num_found_);
   }
@@ -282,12 +309,9 @@ class SparseBlock {
     ColumnsAtCut columns(Column(scoring, first.in_launch - first.index), stride, shares ? first.num_runs : 0,
                          first.cut);
 #pragma unroll 1
-    for (int begin = 0, end; begin < num_runs_; begin = end) {
-      end = SegmentEnd(begin);
-      if (!runs_[begin].competes) continue;
-      const Cut cut = runs_[begin].cut;
-#pragma unroll 1
-      for (int s = begin; s < end; ++s) Count(&runs_[s], cut, ScoresOf(args_, runs_[s], scores_), Found());
+    for (int s = teams_.own(); s < num_runs_; s += teams_.count) {
+      if (!runs_[s].competes) continue;
+      Count(&runs_[s], runs_[runs_[s].segment].cut, ScoresOf(args_, runs_[s], scores_), Found());
     }
     if (shares) columns.ShareOut(&runs_[own], first.index, SegmentEnd(own) - own, nullptr);
       // Where there are more segments than warps.
@@ -304,14 +328,19 @@ class SparseBlock {
   __device__ void RescoreBy() {
     PlaneOperand<kWords> planes;
 #pragma unroll 1
-    for (int s = 0; s < num_runs_; ++s) {
-      Run& run = runs_[s];
-      if (!run.competes) continue;
-      LoadPlanes(run.row_head, &planes);
-      RescoreRun(args_, run, planes, BeforeWarp(run).ties, PagesOf(args_, run, pages_), ScoresOf(args_, run, scores_),
-                 reinterpret_cast<uint16_t*>(ring_), publisher_.histogram(), args_.num_bins);
-      Publish(&run, Scoring::kRescored);
-      RememberBest(&run);
+    for (int first = 0; first < num_runs_; first += teams_.count) {
+      if (first > 0) StartOver();
+      Run* const run = OwnRun(first);
+      const bool competes = run != nullptr && run->competes;
+      if (competes) {
+        LoadPlanes(run->row_head, &planes);
+        RescoreRun(args_, *run, planes, BeforeWarp(*run).ties, PagesOf(args_, *run, pages_),
+                   ScoresOf(args_, *run, scores_), reinterpret_cast<uint16_t*>(ring_),
+                   publisher_.histogram(teams_.own()), args_.num_bins);
+      }
+      Publish(first, Scoring::kRescored);
+      if (competes) RememberBest(run);
+      publisher_.Complete();
     }
   }
 
@@ -345,7 +374,7 @@ class SparseBlock {
     });
     if (source != RunSource::kEntries) return;
 #pragma unroll 1
-    for (int32_t i = threadIdx.x; i < always; i += kSparseThreads) {
+    for (int32_t i = teams_.thread(); i < always; i += teams_.threads()) {
       entries[i] =
           run.first_always >= 0 ? always_[run.first_always + i] : EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
     }
@@ -395,6 +424,7 @@ class SparseBlock {
   Publisher publisher_;
   RunMap map_;
   int32_t num_runs_;
+  Teams teams_;
   int32_t num_found_ = 0;  // by this warp
   uint32_t code_phases_ = 0;
   uint64_t stage_begin_ = Nanoseconds();

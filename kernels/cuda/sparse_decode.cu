@@ -16,7 +16,7 @@ constexpr int32_t kMinRingBytes = 17 << 9, kUsefulRingBytes = 64 << 10;  // of a
 // Pages of codes that a warp asks for while the kernel before runs, besides those it has room for.
 constexpr int32_t kPrefetchPages = 8;
 // A block of this size finds room beside one of EncodeDecode's, and begins while that still runs.
-constexpr int32_t kCompanionBytes = 139 << 10;
+constexpr int32_t kCompanionBytes = 138 << 10;
 
 // Stages:
 //   1. blocks score their runs' candidates, and add the running sums of each run's histogram to its row's;
@@ -102,7 +102,12 @@ int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limit
   args->run_bytes = (block_runs * static_cast<int32_t>(sizeof(Run)) + 127) / 128 * 128;
   args->histogram_bytes = 16 * kSparseThreads;
   while (args->histogram_bytes < (args->num_bins + 1) * 4) args->histogram_bytes *= 2;
-  args->counting_bytes = std::max(2 * args->histogram_bytes, kMaxEntries * 4);
+  // Histograms take a third of the memory at most.
+  args->max_teams_log2 = TeamsLog2(block_runs);
+  while (args->max_teams_log2 > 0 && args->histogram_bytes << args->max_teams_log2 > limits.shared_bytes / 3) {
+    --args->max_teams_log2;
+  }
+  args->counting_bytes = std::max(args->histogram_bytes << args->max_teams_log2, kMaxEntries * 4);
   const int32_t fixed = args->run_bytes + args->counting_bytes + kFoundBytes;
   const int32_t limit = limits.shared_bytes - static_cast<int32_t>(sizeof(SparseShared));
   const int32_t page_bytes = kScoredPageBytes;

@@ -96,13 +96,13 @@ TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, SmallLinearCudaTest,
-                         ::testing::Values(Case{DType::kBF16, 1, 64, 16, false}, Case{DType::kBF16, 8, 576, 960, true},
-                                           Case{DType::kF16, 3, 1536, 576, false},
-                                           Case{DType::kBF16, 5, 3584, 464, true},
-                                           Case{DType::kF16, 8, 18944, 112, true},
-                                           Case{DType::kBF16, 8, 3584, 4624, true},
-                                           Case{DType::kBF16, 4, 576, 1552, false}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, SmallLinearCudaTest,
+    ::testing::Values(Case{DType::kBF16, 1, 64, 16, false}, Case{DType::kBF16, 8, 576, 960, true},
+                      Case{DType::kF16, 3, 1536, 576, false}, Case{DType::kBF16, 5, 3584, 464, true},
+                      Case{DType::kF16, 8, 18944, 112, true}, Case{DType::kBF16, 8, 3584, 4624, true},
+                      Case{DType::kBF16, 4, 576, 1552, false}, Case{DType::kF16, 6, 1088, 9008, true},
+                      Case{DType::kBF16, 2, 3136, 13040, false}));
 
 TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   SmallLinearParams params;
