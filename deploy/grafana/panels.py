@@ -254,6 +254,8 @@ FLEET = {
         lines("Changed files of certificates and tokens", "ops",
               {"{{files}} {{outcome}}": rate("spotlight_credential_reloads_total", "files, outcome")},
               "refused: what was loaded before goes on, also for whoever was to be shut out."),
+        lines("Spans to the trace collector", "ops", {"{{outcome}}": rate("spotlight_trace_spans_total", "outcome")},
+              "Zero without --otlp-endpoint. failed: the collector did not take them; dropped: too many waited."),
     ],
     "Process": [
         lines("CPU", "short", {"{{instance}}": "rate(process_cpu_seconds_total{PROCESS}[RATE])"}, "Cores in use; steadily at --threads plus one: the CPU is the limit."),
