@@ -94,8 +94,8 @@ void HealthService::Set(bool live, bool ready) {
   const auto status = [](bool serving) {
     return serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
   };
-  Update("liveness", status(live));
   for (const char* name : {"", "spotlight.v1.Generation", "readiness"}) Update(name, status(ready));
+  Update("liveness", status(live));  // last: whoever sees it fall finds the others fallen
 }
 
 void HealthService::Update(const std::string& name, ServingStatus status) {
