@@ -58,7 +58,7 @@ absl::StatusOr<std::vector<std::unique_ptr<ActiveRequest>>> ActiveRequest::Creat
   std::vector<std::unique_ptr<ActiveRequest>> samples;
   for (int32_t index = 0; index < sequence.num_samples; ++index) {
     auto active = absl::WrapUnique(new ActiveRequest);
-    active->request_id_ = request.request_id;
+    active->key_ = request.key();
     active->sink_ = submission->sink;
     active->accepted_ = submission->accepted;
     active->deadline_ = submission->accepted + request.timeout;

@@ -51,7 +51,7 @@ class ActiveRequest {
   // With the samples that ended before this one: where the most advanced was.
   RequestPhase furthest_phase() const { return std::max(ended_.phase, phase()); }
 
-  const std::string& request_id() const { return request_id_; }
+  const RequestKey& key() const { return key_; }
   Sequence* sequence() { return &sequence_; }
   OutputProcessor* output() { return output_.get(); }
   ResponseSink* sink() { return sink_.get(); }
@@ -78,7 +78,7 @@ class ActiveRequest {
     absl::optional<Timings> first_timings;
   };
 
-  std::string request_id_;
+  RequestKey key_;
   Sequence sequence_;
   std::unique_ptr<OutputProcessor> output_;
   std::shared_ptr<ResponseSink> sink_;

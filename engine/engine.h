@@ -45,8 +45,8 @@ class Engine {
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
   // Ends a request: its pages are free within one step. With a `submission`, the sink that was submitted with it, only
-  // that submission: once it ends its id may be another's. Null: whichever request has the id. NOT_FOUND when it is not
-  // running.
+  // that submission: once it ends its id may be another's. Null: every caller's request of this id. NOT_FOUND when none
+  // is running.
   virtual absl::Status Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) = 0;
 
   // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest

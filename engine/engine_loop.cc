@@ -87,9 +87,9 @@ bool EngineLoop::TakeArrivals() {
 }
 
 void EngineLoop::Accept(Submission* submission) {
-  const std::string& request_id = submission->request.request_id;
+  const RequestKey key = submission->request.key();
   for (const Cancellation& cancellation : arrivals_.cancellations) {
-    if (cancellation.request_id != request_id) continue;
+    if (!(cancellation.key == key)) continue;
     CancelOutcome outcome = OutcomeOf(cancellation.reason);
     stats_.cancel_releases.push_back({RequestPhase::kQueued, absl::ToDoubleSeconds(clock_->Now() - cancellation.time)});
     return Reject(*submission, std::move(outcome.status), outcome.reason);
@@ -101,7 +101,7 @@ void EngineLoop::Accept(Submission* submission) {
   if (!samples.ok()) return Reject(*submission, samples.status(), FinishReason::kError);
   const Sequence& first = *samples->front()->sequence();
   ResponseSink* const sink = samples->front()->sink();
-  sequence_ids_.emplace(request_id, first.id);
+  sequence_ids_.emplace(key, first.id);
   next_sequence_id_ += samples->size();
   for (auto& sample : *samples) {
     Sequence* const sequence = sample->sequence();
@@ -115,7 +115,7 @@ void EngineLoop::Accept(Submission* submission) {
 }
 
 void EngineLoop::Cancel(const Cancellation& cancellation) {
-  const auto found = sequence_ids_.find(cancellation.request_id);
+  const auto found = sequence_ids_.find(cancellation.key);
   if (found == sequence_ids_.end()) return;  // rejected in Accept, or it ended in the step before
   const CancelOutcome outcome = OutcomeOf(cancellation.reason);
   EndSamples(found->second, outcome.status, outcome.reason, cancellation.time);
@@ -165,7 +165,7 @@ void EngineLoop::CheckDeadlines() {
     const absl::Duration deadline = request->deadline();
     if (deadline == absl::InfiniteDuration()) continue;
     if (deadline <= now) {
-      passed.push_back({request->request_id(), CancelReason::kDeadline, deadline});
+      passed.push_back({request->key(), CancelReason::kDeadline, deadline});
     } else if (!request->scheduled() && request->index() == 0) {  // the other samples wait for the first
       absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
       if (!status.ok()) late.emplace_back(sequence_id, std::move(status));
@@ -231,7 +231,7 @@ void EngineLoop::MarkScheduled(absl::Duration now) {
     ActiveRequest* const request = requests_.at(plan_.rows[r].sequence->id).get();
     if (request->scheduled()) continue;
     request->OnScheduled(now);
-    queue_->MarkRunning(request->request_id());
+    queue_->MarkRunning(request->key());
     if (!request->started()) MarkStarted(*request->sequence());
   }
 }
@@ -334,13 +334,13 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     other->OnSampleEnd(*ended, wasted_tokens);
     return ended->sink()->OnSampleFinish(std::move(finish));
   }
-  sequence_ids_.erase(ended->request_id());
+  sequence_ids_.erase(ended->key());
   // Pages and id are free before anyone hears of the end.
-  queue_->Release(ended->request_id());
+  queue_->Release(ended->key());
   PublishLoad();
   if (observer_ != nullptr) {
     RequestStats stats;
-    stats.request_id = ended->request_id();
+    stats.request_id = ended->key().request_id;
     stats.finish = finish;
     stats.finish.timings = ended->RequestTimings();
     stats.phase = ended->furthest_phase();
@@ -353,7 +353,7 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
 }
 
 void EngineLoop::Reject(const Submission& submission, absl::Status status, FinishReason reason) {
-  queue_->Release(submission.request.request_id);
+  queue_->Release(submission.request.key());
   Finish finish;
   finish.status = std::move(status);
   finish.reason = reason;

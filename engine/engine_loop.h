@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -91,7 +92,7 @@ class EngineLoop {
 
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;  // by sequence id
-  std::unordered_map<std::string, uint64_t> sequence_ids_;                 // of the first sample, by request id
+  std::map<RequestKey, uint64_t> sequence_ids_;                            // of the first sample
   uint64_t next_sequence_id_ = 0;
   // Samples, as num_running and num_waiting of the scheduler.
   int32_t num_unstarted_ = 0;  // of requests that the queue counts

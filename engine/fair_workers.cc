@@ -93,14 +93,13 @@ FairWorkers::Task FairWorkers::Remove(Line* line, std::deque<Task>::iterator tas
   return removed;
 }
 
-std::function<void()> FairWorkers::Withdraw(const std::string& id) {
+std::function<void()> FairWorkers::Withdraw(const std::string& caller, const std::string& id) {
   MutexLock lock(&mutex_);
-  for (auto& [caller, line] : lines_) {
-    const auto is_its = [&](const Task& task) { return task.id == id; };
-    const auto found = std::find_if(line.tasks.begin(), line.tasks.end(), is_its);
-    if (found != line.tasks.end()) return Remove(&line, found).run;
-  }
-  return nullptr;
+  const auto line = lines_.find(caller);
+  if (line == lines_.end()) return nullptr;
+  std::deque<Task>& tasks = line->second.tasks;
+  const auto found = std::find_if(tasks.begin(), tasks.end(), [&](const Task& task) { return task.id == id; });
+  return found == tasks.end() ? nullptr : Remove(&line->second, found).run;
 }
 
 void FairWorkers::Work() {

@@ -44,8 +44,8 @@ class FairWorkers {
   // RESOURCE_EXHAUSTED "encoding_queue: ...": the bounds, or the caller's share of them. A task larger than the bound
   // passes alone. Not after Stop.
   absl::Status Post(Task task);
-  // Takes back the oldest task with this id that no thread has begun; null: none.
-  std::function<void()> Withdraw(const std::string& id);
+  // Takes back the caller's oldest task with this id that no thread has begun; null: none.
+  std::function<void()> Withdraw(const std::string& caller, const std::string& id);
   // Runs what is left, then joins.
   void Stop();
 

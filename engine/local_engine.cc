@@ -63,8 +63,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   }
   if (!status.ok()) return status;
   const absl::Duration now = clock_->Now();
-  Reservation reservation(request.request_id);
-  reservation.caller = request.caller;
+  Reservation reservation(request.key());
   reservation.priority = request.priority;
   reservation.num_samples = request.sampling.n;
   reservation.deadline = now + request.timeout;
@@ -88,7 +87,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
                                                  submission->request.truncate_prompt_tokens.value_or(INT32_MAX));
     Work work = WorkOf(submission->request, min_tokens, loop_.max_request_tokens());
     work.min_answer_tokens = 1;  // what the context leaves to the answer is not known yet
-    status = queue_.CheckDeadline(submission->request.request_id, work, now);
+    status = queue_.CheckDeadline(submission->request.key(), work, now);
     if (!status.ok()) return Refuse(*submission, std::move(status));
     // Owned by the task, which always runs once it is scheduled; std::function cannot hold a unique_ptr.
     Submission* const owned = submission.get();
@@ -98,7 +97,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
       queue_.Push(std::move(submission));
     };
     const GenerateRequest& kept = owned->request;
-    status = encoder_.Schedule(kept.request_id, kept.caller, kept.prompt, encode);
+    status = encoder_.Schedule(kept.key(), kept.prompt, encode);
     if (!status.ok()) return Refuse(*submission, std::move(status));
     submission.release();
     return absl::OkStatus();
@@ -110,14 +109,14 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
 }
 
 absl::Status LocalEngine::Refuse(const Submission& submission, absl::Status status) {
-  queue_.Release(submission.request.request_id);
+  queue_.Release(submission.request.key());
   queue_.End();
   return status;
 }
 
 absl::Status LocalEngine::Encode(Submission* submission) {
   GenerateRequest& request = submission->request;
-  if (queue_.IsCancelled(request.request_id)) return absl::CancelledError("cancelled before it was encoded");
+  if (queue_.IsCancelled(request.key())) return absl::CancelledError("cancelled before it was encoded");
   absl::StatusOr<std::vector<int32_t>> ids;
   if (auto* tokens = std::get_if<TokenPrompt>(&request.prompt)) {
     ids = std::move(tokens->token_ids);
@@ -133,9 +132,9 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   absl::Status status = ValidateEncodedPrompt(request.prompt, *ids, model_, cache_tokens);
   if (status.ok()) {
     const Work work = WorkOf(request, static_cast<int64_t>(ids->size()), loop_.max_request_tokens());
-    status = queue_.CheckDeadline(request.request_id, work, clock_->Now());
+    status = queue_.CheckDeadline(request.key(), work, clock_->Now());
   }
-  if (status.ok()) status = queue_.ReserveTokens(request.request_id, static_cast<int64_t>(ids->size()));
+  if (status.ok()) status = queue_.ReserveTokens(request.key(), static_cast<int64_t>(ids->size()));
   if (!status.ok()) return status;
   // Here rather than on the engine's thread, which has no time for a pass over a long prompt.
   if (*request.sampling.repetition_penalty != 1.0f) {
@@ -160,11 +159,13 @@ uint64_t LocalEngine::DrawSeed() {
 }
 
 absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) {
-  const absl::Status status = queue_.Cancel(request_id, reason, clock_->Now(), submission);
-  if (!status.ok()) return status;
-  // It need not wait for a thread of the encoder: its task finds it cancelled and passes it on to be ended. (Should it
-  // have ended meanwhile, and its id be another's, then the other's prompt is encoded here, which is as good.)
-  if (const std::function<void()> task = encoder_.Withdraw(request_id)) task();
+  const auto cancelled = queue_.Cancel(request_id, reason, clock_->Now(), submission);
+  if (!cancelled.ok()) return cancelled.status();
+  // They need not wait for a thread of the encoder: a task finds its request cancelled and passes it on to be ended.
+  // (Should it have ended meanwhile, and its id be the caller's next, then that prompt is encoded here, as good.)
+  for (const RequestKey& key : *cancelled) {
+    if (const std::function<void()> task = encoder_.Withdraw(key)) task();
+  }
   return absl::OkStatus();
 }
 

@@ -81,9 +81,8 @@ int64_t PromptEncoder::MinTokens(const Prompt& prompt) const {
   return is_text ? static_cast<int64_t>(TextBytes(prompt)) / tokenizer_->max_token_bytes() : 1;
 }
 
-absl::Status PromptEncoder::Schedule(const std::string& request_id, const std::string& caller, const Prompt& prompt,
-                                     std::function<void()> task) {
-  return workers_.Post({request_id, caller, static_cast<int64_t>(TextBytes(prompt)), std::move(task)});
+absl::Status PromptEncoder::Schedule(const RequestKey& key, const Prompt& prompt, std::function<void()> task) {
+  return workers_.Post({key.request_id, key.caller, static_cast<int64_t>(TextBytes(prompt)), std::move(task)});
 }
 
 }  // namespace spotlight::engine

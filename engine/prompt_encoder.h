@@ -38,10 +38,9 @@ class PromptEncoder {
 
   // Runs `task`, which will encode `prompt`, on one of the encoder's threads, in turn with other callers' tasks.
   // RESOURCE_EXHAUSTED: as many wait as may (fair_workers.h). Not after Stop.
-  absl::Status Schedule(const std::string& request_id, const std::string& caller, const Prompt& prompt,
-                        std::function<void()> task);
+  absl::Status Schedule(const RequestKey& key, const Prompt& prompt, std::function<void()> task);
   // Takes back the request's task where no thread has begun it, for the caller to run; else null.
-  std::function<void()> Withdraw(const std::string& request_id) { return workers_.Withdraw(request_id); }
+  std::function<void()> Withdraw(const RequestKey& key) { return workers_.Withdraw(key.caller, key.request_id); }
   // Runs the tasks that are left, then joins. Encode still works.
   void Stop() { workers_.Stop(); }
 

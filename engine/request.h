@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -73,10 +74,26 @@ struct RetrievalParams {
 inline constexpr int32_t kLowestPriority = -100;
 inline constexpr int32_t kHighestPriority = 100;
 
+// What tells running requests apart: a caller's ids are its own. In order of ids.
+struct RequestKey {
+  std::string request_id;
+  std::string caller;
+
+  friend bool operator==(const RequestKey& a, const RequestKey& b) {
+    return std::tie(a.request_id, a.caller) == std::tie(b.request_id, b.caller);
+  }
+  friend bool operator<(const RequestKey& a, const RequestKey& b) {
+    return std::tie(a.request_id, a.caller) < std::tie(b.request_id, b.caller);
+  }
+};
+
 struct GenerateRequest {
-  std::string request_id;  // unique among running requests; the server makes one where the client gave none
-  std::string caller;      // who sent it: callers share the engine fairly
-  int32_t priority = 0;    // [kLowestPriority, kHighestPriority]; higher ones start first
+  RequestKey key() const { return {request_id, caller}; }
+
+  std::string
+      request_id;        // unique among the caller's running requests; the server makes one where the client gave none
+  std::string caller;    // who sent it: callers share the engine fairly
+  int32_t priority = 0;  // [kLowestPriority, kHighestPriority]; higher ones start first
   absl::Duration timeout = absl::InfiniteDuration();  // from Submit to its deadline
   Prompt prompt;
   SamplingParams sampling;

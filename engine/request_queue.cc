@@ -26,11 +26,10 @@ Work WorkOf(const GenerateRequest& request, int64_t prompt_tokens, int32_t max_r
 }
 
 absl::Status RequestQueue::Reserve(const Reservation& reservation) {
-  const std::string& request_id = reservation.request_id;
   MutexLock lock(&mutex_);
   if (!closed_.ok()) return closed_;
-  if (entries_.count(request_id) != 0) {
-    return absl::AlreadyExistsError(absl::StrCat("request_id: \"", request_id, "\" is in use"));
+  if (entries_.count(reservation.key) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat("request_id: \"", reservation.key.request_id, "\" is in use"));
   }
   const int32_t num_waiting = waiting_.total().num_requests;
   const int32_t num_free = options_.max_waiting_requests - num_waiting;
@@ -38,13 +37,13 @@ absl::Status RequestQueue::Reserve(const Reservation& reservation) {
     return Full(absl::StrCat("queue_requests: full, ", num_waiting, " requests wait, the bound is ",
                              options_.max_waiting_requests));
   }
-  const int32_t callers = waiting_.Of(reservation.caller).num_requests;
+  const int32_t callers = waiting_.Of(reservation.key.caller).num_requests;
   if (WaitingShares::IsFull(callers, num_free)) {
     return Full(absl::StrCat("queue_requests: the caller's share is full, ", callers, " of the ", num_waiting,
                              " requests that wait are its own, the bound is ", options_.max_waiting_requests));
   }
-  entries_[request_id].reservation = reservation;
-  waiting_.AddRequest(reservation.caller, reservation.priority, reservation.num_samples);
+  entries_[reservation.key].reservation = reservation;
+  waiting_.AddRequest(reservation.key.caller, reservation.priority, reservation.num_samples);
   ++num_in_flight_;
   return absl::OkStatus();
 }
@@ -56,58 +55,61 @@ absl::Status RequestQueue::Full(absl::string_view message) const {
   return WithRetryDelay(std::move(status), absl::Seconds(waiting_.total().num_samples / 2.0 / ends_per_second));
 }
 
-absl::Status RequestQueue::CheckDeadline(const std::string& request_id, const Work& work, absl::Duration now) const {
+absl::Status RequestQueue::CheckDeadline(const RequestKey& key, const Work& work, absl::Duration now) const {
   const Rates rates = rates_.Read();
   MutexLock lock(&mutex_);
-  const Reservation& reservation = entries_.at(request_id).reservation;
+  const Reservation& reservation = entries_.at(key).reservation;
   if (reservation.deadline == absl::InfiniteDuration()) return absl::OkStatus();
   const WaitingAhead ahead =
-      waiting_.Ahead(reservation.caller, reservation.priority, work.prompt_tokens, reservation.num_samples);
+      waiting_.Ahead(reservation.key.caller, reservation.priority, work.prompt_tokens, reservation.num_samples);
   return engine::CheckDeadline(rates, work, ahead, reservation.deadline - now);
 }
 
-absl::Status RequestQueue::ReserveTokens(const std::string& request_id, int64_t num_tokens) {
+absl::Status RequestQueue::ReserveTokens(const RequestKey& key, int64_t num_tokens) {
   MutexLock lock(&mutex_);
-  Entry& entry = entries_.at(request_id);
+  Entry& entry = entries_.at(key);
   assert(entry.num_tokens == 0 && entry.waiting);
   const int64_t waiting_tokens = waiting_.total().num_tokens;
   if (waiting_tokens > 0 && waiting_tokens + num_tokens > options_.max_waiting_tokens) {
     return Full(absl::StrCat("queue_tokens: full, ", waiting_tokens, " prompt tokens wait, ", num_tokens,
                              " more exceed the bound of ", options_.max_waiting_tokens));
   }
-  const int64_t callers = waiting_.Of(entry.reservation.caller).num_tokens;
+  const int64_t callers = waiting_.Of(entry.reservation.key.caller).num_tokens;
   if (callers > 0 && WaitingShares::IsFull(callers, options_.max_waiting_tokens - waiting_tokens)) {
     return Full(absl::StrCat("queue_tokens: the caller's share is full, ", callers, " of the ", waiting_tokens,
                              " prompt tokens that wait are its own, the bound is ", options_.max_waiting_tokens));
   }
   entry.num_tokens = num_tokens;
-  waiting_.AddTokens(entry.reservation.caller, entry.reservation.priority, num_tokens);
+  waiting_.AddTokens(entry.reservation.key.caller, entry.reservation.priority, num_tokens);
   return absl::OkStatus();
 }
 
 void RequestQueue::Push(std::unique_ptr<Submission> submission) {
   MutexLock lock(&mutex_);
-  Entry& entry = entries_.at(submission->request.request_id);
+  Entry& entry = entries_.at(submission->request.key());
   entry.pushed = true;
   if (entry.cancellation.has_value()) arrivals_.cancellations.push_back(*entry.cancellation);
   arrivals_.submissions.push_back(std::move(submission));
   arrived_.NotifyOne();
 }
 
-absl::Status RequestQueue::Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
-                                  const ResponseSink* sink) {
+absl::StatusOr<std::vector<RequestKey>> RequestQueue::Cancel(const std::string& request_id, CancelReason reason,
+                                                             absl::Duration now, const ResponseSink* sink) {
+  std::vector<RequestKey> cancelled;
   MutexLock lock(&mutex_);
-  const auto found = entries_.find(request_id);
-  if (found == entries_.end() || (sink != nullptr && sink != found->second.reservation.sink)) {
-    return absl::NotFoundError(absl::StrCat("request_id: no request \"", request_id, "\" is running"));
+  for (auto entry = entries_.lower_bound({request_id, ""});
+       entry != entries_.end() && entry->first.request_id == request_id; ++entry) {
+    if (sink != nullptr && sink != entry->second.reservation.sink) continue;
+    CancelEntry(entry->first, &entry->second, reason, now);
+    cancelled.push_back(entry->first);
   }
-  CancelEntry(request_id, &found->second, reason, now);
-  return absl::OkStatus();
+  if (!cancelled.empty()) return cancelled;
+  return absl::NotFoundError(absl::StrCat("request_id: no request \"", request_id, "\" is running"));
 }
 
-bool RequestQueue::IsCancelled(const std::string& request_id) const {
+bool RequestQueue::IsCancelled(const RequestKey& key) const {
   MutexLock lock(&mutex_);
-  const auto found = entries_.find(request_id);
+  const auto found = entries_.find(key);
   return found != entries_.end() && found->second.cancellation.has_value();
 }
 
@@ -118,7 +120,7 @@ void RequestQueue::Close(const absl::Status& status) {
 
 void RequestQueue::CancelAll(CancelReason reason, absl::Duration now) {
   MutexLock lock(&mutex_);
-  for (auto& [request_id, entry] : entries_) CancelEntry(request_id, &entry, reason, now);
+  for (auto& [key, entry] : entries_) CancelEntry(key, &entry, reason, now);
 }
 
 bool RequestQueue::WaitUntilIdle(absl::Duration timeout) const {
@@ -152,20 +154,20 @@ void RequestQueue::Wake() {
   arrived_.NotifyOne();
 }
 
-void RequestQueue::MarkRunning(const std::string& request_id) {
+void RequestQueue::MarkRunning(const RequestKey& key) {
   MutexLock lock(&mutex_);
-  StopWaiting(&entries_.at(request_id));
+  StopWaiting(&entries_.at(key));
 }
 
-void RequestQueue::Release(const std::string& request_id) {
+void RequestQueue::Release(const RequestKey& key) {
   MutexLock lock(&mutex_);
-  const auto found = entries_.find(request_id);
+  const auto found = entries_.find(key);
   assert(found != entries_.end());
   StopWaiting(&found->second);
   if (found->second.cancellation.has_value()) {
-    // One that was not taken yet must not hit the id's next owner.
+    // One that was not taken yet must not hit the key's next owner.
     auto& pending = arrivals_.cancellations;
-    const auto is_its = [&](const Cancellation& c) { return c.request_id == request_id; };
+    const auto is_its = [&](const Cancellation& c) { return c.key == key; };
     pending.erase(std::remove_if(pending.begin(), pending.end(), is_its), pending.end());
   }
   entries_.erase(found);
@@ -195,12 +197,12 @@ void RequestQueue::StopWaiting(Entry* entry) {
   if (!entry->waiting) return;
   entry->waiting = false;
   const Reservation& reservation = entry->reservation;
-  waiting_.Remove(reservation.caller, reservation.priority, entry->num_tokens, reservation.num_samples);
+  waiting_.Remove(reservation.key.caller, reservation.priority, entry->num_tokens, reservation.num_samples);
 }
 
-void RequestQueue::CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now) {
+void RequestQueue::CancelEntry(const RequestKey& key, Entry* entry, CancelReason reason, absl::Duration now) {
   if (entry->cancellation.has_value()) return;  // the first reason counts
-  entry->cancellation = Cancellation{request_id, reason, now};
+  entry->cancellation = Cancellation{key, reason, now};
   if (!entry->pushed) return;  // Push passes it on
   arrivals_.cancellations.push_back(*entry->cancellation);
   arrived_.NotifyOne();

@@ -7,14 +7,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
@@ -43,7 +44,7 @@ struct Submission {
 };
 
 struct Cancellation {
-  std::string request_id;
+  RequestKey key;
   CancelReason reason = CancelReason::kClientGone;
   absl::Duration time;  // by the engine's clock
 };
@@ -55,10 +56,9 @@ struct Arrivals {
 
 // What the door knows of a request before its prompt is encoded.
 struct Reservation {
-  explicit Reservation(std::string id) : request_id(std::move(id)) {}
+  explicit Reservation(RequestKey request_key) : key(std::move(request_key)) {}
 
-  std::string request_id;
-  std::string caller;
+  RequestKey key;
   int32_t priority = 0;
   int32_t num_samples = 1;
   absl::Duration deadline = absl::InfiniteDuration();  // by the engine's clock
@@ -77,16 +77,17 @@ class RequestQueue {
   // many wait; the status given to Close once closed. After OK: Push, or Release and End.
   absl::Status Reserve(const Reservation& reservation);
   // Whether it can end by its deadline. RESOURCE_EXHAUSTED or DEADLINE_EXCEEDED. Before ReserveTokens.
-  absl::Status CheckDeadline(const std::string& request_id, const Work& work, absl::Duration now) const;
+  absl::Status CheckDeadline(const RequestKey& key, const Work& work, absl::Duration now) const;
   // Its prompt's tokens. RESOURCE_EXHAUSTED: too many wait, unless no others do: a prompt larger than the bound passes
   // alone. To be called once, before Push.
-  absl::Status ReserveTokens(const std::string& request_id, int64_t num_tokens);
+  absl::Status ReserveTokens(const RequestKey& key, int64_t num_tokens);
   void Push(std::unique_ptr<Submission> submission);
-  // NOT_FOUND when no such request is in flight, or, with a `sink`, when it was reserved with another.
-  absl::Status Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
-                      const ResponseSink* sink = nullptr);
+  // Of every caller's requests with this id, or, with a `sink`, of the one that was reserved with it. Returns which;
+  // NOT_FOUND when none is in flight.
+  absl::StatusOr<std::vector<RequestKey>> Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
+                                                 const ResponseSink* sink = nullptr);
   // A cancelled request need not be encoded.
-  bool IsCancelled(const std::string& request_id) const;
+  bool IsCancelled(const RequestKey& key) const;
   // Refuses with `status` from now on. Of several calls the first counts.
   void Close(const absl::Status& status);
   void CancelAll(CancelReason reason, absl::Duration now);
@@ -99,9 +100,9 @@ class RequestQueue {
   void WaitForArrivals();
   void Wake();
   // It no longer counts as waiting.
-  void MarkRunning(const std::string& request_id);
+  void MarkRunning(const RequestKey& key);
   // It is over: its id and its place are free.
-  void Release(const std::string& request_id);
+  void Release(const RequestKey& key);
   // After Release, when its sink has heard of it: it is no longer in flight.
   void End();
 
@@ -114,14 +115,14 @@ class RequestQueue {
 
  private:
   struct Entry {
-    Reservation reservation{""};
+    Reservation reservation{RequestKey()};
     int64_t num_tokens = 0;
     bool waiting = true;
     bool pushed = false;
     absl::optional<Cancellation> cancellation;
   };
   void StopWaiting(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CancelEntry(const std::string& request_id, Entry* entry, CancelReason reason, absl::Duration now)
+  void CancelEntry(const RequestKey& key, Entry* entry, CancelReason reason, absl::Duration now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   absl::Status Full(absl::string_view message) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -136,7 +137,7 @@ class RequestQueue {
   int32_t num_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // reserved and not yet ended
   WaitingShares waiting_ ABSL_GUARDED_BY(mutex_);
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::map<RequestKey, Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace spotlight::engine

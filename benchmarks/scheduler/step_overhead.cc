@@ -95,7 +95,7 @@ absl::Status Submit(const StepOverheadOptions& options, int32_t index, const std
   for (int32_t i = 0; i < options.num_stop_strings; ++i) request.stopping.stop.push_back(absl::StrCat("\n\nStop ", i));
   submission->prompt_token_ids.assign(options.prompt_tokens, 1);
   submission->sink = sink;
-  absl::Status status = queue->Reserve(engine::Reservation(request.request_id));
+  absl::Status status = queue->Reserve(engine::Reservation(request.key()));
   if (!status.ok()) return status;
   queue->Push(std::move(submission));
   return absl::OkStatus();

@@ -32,13 +32,14 @@ class EngineLoopDeadlineTest : public EngineLoopTest {
   }
   // What the door says.
   absl::Status Check(const std::string& id, int32_t max_tokens, int32_t prompt_tokens, absl::Duration timeout) {
-    Reservation reservation(id);
+    const RequestKey key = {id, ""};
+    Reservation reservation(key);
     reservation.deadline = clock_.Now() + timeout;
     const GenerateRequest request = RequestUntil(id, max_tokens, timeout);
     EXPECT_TRUE(queue_->Reserve(reservation).ok());
     const absl::Status status =
-        queue_->CheckDeadline(id, WorkOf(request, prompt_tokens, loop_->max_request_tokens()), clock_.Now());
-    queue_->Release(id);
+        queue_->CheckDeadline(key, WorkOf(request, prompt_tokens, loop_->max_request_tokens()), clock_.Now());
+    queue_->Release(key);
     queue_->End();
     return status;
   }

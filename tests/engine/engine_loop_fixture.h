@@ -55,10 +55,11 @@ class EngineLoopTest : public testing::Test {
                                         std::vector<PageHash> page_hashes = {}) {
     auto submission = std::make_unique<Submission>();
     auto sink = std::make_shared<RecordingSink>();
-    Reservation reservation(request.request_id);
+    Reservation reservation(request.key());
     reservation.num_samples = request.sampling.n;
+    reservation.sink = sink.get();
     EXPECT_TRUE(queue_->Reserve(reservation).ok());
-    EXPECT_TRUE(queue_->ReserveTokens(request.request_id, static_cast<int64_t>(prompt.size())).ok());
+    EXPECT_TRUE(queue_->ReserveTokens(request.key(), static_cast<int64_t>(prompt.size())).ok());
     submission->request = std::move(request);
     submission->distinct_prompt_token_ids = prompt;  // repeats do no harm
     submission->prompt_token_ids = std::move(prompt);

@@ -64,6 +64,22 @@ TEST_F(EngineLoopTest, CancelFreesPagesBeforeTheNextStepIsPlanned) {
   EXPECT_NEAR(observer_.steps().back().cancel_releases[0].seconds, 0.002, 1e-9);
 }
 
+TEST_F(EngineLoopTest, TwoCallersMayUseOneIdAndNeitherEndsTheOthersRequest) {
+  Start();
+  GenerateRequest request = Request("a", 20);
+  request.caller = "one";
+  const auto ones = Submit(request, {1, 2, 3});
+  request.caller = "two";
+  const auto twos = Submit(request, {4, 5, 6});
+  for (int i = 0; i < 5; ++i) loop_->RunOnce();
+  ASSERT_EQ(loop_->load().num_running, 2);
+  ASSERT_TRUE(queue_->Cancel("a", CancelReason::kClientGone, clock_.Now(), ones.get()).ok());
+  RunUntilIdle();
+  EXPECT_EQ(ones->finish().reason, FinishReason::kCancelled);
+  EXPECT_EQ(twos->finish().usage.completion_tokens, 20);
+  EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
+}
+
 TEST_F(EngineLoopTest, ATokenMadeAfterTheClientLeftCountsAsWasted) {
   Start();
   Submit(Request("a", 100), {1, 2, 3});
@@ -231,7 +247,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   const auto running = Submit(Request("running", 10), {1, 2, 3});
   const auto waiting = Submit(Request("waiting", 10), {2, 2, 3});
   loop_->RunOnce();
-  ASSERT_TRUE(queue_->Reserve(Reservation("encoding")).ok());
+  ASSERT_TRUE(queue_->Reserve(Reservation({"encoding", ""})).ok());
   runner_->Fail(absl::InternalError("illegal memory access"));
   EXPECT_TRUE(loop_->RunOnce());
   for (const auto& sink : {running, waiting}) {
@@ -239,7 +255,7 @@ TEST_F(EngineLoopTest, ADeviceFaultEndsEveryRequestAndThoseToCome) {
   }
   EXPECT_FALSE(loop_->load().healthy);
   EXPECT_EQ(loop_->load().num_free_pages, 64);
-  EXPECT_EQ(queue_->Reserve(Reservation("new")).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(queue_->Reserve(Reservation({"new", ""})).code(), StatusCode::kUnavailable);
 
   auto late = std::make_unique<Submission>();
   const auto late_sink = std::make_shared<RecordingSink>();
@@ -327,7 +343,7 @@ TEST_F(EngineLoopTest, ACancelEndsAllSamplesAndFreesTheirPages) {
   EXPECT_EQ(observer_.requests()[0].finish.usage.completion_tokens, num_tokens);
   EXPECT_EQ(observer_.steps().back().cancel_releases.size(), 1u);
   EXPECT_TRUE(queue_->WaitUntilIdle(absl::ZeroDuration()));
-  EXPECT_TRUE(queue_->Reserve(Reservation("a")).ok());
+  EXPECT_TRUE(queue_->Reserve(Reservation({"a", ""})).ok());
 }
 
 TEST_F(EngineLoopTest, SamplesEndOneByOneAndTheRequestWithTheLast) {
@@ -378,7 +394,7 @@ TEST_F(EngineLoopTest, AHitIsReportedInUsageAndSteps) {
     const std::vector<int32_t> prompt = PromptIds(300, 1);
     auto submission = std::make_unique<Submission>();
     const auto sink = std::make_shared<RecordingSink>();
-    EXPECT_TRUE(queue_->Reserve(Reservation(id)).ok());
+    EXPECT_TRUE(queue_->Reserve(Reservation({id, ""})).ok());
     submission->request = Request(id, 5);
     submission->page_hashes = PageHashes("", prompt);
     submission->prompt_token_ids = prompt;
@@ -461,7 +477,7 @@ TEST_F(EngineLoopTest, AnEchoComesWholeInPiecesOfWholeCharacters) {
   Start();
   auto submission = std::make_unique<Submission>();
   const auto sink = std::make_shared<RecordingSink>();
-  ASSERT_TRUE(queue_->Reserve(Reservation("a")).ok());
+  ASSERT_TRUE(queue_->Reserve(Reservation({"a", ""})).ok());
   submission->request = Request("a", 1);
   submission->request.echo = true;
   std::string text = "x";

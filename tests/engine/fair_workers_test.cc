@@ -86,7 +86,8 @@ TEST_F(FairWorkersTest, WhatWaitsIsBoundedInBytes) {
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(full.message(),
             "encoding_queue: full, 300000 bytes of text wait to be encoded, 1 more exceed the bound of 100000");
-  EXPECT_NE(workers_->Withdraw("huge"), nullptr);
+  EXPECT_EQ(workers_->Withdraw("a", "huge"), nullptr) << "not its own";
+  EXPECT_NE(workers_->Withdraw("huge", "huge"), nullptr);
   EXPECT_TRUE(Post("a", 60000).ok());
   EXPECT_FALSE(Post("b", 50000).ok());
   EXPECT_TRUE(Post("b", 40000).ok());

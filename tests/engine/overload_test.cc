@@ -112,8 +112,8 @@ class OverloadTest : public EngineLoopTest {
     GenerateRequest request = Request(id, answer_tokens);
     request.caller = traffic.caller;
     request.timeout = traffic.timeout;
-    Reservation reservation(id);
-    reservation.caller = traffic.caller;
+    const RequestKey key = request.key();
+    Reservation reservation(key);
     reservation.deadline = time + traffic.timeout;
     callers_[id] = traffic.caller;
     if (!queue_->Reserve(reservation).ok()) {
@@ -121,9 +121,9 @@ class OverloadTest : public EngineLoopTest {
       return;
     }
     const Work work = WorkOf(request, prompt_tokens, loop_->max_request_tokens());
-    if (!queue_->CheckDeadline(id, work, clock_.Now()).ok() || !queue_->ReserveTokens(id, prompt_tokens).ok()) {
+    if (!queue_->CheckDeadline(key, work, clock_.Now()).ok() || !queue_->ReserveTokens(key, prompt_tokens).ok()) {
       ++outcome->refused_at_door;
-      queue_->Release(id);
+      queue_->Release(key);
       queue_->End();
       return;
     }

@@ -36,7 +36,7 @@ class Gate {
 constexpr int kNumThreads = 2;
 
 absl::Status Schedule(PromptEncoder* encoder, const std::string& id, std::function<void()> task) {
-  return encoder->Schedule(id, "caller", TextPrompt{std::string(20000, 'x')}, std::move(task));
+  return encoder->Schedule({id, "caller"}, TextPrompt{std::string(20000, 'x')}, std::move(task));
 }
 
 TEST(PromptEncoderTest, ATaskThatHasNotBegunCanBeWithdrawn) {
@@ -47,10 +47,10 @@ TEST(PromptEncoderTest, ATaskThatHasNotBegunCanBeWithdrawn) {
   std::atomic<int> runs{0};
   ASSERT_TRUE(Schedule(&encoder, "a", [&] { ++runs; }).ok());
   ASSERT_TRUE(Schedule(&encoder, "b", [&] { ++runs; }).ok());
-  EXPECT_EQ(encoder.Withdraw("busy"), nullptr);
-  const auto task = encoder.Withdraw("a");
+  EXPECT_EQ(encoder.Withdraw({"busy", "caller"}), nullptr);
+  const auto task = encoder.Withdraw({"a", "caller"});
   ASSERT_NE(task, nullptr);
-  EXPECT_EQ(encoder.Withdraw("a"), nullptr);
+  EXPECT_EQ(encoder.Withdraw({"a", "caller"}), nullptr);
   task();
   EXPECT_EQ(runs, 1);
   gate.Open();
@@ -82,8 +82,8 @@ TEST(PromptEncoderTest, ChatsThatWaitAreBoundedByTheirBytes) {
   for (int i = 0; i < kNumThreads; ++i) ASSERT_TRUE(Schedule(&encoder, "busy", [&] { gate.Wait(); }).ok());
   gate.WaitForWaiting(kNumThreads);
   const ChatPrompt chat{{{"user", std::string(15000, 'x')}, {"assistant", std::string(15000, 'y')}}};
-  EXPECT_TRUE(encoder.Schedule("a", "one", chat, [] {}).ok());
-  EXPECT_EQ(encoder.Schedule("b", "other", chat, [] {}).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(encoder.Schedule({"a", "one"}, chat, [] {}).ok());
+  EXPECT_EQ(encoder.Schedule({"b", "other"}, chat, [] {}).code(), absl::StatusCode::kResourceExhausted);
   gate.Open();
 }
 
