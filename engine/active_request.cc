@@ -83,7 +83,7 @@ void ActiveRequest::Echo(const std::string& prompt_text) const {
   const auto is_inside_character = [&](size_t end) {
     return end < prompt_text.size() && (static_cast<unsigned char>(prompt_text[end]) & 0xC0) == 0x80;
   };
-  const std::vector<int32_t>& ids = sequence_.prompt_token_ids;
+  const std::vector<int32_t>& ids = sequence_.prompt_token_ids.ids();
   for (size_t byte = 0, token = 0; byte < prompt_text.size() || token < ids.size();) {
     size_t end = std::min(prompt_text.size(), byte + kPieceBytes);
     while (is_inside_character(end)) --end;

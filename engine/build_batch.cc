@@ -16,7 +16,7 @@ SampleRow MakeSampleRow(const Sequence& sequence, int32_t token_index) {
   row.output_index = static_cast<int32_t>(sequence.output_token_ids.size());
   row.num_logprobs = sequence.num_logprobs;
   if (sequence.has_penalty) {
-    row.prompt_token_ids = &sequence.distinct_prompt_token_ids;
+    row.prompt_token_ids = &sequence.distinct_prompt_token_ids.ids();
     row.output_token_ids = &sequence.output_token_ids;
   }
   if (row.output_index < sequence.min_tokens) row.banned_token_ids = &sequence.banned_token_ids;

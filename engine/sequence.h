@@ -10,6 +10,7 @@
 #include "engine/page_hash.h"
 #include "engine/request.h"
 #include "engine/response_sink.h"
+#include "engine/shared_tokens.h"
 
 namespace spotlight::engine {
 
@@ -35,10 +36,10 @@ struct Sequence {
   uint64_t id = 0;  // in order of acceptance
   std::string caller;
   int32_t priority = 0;  // higher ones start first
-  std::vector<int32_t> prompt_token_ids;
-  std::vector<int32_t> distinct_prompt_token_ids;  // with a repetition penalty; else empty
-  std::vector<int32_t> banned_token_ids;           // while fewer than min_tokens are generated
-  SamplingParams sampling;                         // every optional resolved
+  SharedTokens prompt_token_ids;
+  SharedTokens distinct_prompt_token_ids;  // with a repetition penalty; else empty
+  std::vector<int32_t> banned_token_ids;   // while fewer than min_tokens are generated
+  SamplingParams sampling;                 // every optional resolved
   bool has_penalty = false;
   uint64_t seed = 0;
   RetrievalParams retrieval;

@@ -1,5 +1,7 @@
 #include "engine/build_batch.h"
 
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -23,7 +25,9 @@ RetrievalPolicy HashedPolicy(int32_t sparse_min_context) {
 
 Sequence Decoding(int32_t num_tokens, int32_t first_page) {
   Sequence sequence;
-  for (int32_t i = 0; i < num_tokens - 1; ++i) sequence.prompt_token_ids.push_back(i);
+  std::vector<int32_t> prompt(num_tokens - 1);
+  std::iota(prompt.begin(), prompt.end(), 0);
+  sequence.prompt_token_ids = std::move(prompt);
   sequence.output_token_ids = {900};
   sequence.num_cached = num_tokens - 1;
   sequence.phase = SequencePhase::kDecode;

@@ -28,7 +28,7 @@ class SchedulerTest : public testing::Test {
   Sequence* Add(int32_t prompt_tokens, int32_t max_output = 1000000) {
     auto sequence = std::make_unique<Sequence>();
     sequence->id = next_id_++;
-    sequence->prompt_token_ids.assign(prompt_tokens, 7);
+    sequence->prompt_token_ids = std::vector<int32_t>(prompt_tokens, 7);
     const int64_t cache_tokens = int64_t{scheduler_->pages().num_pages()} * kernels::kPageTokens;
     sequence->max_tokens = static_cast<int32_t>(std::min<int64_t>(int64_t{prompt_tokens} + max_output, cache_tokens));
     Sequence* const raw = sequence.get();
@@ -70,9 +70,14 @@ class SchedulerPrefixCacheTest : public SchedulerTest {
   // Tokens first, first + 1, ...
   Sequence* AddCached(int32_t prompt_tokens, int32_t max_output = 1000000, const char* salt = "", int32_t first = 0) {
     Sequence* const sequence = Add(prompt_tokens, max_output);
-    std::iota(sequence->prompt_token_ids.begin(), sequence->prompt_token_ids.end(), first);
-    sequence->page_hashes = PageHashes(salt, sequence->prompt_token_ids);
+    sequence->prompt_token_ids = Counted(prompt_tokens, first);
+    sequence->page_hashes = PageHashes(salt, sequence->prompt_token_ids.ids());
     return sequence;
+  }
+  static std::vector<int32_t> Counted(int32_t size, int32_t first) {
+    std::vector<int32_t> ids(size);
+    std::iota(ids.begin(), ids.end(), first);
+    return ids;
   }
 };
 

@@ -76,7 +76,7 @@ TEST_F(SchedulerPrefixCacheTest, ASequenceThatBypassesTheCacheNeitherFindsNorLea
   AddCached(200, 1);
   Step();
   Sequence* const bypassing = Add(200, 1);
-  std::iota(bypassing->prompt_token_ids.begin(), bypassing->prompt_token_ids.end(), 0);
+  bypassing->prompt_token_ids = Counted(200, 0);
   const StepPlan plan = Step();
   EXPECT_EQ(plan.rows.at(0).begin, 0);
   EXPECT_EQ(plan.num_prefix_query_tokens, 0);
@@ -94,7 +94,7 @@ TEST_F(SchedulerPrefixCacheTest, DenseAnswersAreCachedAndTokensFromTheFirstSpars
       SampledToken token;
       token.token_id = 40 + step + first_sparse_step;  // each run another answer
       scheduler_->Commit(plan, {token});
-      ids = sequence->prompt_token_ids;
+      ids = sequence->prompt_token_ids.ids();
       ids.insert(ids.end(), sequence->output_token_ids.begin(), sequence->output_token_ids.end());
       if (sequence->num_tokens() == sequence->max_tokens) Finish(sequence);
     }
@@ -150,7 +150,7 @@ TEST_F(SchedulerPrefixCacheTest, SamplesOfAPromptComputeItOnceWithTheCacheOrWith
       Sequence* const sample = Add(700);
       sample->first_sample_id = first;
       sample->num_samples = 3;
-      if (cached) sample->page_hashes = PageHashes("", sample->prompt_token_ids);
+      if (cached) sample->page_hashes = PageHashes("", sample->prompt_token_ids.ids());
       samples.push_back(sample);
     }
     EXPECT_EQ(Step().rows.size(), 1u) << "a sample began before it could share";

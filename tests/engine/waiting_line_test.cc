@@ -20,7 +20,7 @@ class WaitingLineTest : public testing::Test {
     sequence->id = sequences_.size();
     sequence->caller = caller;
     sequence->priority = priority;
-    sequence->prompt_token_ids.assign(prompt_tokens, 1);
+    sequence->prompt_token_ids = std::vector<int32_t>(prompt_tokens, 1);
     line_.Push(sequence);
     return sequence;
   }
