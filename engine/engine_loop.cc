@@ -67,7 +67,7 @@ EngineLoop::~EngineLoop() = default;
 bool EngineLoop::RunOnce() {
   stats_ = StepStats();
   const bool arrived = TakeArrivals();
-  if (num_with_deadline_ > 0) CheckDeadlines();
+  if (!deadlines_.empty()) CheckDeadlines();
   scheduler_.PlanStep(&plan_);
   if (plan_.rows.empty()) {
     if (!stats_.cancel_releases.empty()) ReportStep();
@@ -102,10 +102,11 @@ void EngineLoop::Accept(Submission* submission) {
   const Sequence& first = *samples->front()->sequence();
   ResponseSink* const sink = samples->front()->sink();
   sequence_ids_.emplace(key, first.id);
+  const absl::Duration deadline = samples->front()->deadline();
+  if (deadline < absl::InfiniteDuration()) deadlines_.emplace(deadline, first.id);
   next_sequence_id_ += samples->size();
   for (auto& sample : *samples) {
     Sequence* const sequence = sample->sequence();
-    if (sample->deadline() < absl::InfiniteDuration()) ++num_with_deadline_;
     requests_.emplace(sequence->id, std::move(sample));
     ++num_unstarted_;
     scheduler_.Add(sequence);
@@ -159,20 +160,22 @@ ActiveRequest* EngineLoop::FindSample(const Sequence& sequence) {
 void EngineLoop::CheckDeadlines() {
   const absl::Duration now = clock_->Now();
   const Rates rates = queue_->rates()->Read();
-  std::vector<Cancellation> passed;
+  std::vector<std::pair<uint64_t, absl::Duration>> passed;
   std::vector<std::pair<uint64_t, absl::Status>> late;
-  for (const auto& [sequence_id, request] : requests_) {
-    const absl::Duration deadline = request->deadline();
-    if (deadline == absl::InfiniteDuration()) continue;
+  for (const auto& [deadline, first_sample_id] : deadlines_) {
     if (deadline <= now) {
-      passed.push_back({request->key(), CancelReason::kDeadline, deadline});
-    } else if (!request->scheduled() && request->index() == 0) {  // the other samples wait for the first
-      absl::Status status = CheckStart(rates, request->work(), now - request->accepted(), deadline - now);
-      if (!status.ok()) late.emplace_back(sequence_id, std::move(status));
+      passed.emplace_back(first_sample_id, deadline);
+      continue;
     }
+    const auto first = requests_.find(first_sample_id);  // the other samples wait for it
+    if (first == requests_.end() || first->second->scheduled()) continue;
+    const ActiveRequest& request = *first->second;
+    absl::Status status = CheckStart(rates, request.work(), now - request.accepted(), deadline - now);
+    if (!status.ok()) late.emplace_back(first_sample_id, std::move(status));
   }
-  for (const Cancellation& cancellation : passed) Cancel(cancellation);
-  for (const auto& [sequence_id, status] : late) EndSamples(sequence_id, status, FinishReason::kError, absl::nullopt);
+  const CancelOutcome outcome = OutcomeOf(CancelReason::kDeadline);
+  for (const auto& [sample_id, deadline] : passed) EndSamples(sample_id, outcome.status, outcome.reason, deadline);
+  for (const auto& [sample_id, status] : late) EndSamples(sample_id, status, FinishReason::kError, absl::nullopt);
 }
 
 void EngineLoop::RunStep() {
@@ -326,7 +329,6 @@ void EngineLoop::Fail(const absl::Status& fault) {
 void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_tokens) {
   if (request->scheduled()) ++num_ended_;
   if (!request->started()) --num_unstarted_;
-  if (request->deadline() < absl::InfiniteDuration()) --num_with_deadline_;
   const auto found = requests_.find(request->sequence()->id);
   const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
   requests_.erase(found);
@@ -335,6 +337,7 @@ void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_token
     return ended->sink()->OnSampleFinish(std::move(finish));
   }
   sequence_ids_.erase(ended->key());
+  deadlines_.erase({ended->deadline(), ended->sequence()->first_sample_id});
   // Pages and id are free before anyone hears of the end.
   queue_->Release(ended->key());
   PublishLoad();

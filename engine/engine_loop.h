@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -48,8 +49,8 @@ class EngineLoop {
 
   // Prompt and output tokens that one request may have.
   int32_t max_request_tokens() const { return max_request_tokens_; }
-  // Samples that end at a deadline if not before. Engine thread only.
-  int32_t num_with_deadline() const { return num_with_deadline_; }
+  // Requests that end at a deadline if not before. Engine thread only.
+  int32_t num_with_deadline() const { return static_cast<int32_t>(deadlines_.size()); }
 
  private:
   bool TakeArrivals();
@@ -93,11 +94,11 @@ class EngineLoop {
   Scheduler scheduler_;
   std::unordered_map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;  // by sequence id
   std::map<RequestKey, uint64_t> sequence_ids_;                            // of the first sample
+  std::set<std::pair<absl::Duration, uint64_t>> deadlines_;                // with the first sample; those that have one
   uint64_t next_sequence_id_ = 0;
   // Samples, as num_running and num_waiting of the scheduler.
   int32_t num_unstarted_ = 0;  // of requests that the queue counts
-  int32_t num_with_deadline_ = 0;
-  int32_t num_ended_ = 0;  // that had been scheduled, since the latest step
+  int32_t num_ended_ = 0;      // that had been scheduled, since the latest step
   uint64_t num_steps_ = 0;
   absl::Status fault_;
 

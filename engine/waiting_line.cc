@@ -7,7 +7,7 @@ namespace spotlight::engine {
 namespace {
 
 constexpr int64_t kServiceOfAnswerToken = 2;
-constexpr int32_t kOldestAge = 8;
+constexpr int32_t kStartsOfHighest = 8;
 // Callers that are away and have had more than their share; beyond this the account of the least is closed.
 constexpr size_t kMaxFlows = 1024;
 
@@ -24,10 +24,12 @@ void WaitingLine::Push(Sequence* sequence) {
     const CallerFlow* const least = NextFlow(priority_class);
     flow->service = std::max(flow->service, least != nullptr ? least->service : priority_class.service);
   }
-  flow->waiting.push_back(sequence);
+  flow->waiting.emplace(sequence->id, sequence);
   sequence->flow = flow;
   ++priority_class.num_waiting;
   ++size_;
+  const auto turn = turns_.emplace(sequence->caller, Turn{num_starts_, 0}).first;
+  ++turn->second.num_waiting;
 }
 
 CallerFlow* WaitingLine::FlowOf(Sequence* sequence, PriorityClass* priority_class) {
@@ -55,27 +57,43 @@ void WaitingLine::PushPreempted(Sequence* sequence) {
 
 Sequence* WaitingLine::Front() {
   if (!preempted_.empty()) return preempted_.front();
-  if (size_ == 0) return nullptr;
-  bool aged = false;
-  const auto next_class = NextClass(&aged);
-  const bool overtaken = next_ != nullptr && !next_is_aged_ && next_class->first > next_->priority;
+  const PriorityClass* const highest = Highest();
+  if (highest == nullptr) return nullptr;
+  CallerFlow* const below = NextBelow();
+  const CallerFlow* const flow = below != nullptr ? below : NextFlow(*highest);
+  const bool overtaken = next_ != nullptr && !next_is_below_ && flow->priority > next_->priority;
   if (next_ == nullptr || overtaken) {
-    next_ = NextFlow(next_class->second)->waiting.front();
-    next_is_aged_ = aged;
+    next_ = flow->waiting.begin()->second;
+    next_is_below_ = below != nullptr;
   }
   return next_;
 }
 
-WaitingLine::Classes::iterator WaitingLine::NextClass(bool* aged) {
-  auto highest = classes_.end(), oldest = classes_.end();
-  for (auto it = classes_.begin(); it != classes_.end(); ++it) {
-    if (it->second.num_waiting == 0) continue;
-    if (highest == classes_.end()) highest = it;
-    if (it->second.age < kOldestAge) continue;
-    if (oldest == classes_.end() || it->second.age > oldest->second.age) oldest = it;
+const WaitingLine::PriorityClass* WaitingLine::Highest() const {
+  for (const auto& [priority, priority_class] : classes_) {
+    if (priority_class.num_waiting > 0) return &priority_class;
   }
-  *aged = oldest != classes_.end();
-  return *aged ? oldest : highest;
+  return nullptr;
+}
+
+CallerFlow* WaitingLine::NextBelow() const {
+  if (num_passed_over_ < kStartsOfHighest) return nullptr;
+  const PriorityClass* const highest = Highest();
+  CallerFlow* next = nullptr;
+  int64_t next_turn = 0;
+  for (const auto& [priority, priority_class] : classes_) {
+    if (&priority_class == highest || priority_class.num_waiting == 0) continue;
+    for (const auto& [caller, flow] : priority_class.flows) {
+      if (flow->waiting.empty()) continue;
+      const int64_t turn = turns_.at(caller).last;
+      const bool before = next == nullptr || turn < next_turn ||
+                          (turn == next_turn && flow->waiting.begin()->first < next->waiting.begin()->first);
+      if (!before) continue;
+      next = flow.get();
+      next_turn = turn;
+    }
+  }
+  return next;
 }
 
 CallerFlow* WaitingLine::NextFlow(const PriorityClass& priority_class) {
@@ -83,7 +101,7 @@ CallerFlow* WaitingLine::NextFlow(const PriorityClass& priority_class) {
   for (const auto& [caller, flow] : priority_class.flows) {
     if (flow->waiting.empty()) continue;
     const bool before = next == nullptr || flow->service < next->service ||
-                        (flow->service == next->service && flow->waiting.front()->id < next->waiting.front()->id);
+                        (flow->service == next->service && flow->waiting.begin()->first < next->waiting.begin()->first);
     if (before) next = flow.get();
   }
   return next;
@@ -100,19 +118,25 @@ void WaitingLine::PopFront() {
   next_ = nullptr;
   CallerFlow* const flow = sequence->flow;
   PriorityClass& priority_class = classes_.at(flow->priority);
-  assert(flow->waiting.front() == sequence);
-  flow->waiting.pop_front();
+  ++num_starts_;
+  const bool was_highest = &priority_class == Highest();
+  if (was_highest && priority_class.num_waiting < static_cast<int32_t>(size_) + 1) {
+    ++num_passed_over_;
+  } else {
+    num_passed_over_ = 0;
+    if (!was_highest) turns_.at(flow->caller).last = num_starts_;
+  }
   flow->service += sequence->num_tokens() - sequence->num_cached;
   ++flow->num_held;
-  if (--priority_class.num_waiting == 0) priority_class.service = flow->service;
-  Age(flow->priority);
+  StopWaiting(sequence, &priority_class);
 }
 
-void WaitingLine::Age(int32_t started_priority) {
-  for (auto& [priority, priority_class] : classes_) {
-    const bool ages = priority != started_priority && priority_class.num_waiting > 0;
-    priority_class.age = ages ? priority_class.age + 1 : 0;
-  }
+void WaitingLine::StopWaiting(Sequence* sequence, PriorityClass* priority_class) {
+  CallerFlow* const flow = sequence->flow;
+  flow->waiting.erase(sequence->id);
+  if (--priority_class->num_waiting == 0) priority_class->service = flow->service;
+  const auto turn = turns_.find(flow->caller);
+  if (--turn->second.num_waiting == 0) turns_.erase(turn);
 }
 
 void WaitingLine::OnToken(Sequence* sequence) {
@@ -124,11 +148,9 @@ void WaitingLine::Forget(Sequence* sequence) {
   const auto priority_class = classes_.find(flow->priority);
   assert(priority_class != classes_.end());
   if (next_ == sequence) next_ = nullptr;
-  const auto waits = std::find(flow->waiting.begin(), flow->waiting.end(), sequence);
-  if (waits != flow->waiting.end()) {
-    flow->waiting.erase(waits);
+  if (flow->waiting.count(sequence->id) != 0) {
     --size_;
-    if (--priority_class->second.num_waiting == 0) priority_class->second.service = flow->service;
+    StopWaiting(sequence, &priority_class->second);
   } else {
     --flow->num_held;
     const auto preempted = std::find(preempted_.begin(), preempted_.end(), sequence);

@@ -9,11 +9,12 @@
 // tokens that the running sequences may generate together; so over any time in which two callers both wait, one gets
 // at most 2 U more service than the other, however many requests either sends.
 //
-// Priorities are strict but for aging: each start ages by one every other priority in which something waits, and one of
-// age 8 is next, the oldest first. So with k priorities waiting, each gets at least one start in 8 + k.
+// Priorities are strict but for one start in nine, which goes to what waits below the highest: there callers take
+// turns, whatever their priorities, each with what it sent first. So of m callers that wait below the highest, each
+// gets at least one start in 9 m, and to send in many priorities earns nothing.
 //
 // Which sequence is next stays so until it starts or leaves, though it waits for pages and others would fit (else a
-// large one might wait for ever); only a higher priority goes before it, unless it is next for its age.
+// large one might wait for ever); only a higher priority goes before it, unless it is next by that turn.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +33,9 @@ namespace spotlight::engine {
 struct CallerFlow {
   std::string caller;
   int32_t priority = 0;
-  std::deque<Sequence*> waiting;
-  int64_t service = 0;   // the counter
-  int32_t num_held = 0;  // sequences that started and are not over
+  std::map<uint64_t, Sequence*> waiting;  // by id: in the order they came
+  int64_t service = 0;                    // the counter
+  int32_t num_held = 0;                   // sequences that started and are not over
 };
 
 // Engine thread only. Sequences are the caller's.
@@ -60,21 +61,32 @@ class WaitingLine {
   struct PriorityClass {
     std::unordered_map<std::string, std::unique_ptr<CallerFlow>> flows;
     int32_t num_waiting = 0;
-    int32_t age = 0;      // starts of other priorities since its own latest
     int64_t service = 0;  // to which a newcomer is lifted when nobody waits
   };
   using Classes = std::map<int32_t, PriorityClass, std::greater<int32_t>>;  // the highest first
 
+  // Of a caller with something waiting, in whatever priority.
+  struct Turn {
+    int64_t last = 0;  // the number of its latest start below the highest priority, or of the one before it came
+    int32_t num_waiting = 0;
+  };
+
   CallerFlow* FlowOf(Sequence* sequence, PriorityClass* priority_class);
-  Classes::iterator NextClass(bool* aged);
+  // Of the highest priority that waits; null: nothing does.
+  const PriorityClass* Highest() const;
   static CallerFlow* NextFlow(const PriorityClass& priority_class);
-  void Age(int32_t started_priority);
+  // Whose turn it is below the highest priority; null: nothing waits there, or it is not yet time.
+  CallerFlow* NextBelow() const;
+  void StopWaiting(Sequence* sequence, PriorityClass* priority_class);
   void DropIdle(Classes::iterator priority_class, CallerFlow* flow);
 
   std::deque<Sequence*> preempted_;
   Classes classes_;
-  Sequence* next_ = nullptr;  // chosen and not yet started
-  bool next_is_aged_ = false;
+  std::unordered_map<std::string, Turn> turns_;  // by caller
+  int64_t num_starts_ = 0;
+  int32_t num_passed_over_ = 0;  // starts since the latest that went below the highest priority, while something waited
+  Sequence* next_ = nullptr;     // chosen and not yet started
+  bool next_is_below_ = false;
   size_t size_ = 0;
 };
 
