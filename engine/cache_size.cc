@@ -32,8 +32,8 @@ absl::StatusOr<int32_t> NumCachePages(const CacheSizing& sizing, const KvCacheSh
   }
   const int64_t page_bytes = KvBytesPerPage(shape, dtype) + CodeBytesPerPage(shape);
   const double available = static_cast<double>(AvailableBytes(device)) - static_cast<double>(sizing.scratch_bytes);
-  const auto fitting =
-      static_cast<int64_t>((device.is_cuda() ? kGpuShare : kCpuShare) * std::max(0.0, available)) / page_bytes;
+  const double share = sizing.memory_share > 0 ? sizing.memory_share : device.is_cuda() ? kGpuShare : kCpuShare;
+  const auto fitting = static_cast<int64_t>(share * std::max(0.0, available)) / page_bytes;
   const int64_t pages = std::min({fitting, PagesFor(sizing.max_context) * sizing.max_running, kMaxPages});
   if (pages < 2) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for a KV cache: a page of ", kernels::kPageTokens,

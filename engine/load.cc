@@ -179,6 +179,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.max_context = config->max_context_tokens;
   CacheSizing sizing;
   sizing.max_tokens = options.max_tokens_in_cache;
+  sizing.memory_share = options.cache_memory_share;
   sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device) +
                          Decoder::ActivationBytes(*config, scheduler.max_step_tokens, dtype);
   sizing.max_running = scheduler.max_running;

@@ -33,6 +33,8 @@ ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; por
 ABSL_FLAG(std::string, http, "127.0.0.1:9090", "Address of /metrics, /healthz, /readyz and /debug/profile");
 
 ABSL_FLAG(int64_t, max_tokens_in_cache, 0, "Capacity of the KV cache in tokens; 0: sized from the free memory");
+ABSL_FLAG(double, cache_memory_share, 0,
+          "Share of the memory that is free at start which the KV cache may take; 0: 0.25 of a CPU's, 0.9 of a GPU's");
 ABSL_FLAG(int32_t, max_context, 0, "Tokens of one request, prompt and output; 0: the model's own limit");
 ABSL_FLAG(int32_t, max_running, kScheduler.max_running, "Requests in one step");
 ABSL_FLAG(
@@ -105,6 +107,7 @@ const std::vector<FlagGroup>& Groups() {
         {"allow_insecure", ""}}},
       {"Cache and scheduling",
        {{"max_tokens_in_cache", "N"},
+        {"cache_memory_share", "RATIO"},
         {"max_context", "N"},
         {"max_running", "N"},
         {"max_step_tokens", "N"},
@@ -173,6 +176,13 @@ absl::Status ReadModel(engine::LoadOptions* load) {
 
 absl::Status ReadCapacity(engine::LoadOptions* load) {
   load->max_tokens_in_cache = absl::GetFlag(FLAGS_max_tokens_in_cache);
+  load->cache_memory_share = absl::GetFlag(FLAGS_cache_memory_share);
+  if (!(load->cache_memory_share >= 0 && load->cache_memory_share <= 1)) {
+    return Invalid("cache-memory-share", absl::StrCat("must be in [0, 1], got ", load->cache_memory_share));
+  }
+  if (load->cache_memory_share > 0 && load->max_tokens_in_cache > 0) {
+    return Invalid("cache-memory-share", "sizes the cache as --max-tokens-in-cache does: give one of them");
+  }
   load->max_context_tokens = absl::GetFlag(FLAGS_max_context);
   load->scheduler.max_running = absl::GetFlag(FLAGS_max_running);
   load->scheduler.max_step_tokens = absl::GetFlag(FLAGS_max_step_tokens);

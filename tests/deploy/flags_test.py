@@ -19,6 +19,7 @@ server:
   dtype: fp32
   threads: 1
   maxTokensInCache: 4194304
+  cacheMemoryShare: 0.5
   maxContext: 4096
   maxRunning: 8
   maxStepTokens: 256
@@ -81,10 +82,12 @@ class FlagsTest(unittest.TestCase):
         self.assertEqual(flags["--max-waiting-tokens"], "20000000")
         self.assertEqual(flags["--budget"], "0.05")
         self.assertEqual(self.unknown(flags), set())
-        done = start({name: value for name, value in flags.items() if name in self.known})
-        # 2 is a usage error; the folder is missing, which loading finds after all flags are read.
-        self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertIn("/models/tiny", done.stderr)
+        for other in ("--max-tokens-in-cache", "--cache-memory-share"):  # one of the two
+            done = start({name: value for name, value in flags.items() if name in self.known - {other}})
+            # 2 is a usage error; the folder is missing, which loading finds after all flags are read.
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("/models/tiny", done.stderr)
+        self.assertEqual(start(flags).returncode, 2)
 
     def test_a_flag_that_the_server_does_not_know_would_be_a_usage_error(self):
         self.assertEqual(start({"--model": "/models/tiny", "--max-runing": "3"}).returncode, 2)

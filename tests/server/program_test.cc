@@ -67,6 +67,7 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(load.model_folder, "/models/tiny/");
   EXPECT_EQ(load.model_name, "tiny");
   EXPECT_EQ(load.max_tokens_in_cache, 4096);
+  EXPECT_EQ(Parse({"--model=x", "--cache-memory-share=0.6"})->options.load.cache_memory_share, 0.6);
   EXPECT_TRUE(load.allow_untrained_hash);
   EXPECT_EQ(load.retrieval.budget.ratio, 0.05);
   EXPECT_EQ(load.dtype, engine::DTypeChoice::kFp32);
@@ -107,6 +108,9 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--threads=many"}), "--threads: cannot take \"many\" as N");
   EXPECT_EQ(Error({"--model=x", "--threads=-1"}), "--threads: must be at least 0, got -1");
   EXPECT_EQ(Error({"--model=x", "--budget=nan"}), "--budget: must be above 0 and at most 1, got nan");
+  EXPECT_EQ(Error({"--model=x", "--cache-memory-share=1.5"}), "--cache-memory-share: must be in [0, 1], got 1.5");
+  EXPECT_EQ(Error({"--model=x", "--cache-memory-share=0.5", "--max-tokens-in-cache=4096"}),
+            "--cache-memory-share: sizes the cache as --max-tokens-in-cache does: give one of them");
   EXPECT_EQ(Error({"--model=x", "--dtype=fp8"}), "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
   EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
