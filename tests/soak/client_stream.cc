@@ -29,7 +29,8 @@ ClientStream::ClientStream(StreamPlan plan, v1::Generation::Stub* stub, Timer* t
     : plan_(std::move(plan)), stub_(stub), timer_(timer), on_end_(std::move(on_end)) {
   end_.request_id = plan_.request.request_id();
   end_.behaviour = plan_.behaviour;
-  end_.max_tokens = plan_.request.stopping().max_tokens();
+  end_.num_samples = plan_.request.sampling().has_n() ? plan_.request.sampling().n() : 1;
+  end_.max_tokens = end_.num_samples * plan_.request.stopping().max_tokens();
 }
 
 void ClientStream::Begin() {
@@ -84,7 +85,7 @@ void ClientStream::Take(const v1::GenerateStreamResponse& message) {
     end_.gap_end = now;
   }
   last_message_ = now;
-  if (end_.finals > 0) ++end_.after_final;
+  if (end_.finals >= end_.num_samples) ++end_.after_final;
   end_.tokens += message.token_ids_size();
   if (message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED) return;
   ++end_.finals;

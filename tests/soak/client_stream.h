@@ -40,11 +40,12 @@ struct StreamEnd {
   int num_dones = 0;  // calls of gRPC's OnDone
   grpc::Status status;
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
-  int max_tokens = 0;
+  int num_samples = 1;
+  int max_tokens = 0;    // of all samples
   int tokens = 0;        // received
   int usage_tokens = 0;  // as the last message says
-  int finals = 0;        // messages with a finish_reason
-  int after_final = 0;   // and what came after the first of them
+  int finals = 0;        // messages with a finish_reason, one for each sample
+  int after_final = 0;   // and what came after the last of them
   int num_slow_reads = 0;
   double longest_gap_seconds = 0;  // between messages, none of them this client's fault
   std::chrono::steady_clock::time_point gap_end;

@@ -52,7 +52,7 @@ bool MayBeUnseen(const StreamEnd& end) {
 std::string WrongInMessages(const StreamEnd& end) {
   if (end.after_final > 0) return absl::StrCat(end.after_final, " messages after the last");
   if (!end.status.ok()) return "";
-  if (end.finals != 1) return absl::StrCat(end.finals, " messages with a finish reason");
+  if (end.finals != end.num_samples) return absl::StrCat(end.finals, " messages with a finish reason");
   if (end.finish_reason != v1::FINISH_REASON_LENGTH) return absl::StrCat("finish reason ", end.finish_reason);
   if (end.tokens != end.max_tokens || end.usage_tokens != end.max_tokens) {
     return absl::StrCat(end.tokens, " tokens came, usage says ", end.usage_tokens, ", asked for ", end.max_tokens);

@@ -47,6 +47,11 @@ TEST(VerdictTest, ARequestEndsOnceWithAllItsTokens) {
   unfinished.finals = 0;
   late.after_final = 1;
   for (const StreamEnd& end : {twice, short_of_one, unfinished, late}) EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+  StreamEnd samples = Finished();
+  samples.num_samples = 2;
+  EXPECT_FALSE(Passes(samples, {1, "OK", 7}));
+  samples.finals = 2;
+  EXPECT_TRUE(Passes(samples, {1, "OK", 7}));
 }
 
 TEST(VerdictTest, AStatusMustFitTheBehaviour) {
