@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,10 +30,13 @@ double CpuSeconds() {
   return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
-LoadRound Obey(const Order& order, std::vector<std::shared_ptr<grpc::Channel>>* channels) {
-  if (channels->empty()) {
+using Channels = std::vector<std::shared_ptr<grpc::Channel>>;
+
+LoadRound Obey(const Order& order, std::map<int, Channels>* channels_by_port) {
+  Channels& channels = (*channels_by_port)[order.port];
+  if (channels.empty()) {
     for (int i = 0; i < 4; ++i) {
-      channels->push_back(client::CreateChannel("127.0.0.1:" + std::to_string(order.port), /*own_connection=*/true));
+      channels.push_back(client::CreateChannel("127.0.0.1:" + std::to_string(order.port), /*own_connection=*/true));
     }
   }
   client::bench::WorkloadOptions options;
@@ -45,7 +49,7 @@ LoadRound Obey(const Order& order, std::vector<std::shared_ptr<grpc::Channel>>* 
   load.num_requests = order.num_streams;
   client::Cancellation cancellation;
   const double cpu_seconds = CpuSeconds();
-  const auto records = RunLoad(load, client::bench::Workload(options), *channels, &cancellation, nullptr);
+  const auto records = RunLoad(load, client::bench::Workload(options), channels, &cancellation, nullptr);
   LoadRound round;
   round.client_cpu_seconds = CpuSeconds() - cpu_seconds;
   const client::bench::Summary summary = client::bench::SummarizeRun(records, {}, {});
@@ -69,7 +73,7 @@ LoadProcess::LoadProcess() {
   if (pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(orders[1]);
-    std::vector<std::shared_ptr<grpc::Channel>> channels;
+    std::map<int, Channels> channels;
     for (Order order; read(orders[0], &order, sizeof(order)) == sizeof(order);) {
       const LoadRound round = Obey(order, &channels);
       if (write(rounds[1], &round, sizeof(round)) != sizeof(round)) break;

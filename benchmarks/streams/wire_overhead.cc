@@ -1,6 +1,7 @@
 // What streaming over gRPC costs: the same requests to one engine, from this process and over the wire from another, in
 // turn; the medians of tokens a second, and of the CPU time for a token of the engine's thread and of all the others of
-// the server (edge; with more than one thread for the model its workers are among them, and it is left out).
+// the server (edge; with more than one thread for the model its workers are among them, and it is left out). Beside it
+// what gRPC alone takes of the CPU for as many messages, at the same pace (bare_server.h).
 // bazel run //benchmarks/streams:wire_overhead [-- --model DIR --threads N]
 #include <algorithm>
 #include <cstdint>
@@ -10,19 +11,24 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
+#include "benchmarks/streams/bare_server.h"
 #include "benchmarks/streams/load_process.h"
 #include "engine/load.h"
+#include "grpcpp/grpcpp.h"
 #include "server/server.h"
+#include "version.h"
 
 ABSL_FLAG(std::string, model, "tests/testdata/tiny-llama", "checkpoint folder");
 ABSL_FLAG(int64_t, random_weights, -1, "seed of weights instead of reading them; -1: read them");
@@ -32,6 +38,7 @@ ABSL_FLAG(int32_t, batch_size, 32, "streams side by side");
 ABSL_FLAG(int32_t, prompt_tokens, 16, "of each stream");
 ABSL_FLAG(int32_t, num_tokens, 600, "tokens of each stream");
 ABSL_FLAG(int32_t, rounds, 5, "of each kind, after one that is not counted");
+ABSL_FLAG(std::string, commit, "unknown", "this checkout's, for the output");
 
 namespace spotlight::benchmarks {
 namespace {
@@ -107,6 +114,31 @@ Round RunOwn(engine::Engine* engine) {
   return {tokens / seconds, CpuSince(before).engine_us / std::max<int64_t>(tokens, 1)};
 }
 
+// As many messages at the engine's pace, from a server that only writes.
+absl::optional<double> BareCpuPerToken(BareServer* bare, LoadProcess* load, double tokens_per_second) {
+  const int32_t batch_size = absl::GetFlag(FLAGS_batch_size), num_tokens = absl::GetFlag(FLAGS_num_tokens);
+  const auto before = ThreadTimes();
+  absl::optional<LoadRound> round;
+  std::thread streams([&] {
+    round = load->Run(bare->port(), batch_size, absl::GetFlag(FLAGS_prompt_tokens), num_tokens, /*vocab_size=*/100);
+  });
+  bare->Serve(batch_size, num_tokens, batch_size / tokens_per_second);
+  streams.join();
+  if (!round.has_value() || round->failed > 0) return absl::nullopt;
+  return CpuSince(before).others_us / round->tokens;
+}
+
+// "AMD EPYC, 2 cores"
+std::string CpuName() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (absl::StartsWith(line, "model name")) {
+      return absl::StrCat(line.substr(line.find(": ") + 2), ", ", std::thread::hardware_concurrency(), " cores");
+    }
+  }
+  return "unknown";
+}
+
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
@@ -133,7 +165,8 @@ int Benchmark(LoadProcess* load) {
   engine::Engine* const engine = loaded->engine.get();
   (*server)->Serve(engine, loaded->libtorch_version, absl::ZeroDuration());
 
-  std::vector<double> own_rate, own_cpu, wire_rate, engine_cpu, edge_cpu, client_cpu, per_message;
+  BareServer bare;
+  std::vector<double> own_rate, own_cpu, wire_rate, engine_cpu, edge_cpu, client_cpu, per_message, bare_cpu;
   int exit_code = 0;
   for (int32_t i = 0; i <= absl::GetFlag(FLAGS_rounds); ++i) {
     const Round own = RunOwn(engine);
@@ -147,7 +180,14 @@ int Benchmark(LoadProcess* load) {
       exit_code = 1;
       break;
     }
+    const auto bare_us = BareCpuPerToken(&bare, load, wire->tokens / wire->seconds);
+    if (!bare_us.has_value()) {
+      std::fprintf(stderr, "the bare server's streams failed\n");
+      exit_code = 1;
+      break;
+    }
     if (i == 0) continue;
+    bare_cpu.push_back(*bare_us);
     own_rate.push_back(own.tokens_per_second);
     own_cpu.push_back(own.engine_us_per_token);
     wire_rate.push_back(wire->tokens / wire->seconds);
@@ -159,14 +199,17 @@ int Benchmark(LoadProcess* load) {
   if (exit_code == 0) {
     const std::string edge =
         absl::GetFlag(FLAGS_threads) == 1 ? absl::StrFormat("\"edge_cpu_us_per_token\": %.2f, ", Median(edge_cpu)) : "";
-    std::printf(
-        "{\"benchmark\": \"wire_overhead\", \"batch_size\": %d, \"threads\": %d, \"engine_tokens_per_s\": %.0f, "
+    absl::PrintF(
+        "{\"benchmark\": \"wire_overhead\", \"cpu\": \"%s\", \"version\": \"%s\", \"grpc\": \"%s\", \"libtorch\": "
+        "\"%s\", "
+        "\"commit\": \"%s\", \"model\": \"%s\", \"batch_size\": %d, \"threads\": %d, \"engine_tokens_per_s\": %.0f, "
         "\"wire_tokens_per_s\": %.0f, \"wire_ratio\": %.3f, \"engine_cpu_us_per_token\": %.2f, "
-        "\"engine_cpu_us_per_token_over_the_wire\": %.2f, %s\"client_cpu_us_per_token\": %.2f, "
-        "\"tokens_per_message\": %.2f}\n",
-        absl::GetFlag(FLAGS_batch_size), absl::GetFlag(FLAGS_threads), Median(own_rate), Median(wire_rate),
-        Median(wire_rate) / Median(own_rate), Median(own_cpu), Median(engine_cpu), edge.c_str(), Median(client_cpu),
-        Median(per_message));
+        "\"engine_cpu_us_per_token_over_the_wire\": %.2f, %s\"bare_grpc_cpu_us_per_token\": %.2f, "
+        "\"client_cpu_us_per_token\": %.2f, \"tokens_per_message\": %.2f}\n",
+        CpuName(), kVersion, grpc::Version(), loaded->libtorch_version, absl::GetFlag(FLAGS_commit),
+        engine->model().name, absl::GetFlag(FLAGS_batch_size), absl::GetFlag(FLAGS_threads), Median(own_rate),
+        Median(wire_rate), Median(wire_rate) / Median(own_rate), Median(own_cpu), Median(engine_cpu), edge,
+        Median(bare_cpu), Median(client_cpu), Median(per_message));
   }
   (*server)->Drain(absl::Seconds(1));
   (*server)->Shutdown();
