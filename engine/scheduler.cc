@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <cstddef>
 #include <limits>
+#include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/ops/prefill_blocks.h"
 #include "kernels/layout.h"
@@ -68,15 +71,18 @@ void Scheduler::PlanStep(StepPlan* plan) {
 }
 
 void Scheduler::PlanDecode(StepPlan* plan) {
-  // The size changes under the loop: victims leave at the back, behind or at `i`.
-  for (size_t i = 0; i < running_.size(); ++i) {
+  for (size_t i = 0; i < running_.size();) {
     Sequence* const sequence = running_[i];
-    if (sequence->phase != SequencePhase::kDecode) continue;
     while (sequence->phase == SequencePhase::kDecode && !GrantPages(sequence, sequence->num_tokens())) {
-      PreemptYoungest(plan);
+      const size_t victim = Victim();
+      Preempt(victim, plan);
+      if (victim < i) --i;
     }
-    if (sequence->phase != SequencePhase::kDecode) break;  // it was the youngest itself
-    plan->rows.push_back({sequence, sequence->num_cached, 1, true, {}});
+    if (sequence->phase == SequencePhase::kWaiting) continue;  // it was the victim itself, and the next is at `i`
+    if (sequence->phase == SequencePhase::kDecode) {
+      plan->rows.push_back({sequence, sequence->num_cached, 1, true, {}});
+    }
+    ++i;
   }
   plan->num_decode_rows = static_cast<int32_t>(plan->rows.size());
 }
@@ -109,9 +115,12 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   // What was just taken from a sequence is not given back to it in the same step.
   if (plan->num_preempted > 0) return;
   while (has_room() && !waiting_.empty() && Admit(waiting_.Front(), plan)) {
-    running_.push_back(waiting_.Front());
+    Sequence* const sequence = waiting_.Front();
     waiting_.PopFront();
-    plan_chunk(running_.back());
+    if (sequence->start_number == 0) sequence->start_number = ++num_started_;
+    const auto is_older = [](uint64_t number, const Sequence* other) { return number < other->start_number; };
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence->start_number, is_older), sequence);
+    plan_chunk(sequence);
   }
 }
 
@@ -222,13 +231,28 @@ bool Scheduler::GrantPages(Sequence* sequence, int32_t num_tokens) {
   return true;
 }
 
-void Scheduler::PreemptYoungest(StepPlan* plan) {
-  Sequence* const victim = running_.back();
-  running_.pop_back();
-  pages_.Release(&victim->pages);
-  victim->num_cached = 0;
-  victim->phase = SequencePhase::kWaiting;
-  waiting_.PushPreempted(victim);
+size_t Scheduler::Victim() const {
+  std::map<absl::string_view, size_t> held;  // pages, by caller
+  for (const Sequence* const sequence : running_) held[sequence->caller] += sequence->pages.size();
+  size_t victim = 0, most = 0;
+  for (size_t i = running_.size(); i-- > 1;) {
+    const size_t callers = held[running_[i]->caller];
+    if (callers <= most) continue;
+    victim = i;
+    most = callers;
+  }
+  return victim;
+}
+
+void Scheduler::Preempt(size_t victim, StepPlan* plan) {
+  Sequence* const sequence = running_[victim];
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(victim));
+  const auto is_its = [&](const PlanRow& row) { return row.sequence == sequence; };
+  plan->rows.erase(std::remove_if(plan->rows.begin(), plan->rows.end(), is_its), plan->rows.end());
+  pages_.Release(&sequence->pages);
+  sequence->num_cached = 0;
+  sequence->phase = SequencePhase::kWaiting;
+  waiting_.PushPreempted(sequence);
   ++plan->num_preempted;
 }
 

@@ -6,9 +6,11 @@
 // - Who starts next is the waiting line's choice (waiting_line.h). A sequence is admitted when pages for all its tokens
 //   are free and one page more per running sequence (so that it does not force an old one out at once). It owns them
 //   from then on: prefill never waits for pages.
-// - A decode row that needs a page and finds none takes those of the youngest running sequence, perhaps its own. That
-//   one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and output anew. The
-//   oldest sequence always goes on, so every sequence ends. Young and old go by when they started.
+// - A decode row that needs a page and finds none takes those of another running sequence, perhaps its own: of the
+//   youngest of the caller whose sequences hold the most pages, so that one caller's long answers do not push out those
+//   of others. That one waits again, ahead of all that never ran, keeps what it generated, and prefills prompt and
+//   output anew. The oldest sequence always goes on, so every sequence ends. Young and old go by when they first
+//   started.
 //
 // A sequence starts with the pages that it need not compute: those of the prefix cache, or, for one of several samples
 // of a prompt, those of another sample, for which it waits while that one's prompt is being computed. Such pages are
@@ -83,7 +85,9 @@ class Scheduler {
   void NamePages(Sequence* sequence);
   // Grants pages up to `num_tokens` tokens; false when there are too few.
   bool GrantPages(Sequence* sequence, int32_t num_tokens);
-  void PreemptYoungest(StepPlan* plan);
+  // Of running_, which sequence gives up its pages: see above. The oldest only when it runs alone.
+  size_t Victim() const;
+  void Preempt(size_t victim, StepPlan* plan);
 
   SchedulerOptions options_;
   PagePool pages_;
@@ -97,6 +101,7 @@ class Scheduler {
   };
   Refusal refusal_;
   std::vector<Sequence*> running_;
+  uint64_t num_started_ = 0;
   WaitingLine waiting_;
   StepTimeModel step_times_;
 };

@@ -52,6 +52,7 @@ struct Sequence {
 
   std::vector<int32_t> output_token_ids;
   SequencePhase phase = SequencePhase::kWaiting;
+  uint64_t start_number = 0;   // in the order of first starts; 0: never started
   int32_t num_cached = 0;      // tokens whose keys and values are in the pages
   std::vector<int32_t> pages;  // the first ones perhaps held by others as well: full, never written again
   // Tokens [0, first_sparse) of the cached ones were computed densely, and so is what the pages hold of them.

@@ -43,7 +43,7 @@ class WaitingLine {
  public:
   // sequence->caller and ->priority say where.
   void Push(Sequence* sequence);
-  // It ran, lost its pages, and goes first.
+  // It ran, lost its pages, and goes first; of several the one that first started before the others.
   void PushPreempted(Sequence* sequence);
   // The next to start; null: nothing waits.
   Sequence* Front();

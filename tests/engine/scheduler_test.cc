@@ -200,6 +200,30 @@ TEST_F(SchedulerTest, PreemptsYoungestWhenPagesRunOut) {
   EXPECT_EQ(plan.num_decode_rows, 2);
 }
 
+TEST_F(SchedulerTest, PreemptsOfTheCallerThatHoldsMostPages) {
+  Start(9, 4, 512);
+  Sequence* const first = Add(60);
+  Sequence* const large = Add(60);
+  Sequence* const larger = Add(150);
+  Sequence* const small = Add(20);
+  first->caller = "other";
+  large->caller = larger->caller = "hoards";
+  small->caller = "young";
+  StepPlan plan;
+  for (int i = 0; i < 200 && plan.num_preempted == 0; ++i) plan = Step();
+  ASSERT_EQ(plan.num_preempted, 1);
+  EXPECT_EQ(larger->phase, SequencePhase::kWaiting) << "the younger of the caller with most pages";
+  EXPECT_EQ(small->phase, SequencePhase::kDecode) << "though another started after it";
+  EXPECT_EQ(plan.num_decode_rows, 3) << "a row that was planned before is gone";
+  for (const PlanRow& row : plan.rows) EXPECT_NE(row.sequence, larger);
+  // Once it starts again it is still older than what started after it at first.
+  Finish(first);
+  Finish(large);
+  Step();
+  EXPECT_EQ(larger->phase, SequencePhase::kDecode);
+  EXPECT_LT(larger->start_number, small->start_number);
+}
+
 TEST_F(SchedulerTest, AnAdmissionLeavesAPageForEachRunningSequence) {
   Start(4, 4, 512);
   Add(60);
@@ -363,6 +387,7 @@ class SchedulerInvariantTest : public SchedulerTest {
     const auto common = static_cast<int32_t>((*rng)() % 400);
     const int32_t num_samples = (*rng)() % 8 == 0 ? 3 : 1;
     const uint64_t first = next_id_;
+    const std::string caller(1, static_cast<char>('a' + (*rng)() % 3));
     const bool cached = (*rng)() % 6 != 0;
     std::vector<int32_t> prompt;
     for (int32_t i = 0; i < num_tokens; ++i) {
@@ -371,6 +396,7 @@ class SchedulerInvariantTest : public SchedulerTest {
     for (int32_t sample = 0; sample < num_samples; ++sample) {
       Sequence* const sequence = Add(num_tokens, max_output);
       sequence->prompt_token_ids = prompt;
+      sequence->caller = caller;
       sequence->first_sample_id = first;
       sequence->num_samples = num_samples;
       if (cached) sequence->page_hashes = PageHashes(beginning % 2 == 0 ? "a" : "b", prompt);
