@@ -22,6 +22,8 @@
 #include "absl/flags/usage.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "tests/soak/population.h"
 #include "tests/soak/server_process.h"
@@ -32,11 +34,12 @@ ABSL_FLAG(int32_t, streams, 200, "streams at a time");
 ABSL_FLAG(uint64_t, seed, 1, "of the requests");
 ABSL_FLAG(std::string, server, "server/spotlight-server", "the program");
 ABSL_FLAG(std::string, model, "tests/testdata/tiny-llama", "the tiny model's folder");
+ABSL_FLAG(std::string, server_flags, "", "more flags for it, by spaces; they win over the soak's own");
+ABSL_FLAG(double, longest_gap_seconds, 1, "that a patient stream may wait for a message");
 
 namespace spotlight::soak {
 namespace {
 
-constexpr double kLongestGapSeconds = 1;
 // What of the server's memory may differ between two moments without a request: malloc's leftovers.
 constexpr int64_t kMemorySlackBytes = int64_t{64} << 20;
 // A cache that keeps prefixes takes unused pages first: in a run shorter than this it has not touched all of them by
@@ -106,12 +109,7 @@ absl::StatusOr<AtRest> ReadServer(const ServerProcess& server) {
 class Soak {
  public:
   Soak(const std::string& folder, absl::Duration duration)
-      : duration_(duration),
-        server_(absl::GetFlag(FLAGS_server), absl::GetFlag(FLAGS_model), folder,
-                // bf16 would bring oneDNN's kernels, one for each number of tokens in a step: hundreds of MB until it
-                // has met them all, which hide what a request may leave behind.
-                {"--dtype", "fp32", "--max-running", "256", "--max-waiting-requests", "1024", "--max-tokens-in-cache",
-                 absl::StrCat(kCacheTokens)}) {}
+      : duration_(duration), server_(absl::GetFlag(FLAGS_server), absl::GetFlag(FLAGS_model), folder, ServerFlags()) {}
 
   int Run() {
     if (const absl::Status ready = server_.WaitReady(absl::Seconds(120)); !ready.ok()) {
@@ -148,6 +146,22 @@ class Soak {
   }
 
  private:
+  static std::vector<std::string> ServerFlags() {
+    // bf16 would bring oneDNN's kernels, one for each number of tokens in a step: hundreds of MB until it has met them
+    // all, which hide what a request may leave behind.
+    std::vector<std::string> flags = {"--dtype",
+                                      "fp32",
+                                      "--max-running",
+                                      "256",
+                                      "--max-waiting-requests",
+                                      "1024",
+                                      "--max-tokens-in-cache",
+                                      absl::StrCat(kCacheTokens)};
+    const std::string more = absl::GetFlag(FLAGS_server_flags);
+    for (const absl::string_view flag : absl::StrSplit(more, ' ', absl::SkipEmpty())) flags.emplace_back(flag);
+    return flags;
+  }
+
   void Complain(std::string wrong) { wrongs_.push_back(std::move(wrong)); }
 
   void RunStreams(Population* population, absl::Duration duration) {
@@ -186,8 +200,9 @@ class Soak {
 
   void Judge(const Population& population) {
     constexpr size_t kMostShown = 20;
-    for (auto wrongs : {CheckEnds(population.ends(), server_.RequestLog()),
-                        CheckGaps(population.ends(), stall_watch_.stalls(), kLongestGapSeconds)}) {
+    for (auto wrongs :
+         {CheckEnds(population.ends(), server_.RequestLog()),
+          CheckGaps(population.ends(), stall_watch_.stalls(), absl::GetFlag(FLAGS_longest_gap_seconds))}) {
       const size_t num_wrongs = wrongs.size();
       if (num_wrongs > kMostShown) {
         wrongs.resize(kMostShown);
