@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Joins a report of decode_steps with its anchor's, and draws step time against context.
+"""Joins a report of decode_steps with its anchors', and draws step time against context.
 
-  benchmarks/engine/report.py STEPS.json ANCHOR.json OUT.json [OUT.png]
+  benchmarks/engine/report.py STEPS.json ANCHOR.json OUT.json [OUT.png] [--transformers TRANSFORMERS.json]
 
 Needs matplotlib for the picture alone.
 """
+import argparse
 import json
 import sys
 
 
-def join(steps, anchor):
+def join(steps, anchor, transformers):
+    compiled = {(row["batch"], row["context"]): row["transformers_ms"] for row in transformers["rows"]}
     times = {(row["batch"], row["context"]): row["ms"] for row in anchor["rows"]}
     rows = []
     for row in steps["rows"]:
@@ -17,7 +19,10 @@ def join(steps, anchor):
         if key not in times:
             sys.exit(f"the anchor has no {key[0]} x {key[1]}: both must have run the same shapes")
         rows.append({**row, "anchor_ms": times[key], "ratio_to_anchor": round(row["ms"] / times[key], 3)})
-    return {**steps, "device": anchor["device"], "versions": {**steps["versions"], **anchor["versions"]}, "rows": rows}
+        if key in compiled:
+            rows[-1].update(transformers_ms=compiled[key], times_faster_than_transformers=round(compiled[key] / row["ms"], 2))
+    versions = {**steps["versions"], **anchor["versions"], **transformers["versions"]}
+    return {**steps, "device": anchor["device"], "versions": versions, "rows": rows}
 
 
 def draw(report, path):
@@ -33,7 +38,7 @@ def draw(report, path):
                                    ("ms", "sparse 2%, engine", "^-")):
             axis.plot(contexts, [row[name] for row in rows], style, label=label)
         axis.set(xscale="log", title=f"batch {batch}", xlabel="context, K tokens", ylabel="ms per decode step", ylim=(0, None))
-        axis.set_xticks(contexts, [f"{context:g}" for context in contexts])
+        axis.set_xticks(contexts, [f"{context:.0f}" for context in contexts])
         axis.minorticks_off()
     axes[0][0].legend(frameon=False)
     figure.suptitle(f"Decode step, Qwen2.5-7B shape, bf16, {report['device']}")
@@ -41,15 +46,22 @@ def draw(report, path):
 
 
 def main():
-    if len(sys.argv) not in (4, 5):
-        sys.exit(__doc__)
-    steps, anchor = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:3])
-    report = join(steps, anchor)
-    with open(sys.argv[3], "w", encoding="utf-8") as file:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("steps", "anchor", "out"):
+        parser.add_argument(name)
+    parser.add_argument("picture", nargs="?")
+    parser.add_argument("--transformers", help="what transformers_anchor.py wrote in the same run")
+    arguments = parser.parse_args()
+    steps, anchor = (json.load(open(path, encoding="utf-8")) for path in (arguments.steps, arguments.anchor))
+    transformers = {"versions": {}, "rows": []}
+    if arguments.transformers:
+        transformers = json.load(open(arguments.transformers, encoding="utf-8"))
+    report = join(steps, anchor, transformers)
+    with open(arguments.out, "w", encoding="utf-8") as file:
         json.dump(report, file, indent=1)
         file.write("\n")
-    if len(sys.argv) == 5:
-        draw(report, sys.argv[4])
+    if arguments.picture:
+        draw(report, arguments.picture)
 
 
 if __name__ == "__main__":
