@@ -250,6 +250,7 @@ absl::StatusOr<std::string> Server::AnswerProfile(const ProfileCall& call) {
                                                          : absl::StatusOr<std::string>(profile_port_);
   record.status = trace.status();
   record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  metrics_.OnCallEnd(record, state() == ServingState::kDraining);
   if (on_call_end_) on_call_end_(record);
   return trace;
 }

@@ -253,7 +253,7 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
       {absl::NotFoundError("model: unknown"), "invalid"},
       {absl::ResourceExhaustedError("queue_requests: full"), "queue_requests"},
       {absl::ResourceExhaustedError("queue_tokens: full"), "queue_tokens"},
-      {absl::ResourceExhaustedError("text: needs more pages than the cache has"), "kv_capacity"},
+      {absl::ResourceExhaustedError("gpu_memory: a resource of which nothing is known"), "other"},
       {absl::UnavailableError("loading: the model is not there yet"), "loading"},
       {absl::UnavailableError("draining"), "draining", true},
       {absl::UnavailableError("the engine has stopped: device fault"), "unhealthy"},
@@ -272,6 +272,46 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
     text_ = metrics_.Text({});
     EXPECT_EQ(std::stoi(Value(series)), before + 1) << status;
   }
+}
+
+TEST_F(MetricsTest, OfOtherCallsOnlyTheCallersOwnRefusalsCount) {
+  const std::vector<std::pair<absl::Status, std::string>> refusals = {
+      {absl::UnauthenticatedError("no token"), "auth"},
+      {absl::PermissionDeniedError("another scope"), "auth"},
+      {absl::ResourceExhaustedError("caller_rate: 2 a second"), "caller_rate"},
+      {absl::ResourceExhaustedError("caller_concurrency: 4 run"), "caller_concurrency"},
+      {absl::InvalidArgumentError("request_id: must not be empty"), "invalid"},
+      {absl::NotFoundError("request_id: none such"), "invalid"},
+      {absl::UnavailableError("loading: the model is not there yet"), "loading"},
+  };
+  const std::vector<const char*> methods = {"Tokenize",     "Detokenize",    "Abort",         "GetLoads",
+                                            "GetModelInfo", "GetServerInfo", "/debug/profile"};
+  for (const char* method : methods) {
+    for (const auto& [status, reason] : refusals) {
+      CallRecord record;
+      record.method = method;
+      record.status = status;
+      metrics_.OnCallEnd(record, /*draining=*/false);
+    }
+  }
+  text_ = metrics_.Text({});
+  const auto rejected = [this](const char* reason) {
+    return Value(absl::StrCat("spotlight_requests_rejected_total{model_name=\"m\",reason=\"", reason, "\"}"));
+  };
+  EXPECT_EQ(rejected("auth"), std::to_string(2 * methods.size()));
+  EXPECT_EQ(rejected("caller_rate"), std::to_string(methods.size()));
+  EXPECT_EQ(rejected("caller_concurrency"), std::to_string(methods.size()));
+  EXPECT_EQ(rejected("invalid"), "0");
+  EXPECT_EQ(rejected("loading"), "0");
+}
+
+TEST_F(MetricsTest, AnAnswerThatIsNotTakenWasNotRefused) {
+  CallRecord record;
+  record.method = "GenerateStream";
+  record.status = absl::ResourceExhaustedError("unread_bytes: the client has taken nothing for 5m");
+  metrics_.OnCallEnd(record, /*draining=*/false);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_requests_rejected_total{model_name="m",reason="other"})"), "0");
 }
 
 TEST_F(MetricsTest, RequestsThatRanAreNotRejected) {
