@@ -15,6 +15,7 @@
 #include "grpcpp/server_builder.h"
 #include "server/security/watched_credentials.h"
 #include "server/tracing/call_span.h"
+#include "spdlog/spdlog.h"
 
 namespace spotlight::server {
 namespace {
@@ -200,13 +201,14 @@ void Server::Shutdown() {
   if (engine_watch_.joinable()) engine_watch_.join();
 }
 
-void Server::SetState(ServingState state) {
+bool Server::SetState(ServingState state) {
   MutexLock lock(&state_mutex_);
-  if (state_.load() == ServingState::kFailed) return;  // a failed engine stays failed
+  if (state_.load() == ServingState::kFailed) return false;
   state_.store(state);
   const bool ready = state == ServingState::kServing;
   health_.Set(state != ServingState::kFailed, ready);
   metrics_.SetServing(ready);
+  return true;
 }
 
 void Server::OnCallEnd(const CallRecord& record) {
@@ -224,7 +226,8 @@ void Server::OnCallEnd(const CallRecord& record) {
 
 void Server::PollEngine() {
   const auto load = Load();
-  if (load.has_value() && !load->healthy) SetState(ServingState::kFailed);
+  if (!load.has_value() || load->healthy || !SetState(ServingState::kFailed)) return;
+  spdlog::critical("the engine has stopped and serves no more: {}", load->fault);
 }
 
 void Server::WatchEngine() {

@@ -79,10 +79,10 @@ class Server {
   absl::Status ReadCredentials(const SecurityOptions& options);
   absl::Status StartTracing(const TracingOptions& options);
   void OnCallEnd(const CallRecord& record);
-  void SetState(ServingState state);
-  void PollEngine();    // fails the server once the engine has stopped
-  void WatchEngine();   // polls until told to stop
-  absl::Status Live();  // these two ask the engine anew
+  bool SetState(ServingState state);  // false: it has failed already, for good
+  void PollEngine();                  // fails the server once the engine has stopped
+  void WatchEngine();                 // polls until told to stop
+  absl::Status Live();                // these two ask the engine anew
   absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
   absl::StatusOr<std::string> AnswerProfile(const ProfileCall& call);

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "httplib.h"
 #include "tests/server/served_engine.h"
+#include "tests/testing/captured_log.h"
 
 namespace spotlight::server {
 namespace {
@@ -42,6 +43,8 @@ class AdmissionTest : public ServedEngine {
     httplib::Client client("127.0.0.1", server_->http_port());
     return client.Get("/metrics")->body;
   }
+
+  spotlight::testing::CapturedLog log_;
 };
 
 TEST_F(AdmissionTest, ADeadlineThatNoServerCouldMeetIsRefusedAtOnce) {
@@ -185,6 +188,9 @@ TEST_F(AdmissionTest, AStepThatFailsEndsItsRequestsWithOneStatusAndTheServerStop
   ASSERT_TRUE(health_->Check(&context, check, &health).ok());
   EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
   server_->Drain(absl::Seconds(10));  // nothing is left to wait for
+  server_->Shutdown();
+  EXPECT_EQ(log_.text(), "C the engine has stopped and serves no more: device fault: illegal memory access\n")
+      << "once, however many requests and polls hear of it";
 }
 
 TEST_F(AdmissionTest, AScraperThatDoesNotReadHoldsUpNobody) {
