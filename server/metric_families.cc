@@ -175,6 +175,13 @@ std::vector<MetricFamily>* BuildTable() {
        {"outcome"},
        {}},
 
+      {"spotlight_log_lines_dropped_total",
+       kCounter,
+       "Lines of the request log (standard output) and of the program's log (standard error) that could not be "
+       "written.",
+       {"log"},
+       {}},
+
       {"spotlight_build_info", kGauge, "1; what runs is in the labels.", {"version", "libtorch"}, {}},
       {"spotlight_model_load_seconds", kGauge, "Start of loading to ready; 0 before.", {}, {}},
       {"spotlight_health_status", kGauge, "1 when requests are served, else 0.", {}, {}},

@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
+#include "engine/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
@@ -36,6 +38,7 @@ constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_po
 constexpr std::array<const char*, 3> kQualityOutcomes = {"good", "low", "not_finite"};
 constexpr std::array<const char*, 2> kFallbackActions = {"dense", "budget"};
 constexpr std::array<const char*, 3> kSpanOutcomes = {"exported", "failed", "dropped"};
+constexpr std::array<const char*, 2> kLogs = {"requests", "program"};
 
 const char* FinishReasonLabel(const absl::optional<engine::Finish>& finish) {
   if (!finish.has_value()) return kFinishReasons[0];
@@ -125,6 +128,18 @@ struct Metrics::Handles {
   Family<Counter>& credential_reloads = registry.CounterFamily("spotlight_credential_reloads_total");
   std::array<Counter*, 3> spans =
       LabelledCounters(registry.CounterFamily("spotlight_trace_spans_total"), "outcome", kSpanOutcomes);
+
+  Mutex dropped_lines_mutex;  // two scrapes at once would both add what is missing
+  std::array<Counter*, 2> dropped_lines ABSL_GUARDED_BY(dropped_lines_mutex) =
+      LabelledCounters(registry.CounterFamily("spotlight_log_lines_dropped_total"), "log", kLogs);
+
+  void SetDroppedLines(const DroppedLogLines& dropped) {
+    MutexLock lock(&dropped_lines_mutex);
+    const std::array<int64_t, 2> totals = {dropped.requests, dropped.program};
+    for (size_t i = 0; i < totals.size(); ++i) {
+      dropped_lines[i]->Increment(static_cast<double>(totals[i]) - dropped_lines[i]->Value());
+    }
+  }
 
   void OnQualitySample(const engine::QualitySample& sample) {
     quality_samples[static_cast<size_t>(sample.outcome)]->Increment();
@@ -291,8 +306,9 @@ void Metrics::OnSpans(SpanOutcome outcome, size_t num_spans) {
   handles_->spans[static_cast<size_t>(outcome)]->Increment(static_cast<double>(num_spans));
 }
 
-std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load) {
+std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load, const DroppedLogLines& dropped) {
   Handles& h = *handles_;
+  h.SetDroppedLines(dropped);
   if (load.has_value()) {
     h.running.Set(load->num_running);
     h.waiting.Set(load->num_waiting);

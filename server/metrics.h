@@ -2,6 +2,7 @@
 // a step with 32 rows costs a few microseconds.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -12,6 +13,11 @@
 #include "server/tracing/span.h"
 
 namespace spotlight::server {
+
+// What the logs have lost since the start.
+struct DroppedLogLines {
+  int64_t requests = 0, program = 0;
+};
 
 // Thread-safe.
 class Metrics final : public engine::StatsObserver {
@@ -32,7 +38,7 @@ class Metrics final : public engine::StatsObserver {
   void OnSpans(SpanOutcome outcome, size_t num_spans);
 
   // The whole exposition. `load`: absent before an engine runs.
-  std::string Text(const absl::optional<engine::EngineLoad>& load);
+  std::string Text(const absl::optional<engine::EngineLoad>& load, const DroppedLogLines& dropped = {});
 
  private:
   struct Handles;

@@ -62,6 +62,7 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
     : on_call_end_(std::move(on_call_end)),
       model_name_(options.model_name),
       metrics_(options.model_name),
+      dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
       orca_([this] { return load_reporter_.Report(engine_.load()); }),
@@ -111,7 +112,9 @@ absl::Status Server::Listen(const ServerOptions& options) {
   if (absl::Status status = ReadCredentials(options.security); !status.ok()) return status;
   if (absl::Status status = CheckBindable(options.listen); !status.ok()) return status;
   HttpPages pages;
-  pages.metrics = [this] { return metrics_.Text(Load()); };
+  pages.metrics = [this] {
+    return metrics_.Text(Load(), dropped_log_lines_ ? dropped_log_lines_() : DroppedLogLines());
+  };
   pages.live = [this] { return Live(); };
   pages.ready = [this] { return Ready(); };
   pages.profile = [this](const ProfileCall& call) { return AnswerProfile(call); };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -45,6 +46,7 @@ struct ServerOptions {
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
   std::string model_name;                             // the metrics' label
   TracingOptions tracing;
+  std::function<DroppedLogLines()> dropped_log_lines;  // asked at each scrape; null: none
 };
 
 enum class ServingState { kLoading, kServing, kDraining, kFailed };
@@ -90,6 +92,7 @@ class Server {
   const CallObserver on_call_end_;
   const std::string model_name_;
   Metrics metrics_;
+  const std::function<DroppedLogLines()> dropped_log_lines_;
   const std::string listen_host_;
   std::unique_ptr<Tracer> tracer_;  // null: no traces
   std::atomic<engine::Engine*> engine_{nullptr};
