@@ -132,7 +132,8 @@ TEST_F(MetricsTest, ExportsEveryFamilyOfTheTableWithHelpAndType) {
 
 TEST_F(MetricsTest, WritesBoundsAsTheyAreInQueries) {
   Run();
-  for (const char* le : {"le=\"8e-05\"", "le=\"0.00064\"", "le=\"0.0125\"", "le=\"1048576\"", "le=\"2.5\""}) {
+  for (const char* le :
+       {"le=\"8e-05\"", "le=\"0.00064\"", "le=\"0.0125\"", "le=\"0.0005\"", "le=\"1048576\"", "le=\"2.5\""}) {
     EXPECT_TRUE(absl::StrContains(text_, le)) << le;
   }
 }
