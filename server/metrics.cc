@@ -62,7 +62,7 @@ std::array<Counter*, n> LabelledCounters(Family<Counter>& family, const char* la
 }  // namespace
 
 struct Metrics::Handles {
-  explicit Handles(const std::string& model_name) : registry(model_name) {}
+  Handles(const std::string& model_name, const HistogramBuckets& buckets) : registry(model_name, buckets) {}
 
   MetricRegistry registry;
   ProcessMetrics process;
@@ -178,7 +178,8 @@ struct Metrics::Handles {
   }
 };
 
-Metrics::Metrics(const std::string& model_name) : handles_(std::make_unique<Handles>(model_name)) {
+Metrics::Metrics(const std::string& model_name, const HistogramBuckets& buckets)
+    : handles_(std::make_unique<Handles>(model_name, buckets)) {
   // A series that appears with its first event hides that event from rate(): known label values start at 0.
   for (const absl::string_view reason : RejectionReasons()) handles_->rejected.Add({{"reason", std::string(reason)}});
   for (const char* files : {"certificate", "tokens"}) {

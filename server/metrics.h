@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/step_stats.h"
 #include "server/call_record.h"
+#include "server/histogram_buckets.h"
 #include "server/tracing/span.h"
 
 namespace spotlight::server {
@@ -22,7 +23,8 @@ struct DroppedLogLines {
 // Thread-safe.
 class Metrics final : public engine::StatsObserver {
  public:
-  explicit Metrics(const std::string& model_name);  // on every family but process_*
+  // `model_name` is on every family but process_*.
+  explicit Metrics(const std::string& model_name, const HistogramBuckets& buckets = {});
   ~Metrics() override;
 
   void OnStep(const engine::StepStats& stats) override;

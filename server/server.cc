@@ -61,7 +61,7 @@ int ToMilliseconds(absl::Duration duration) {
 Server::Server(const ServerOptions& options, CallObserver on_call_end)
     : on_call_end_(std::move(on_call_end)),
       model_name_(options.model_name),
-      metrics_(options.model_name),
+      metrics_(options.model_name, options.histogram_buckets),
       dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),

@@ -16,6 +16,7 @@
 #include "server/call_record.h"
 #include "server/generate_service.h"
 #include "server/health_service.h"
+#include "server/histogram_buckets.h"
 #include "server/http_server.h"
 #include "server/listen_address.h"
 #include "server/load_report.h"
@@ -45,6 +46,7 @@ struct ServerOptions {
   absl::Duration connection_grace;
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
   std::string model_name;                             // the metrics' label
+  HistogramBuckets histogram_buckets;                 // in the place of the metrics' own
   TracingOptions tracing;
   std::function<DroppedLogLines()> dropped_log_lines;  // asked at each scrape; null: none
 };

@@ -138,6 +138,46 @@ TEST_F(MetricsTest, WritesBoundsAsTheyAreInQueries) {
   }
 }
 
+TEST_F(MetricsTest, BoundsThatWereChosenTakeThePlaceOfTheTables) {
+  const auto buckets = ParseHistogramBuckets("time_to_first_token_seconds=.3,1,3;spotlight_step_seconds=2e-3,0.05");
+  ASSERT_TRUE(buckets.ok()) << buckets.status();
+  Metrics metrics("m", *buckets);
+  metrics.OnRequestEnd(Request(engine::FinishReason::kStop));  // its first token after 0.21 s
+  metrics.OnStep(Step(1));
+  text_ = metrics.Text({});
+  EXPECT_EQ(BoundsOf("spotlight_time_to_first_token_seconds"), (std::vector<double>{.3, 1, 3}));
+  EXPECT_EQ(BoundsOf("spotlight_step_seconds"), (std::vector<double>{.002, .05}));
+  EXPECT_EQ(Value(R"(spotlight_time_to_first_token_seconds_bucket{model_name="m",le="0.3"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_step_seconds_bucket{model_name="m",cuda_graph="false",phase="mixed",le="0.002"})"), "0");
+  EXPECT_EQ(Value(R"(spotlight_step_seconds_bucket{model_name="m",cuda_graph="false",phase="mixed",le="0.05"})"), "1");
+  for (const MetricFamily& family : MetricFamilies()) {
+    if (family.type == MetricType::kHistogram && buckets->count(family.name) == 0) {
+      EXPECT_EQ(BoundsOf(family.name), family.buckets) << family.name;
+    }
+  }
+}
+
+TEST(HistogramBucketsTest, WhatCannotBeIsNamed) {
+  const auto error = [](const std::string& text) {
+    return std::string(ParseHistogramBuckets(text).status().message());
+  };
+  EXPECT_TRUE(ParseHistogramBuckets("")->empty());
+  EXPECT_EQ(error("1,2"), "must be NAME=BOUND,BOUND,...;NAME=..., got \"1,2\"");
+  EXPECT_EQ(error("step_seconds=1;"), "must be NAME=BOUND,BOUND,...;NAME=..., got \"\"");
+  EXPECT_EQ(error("step_secs=1"), "step_secs: is no histogram of this server");
+  EXPECT_EQ(error("requests_total=1"), "requests_total: is no histogram of this server");
+  EXPECT_EQ(error("step_seconds="), "step_seconds: bounds must be positive numbers, got \"\"");
+  EXPECT_EQ(error("step_seconds=1,x"), "step_seconds: bounds must be positive numbers, got \"x\"");
+  EXPECT_EQ(error("step_seconds=0,1"), "step_seconds: bounds must be positive numbers, got \"0\"");
+  EXPECT_EQ(error("step_seconds=1,inf"), "step_seconds: bounds must be positive numbers, got \"inf\"");
+  EXPECT_EQ(error("step_seconds=nan"), "step_seconds: bounds must be positive numbers, got \"nan\"");
+  EXPECT_EQ(error("step_seconds=1,2,2"), "step_seconds: bounds must increase, got 2 after 2");
+  EXPECT_EQ(error("step_seconds=1;spotlight_step_seconds=2"), "step_seconds: is there twice");
+  std::string many = "step_seconds=1";
+  for (int i = 2; i <= 101; ++i) absl::StrAppend(&many, ",", i);
+  EXPECT_EQ(error(many), "step_seconds: must have at most 100 bounds, got 101");
+}
+
 TEST(MetricLabelTest, QuotesAreEscaped) {
   Metrics metrics("a\"b\\c\nd");
   EXPECT_TRUE(absl::StrContains(metrics.Text({}), R"(spotlight_health_status{model_name="a\"b\\c\nd"} 0)"));
