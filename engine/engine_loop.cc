@@ -380,6 +380,7 @@ void EngineLoop::PublishLoad() {
   load.num_pages = scheduler_.pages().num_pages();
   load.num_free_pages = scheduler_.pages().num_free();
   load.healthy = fault_.ok();
+  load.fault = std::string(fault_.message());
   queue_->rates()->OnLoad(load.num_running, scheduler_.prefill_tokens_left());
   MutexLock lock(&load_mutex_);
   load_ = load;

@@ -189,7 +189,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   engine_options.scheduler.num_pages = *num_pages;
   // A request that the whole cache cannot hold is refused at the door, like one that the model cannot.
   const int64_t cache_tokens = int64_t{*num_pages} * kernels::kPageTokens;
-  if (cache_tokens < config->max_context_tokens) {
+  const bool context_is_cache = cache_tokens < config->max_context_tokens;
+  if (context_is_cache) {
     loaded.notes.push_back(absl::StrCat("context capped at ", cache_tokens, " tokens by the KV cache"));
     config->max_context_tokens = attention_options.max_context = static_cast<int32_t>(cache_tokens);
   }
@@ -213,9 +214,10 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!runner.ok()) return runner.status();
   auto profiler = std::make_unique<StepProfiler>(MakeTorchRecorder(*device));
   loaded.profiler = profiler.get();
-  auto engine =
-      Engine::Create(engine_options, Describe(options, *config, *hash, dtype, *device), *std::move(tokenizer),
-                     *std::move(chat_template), *std::move(runner), observer, Clock::Steady(), std::move(profiler));
+  ModelInfo model = Describe(options, *config, *hash, dtype, *device);
+  model.context_is_cache = context_is_cache;
+  auto engine = Engine::Create(engine_options, std::move(model), *std::move(tokenizer), *std::move(chat_template),
+                               *std::move(runner), observer, Clock::Steady(), std::move(profiler));
   if (!engine.ok()) return engine.status();
   loaded.engine = *std::move(engine);
   return loaded;

@@ -26,6 +26,7 @@ struct ModelInfo {
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
   int32_t vocab_size = 0;
   int32_t max_context_tokens = 0;  // prompt + output of one request
+  bool context_is_cache = false;   // it is what the KV cache holds, less than the model takes
   int64_t num_parameters = 0;
   std::vector<int32_t> eos_token_ids;
   bool has_chat_template = false;   // set by Engine::Create

@@ -71,6 +71,7 @@ struct EngineLoad {
   int64_t num_waiting_tokens = 0;
   int32_t num_pages = 0, num_free_pages = 0;
   bool healthy = true;  // false after a device fault
+  std::string fault;    // which one; empty while healthy
   bool draining = false;
 };
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/admission/kv_capacity.h"
 #include "engine/utf8.h"
 
 namespace spotlight::engine {
@@ -135,8 +136,15 @@ absl::Status ValidateChat(const ChatPrompt& chat) {
   return absl::OkStatus();
 }
 
+absl::Status OverCache(absl::string_view field, int64_t num_tokens, int64_t cache_tokens) {
+  return OverKvCapacity(absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
+                                                                " tokens leaves no room for output in the KV cache of ",
+                                                                cache_tokens, " tokens")));
+}
+
 absl::Status CheckFitsContext(absl::string_view field, int64_t num_tokens, const ModelInfo& model) {
   if (num_tokens + 1 <= model.max_context_tokens) return absl::OkStatus();
+  if (model.context_is_cache) return OverCache(field, num_tokens, model.max_context_tokens);
   return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
                                                  " tokens leaves no room for output in the context of ",
                                                  model.max_context_tokens, " tokens"));
@@ -200,11 +208,7 @@ absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32
   if (num_tokens == 0) return absl::InvalidArgumentError(absl::StrCat(field, ": encodes to no tokens"));
   absl::Status status = CheckFitsContext(field, num_tokens, model);
   if (!status.ok()) return status;
-  if (num_tokens + 1 > cache_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ": a prompt of ", num_tokens,
-                                                   " tokens leaves no room for output in the KV cache of ",
-                                                   cache_tokens, " tokens"));
-  }
+  if (num_tokens + 1 > cache_tokens) return OverCache(field, num_tokens, cache_tokens);
   for (const int32_t id : token_ids) {
     if (id >= 0 && id < model.vocab_size) continue;
     return absl::InvalidArgumentError(

@@ -20,8 +20,8 @@ absl::Status ValidatePrompt(const Prompt& prompt, const ModelInfo& model,
                             absl::optional<int32_t> truncate_to = absl::nullopt);
 
 // An encoded prompt against what can be served, `model.max_context_tokens` and the whole cache. INVALID_ARGUMENT:
-// empty, no room for an output token in the context or the cache, or an id that the tokenizer has and the model has
-// not.
+// empty, no room for an output token in the context or the cache (then also IsOverKvCapacity), or an id that the
+// tokenizer has and the model has not.
 absl::Status ValidateEncodedPrompt(const Prompt& prompt, const std::vector<int32_t>& token_ids, const ModelInfo& model,
                                    int64_t cache_tokens);
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "command_line/flag_parser.h"
+#include "server/histogram_buckets.h"
 #include "server/security_flags.h"
 #include "server/tracing_flags.h"
 
@@ -71,6 +72,11 @@ ABSL_FLAG(int32_t, quality_low_samples, kQuality.low_samples,
 ABSL_FLAG(std::string, quality_fallback, "dense",
           "To what, to the request's end; budget: 4 times its budget, at most 0.25, and dense where that is low, too");
 
+ABSL_FLAG(std::string, histogram_buckets, "",
+          "Upper bounds of histograms of /metrics in the place of their own, rising: "
+          "time_to_first_token_seconds=0.5,1,2;step_seconds=0.01,0.1. A query is exact only on a bound: have your "
+          "objectives among them");
+
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
 namespace spotlight::server {
@@ -128,6 +134,7 @@ const std::vector<FlagGroup>& Groups() {
         {"quality_low_samples", "N"},
         {"quality_fallback", "dense|budget"}}},
       {"Traces", {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}}},
+      {"Metrics", {{"histogram_buckets", "NAME=B,..."}}},
       {"Lifecycle", {{"drain_seconds", "S"}}},
   };
   return *groups;
@@ -262,6 +269,9 @@ absl::Status ReadNetwork(ProgramOptions* options) {
     return Invalid("drain-seconds", absl::StrCat("must be at least 0, got ", drain_seconds));
   }
   options->drain = absl::Seconds(drain_seconds);
+  auto buckets = ParseHistogramBuckets(absl::GetFlag(FLAGS_histogram_buckets));
+  if (!buckets.ok()) return Invalid("histogram-buckets", buckets.status().message());
+  options->server.histogram_buckets = *std::move(buckets);
   return absl::OkStatus();
 }
 

@@ -54,7 +54,8 @@ std::vector<MetricFamily>* BuildTable() {
       {"spotlight_requests_total", kCounter, "Calls that ended.", {"method", "grpc_code", "finish_reason"}, {}},
       {"spotlight_requests_rejected_total",
        kCounter,
-       "Generation calls refused before any work; deadline: could not end by it, at the door or in the queue.",
+       "Generation calls refused before any work, and of all calls those without a right (auth) or over their caller's "
+       "limits; deadline: could not end by it, at the door or in the queue; kv_capacity: larger than the whole cache.",
        {"reason"},
        {}},
       {"spotlight_requests_cancelled_total",
@@ -172,6 +173,13 @@ std::vector<MetricFamily>* BuildTable() {
        kCounter,
        "Spans of --otlp-endpoint; failed: the collector did not take them; dropped: too many were waiting for it.",
        {"outcome"},
+       {}},
+
+      {"spotlight_log_lines_dropped_total",
+       kCounter,
+       "Lines of the request log (standard output) and of the program's log (standard error) that could not be "
+       "written.",
+       {"log"},
        {}},
 
       {"spotlight_build_info", kGauge, "1; what runs is in the labels.", {"version", "libtorch"}, {}},

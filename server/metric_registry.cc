@@ -39,13 +39,14 @@ prometheus::Family<prometheus::Gauge>& MetricRegistry::GaugeFamily(const char* n
 
 prometheus::Histogram& MetricRegistry::AddHistogram(const char* name, const prometheus::Labels& labels) {
   const MetricFamily& row = Row(name, MetricType::kHistogram);
+  const auto chosen = buckets_.find(name);
   // Registering a family again gives the one that is there.
   return prometheus::BuildHistogram()
       .Name(row.name)
       .Help(row.help)
       .Labels({{"model_name", model_name_}})
       .Register(registry_)
-      .Add(labels, row.buckets);
+      .Add(labels, chosen == buckets_.end() ? row.buckets : chosen->second);
 }
 
 }  // namespace spotlight::server

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "prometheus/counter.h"
@@ -9,6 +10,7 @@
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "server/histogram_buckets.h"
 
 namespace spotlight::server {
 
@@ -16,7 +18,9 @@ namespace spotlight::server {
 // asked for at construction.
 class MetricRegistry {
  public:
-  explicit MetricRegistry(std::string model_name) : model_name_(std::move(model_name)) {}
+  // `buckets` go before the table's.
+  MetricRegistry(std::string model_name, HistogramBuckets buckets)
+      : model_name_(std::move(model_name)), buckets_(std::move(buckets)) {}
 
   prometheus::Family<prometheus::Counter>& CounterFamily(const char* name);
   prometheus::Family<prometheus::Gauge>& GaugeFamily(const char* name);
@@ -28,6 +32,7 @@ class MetricRegistry {
 
  private:
   const std::string model_name_;
+  const HistogramBuckets buckets_;
   prometheus::Registry registry_;
 };
 

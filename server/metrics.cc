@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
+#include "engine/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
@@ -36,6 +38,7 @@ constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_po
 constexpr std::array<const char*, 3> kQualityOutcomes = {"good", "low", "not_finite"};
 constexpr std::array<const char*, 2> kFallbackActions = {"dense", "budget"};
 constexpr std::array<const char*, 3> kSpanOutcomes = {"exported", "failed", "dropped"};
+constexpr std::array<const char*, 2> kLogs = {"requests", "program"};
 
 const char* FinishReasonLabel(const absl::optional<engine::Finish>& finish) {
   if (!finish.has_value()) return kFinishReasons[0];
@@ -59,7 +62,7 @@ std::array<Counter*, n> LabelledCounters(Family<Counter>& family, const char* la
 }  // namespace
 
 struct Metrics::Handles {
-  explicit Handles(const std::string& model_name) : registry(model_name) {}
+  Handles(const std::string& model_name, const HistogramBuckets& buckets) : registry(model_name, buckets) {}
 
   MetricRegistry registry;
   ProcessMetrics process;
@@ -126,6 +129,18 @@ struct Metrics::Handles {
   std::array<Counter*, 3> spans =
       LabelledCounters(registry.CounterFamily("spotlight_trace_spans_total"), "outcome", kSpanOutcomes);
 
+  Mutex dropped_lines_mutex;  // two scrapes at once would both add what is missing
+  std::array<Counter*, 2> dropped_lines ABSL_GUARDED_BY(dropped_lines_mutex) =
+      LabelledCounters(registry.CounterFamily("spotlight_log_lines_dropped_total"), "log", kLogs);
+
+  void SetDroppedLines(const DroppedLogLines& dropped) {
+    MutexLock lock(&dropped_lines_mutex);
+    const std::array<int64_t, 2> totals = {dropped.requests, dropped.program};
+    for (size_t i = 0; i < totals.size(); ++i) {
+      dropped_lines[i]->Increment(static_cast<double>(totals[i]) - dropped_lines[i]->Value());
+    }
+  }
+
   void OnQualitySample(const engine::QualitySample& sample) {
     quality_samples[static_cast<size_t>(sample.outcome)]->Increment();
     if (sample.fallback.has_value()) fallbacks[static_cast<size_t>(*sample.fallback)]->Increment();
@@ -163,7 +178,8 @@ struct Metrics::Handles {
   }
 };
 
-Metrics::Metrics(const std::string& model_name) : handles_(std::make_unique<Handles>(model_name)) {
+Metrics::Metrics(const std::string& model_name, const HistogramBuckets& buckets)
+    : handles_(std::make_unique<Handles>(model_name, buckets)) {
   // A series that appears with its first event hides that event from rate(): known label values start at 0.
   for (const absl::string_view reason : RejectionReasons()) handles_->rejected.Add({{"reason", std::string(reason)}});
   for (const char* files : {"certificate", "tokens"}) {
@@ -291,8 +307,9 @@ void Metrics::OnSpans(SpanOutcome outcome, size_t num_spans) {
   handles_->spans[static_cast<size_t>(outcome)]->Increment(static_cast<double>(num_spans));
 }
 
-std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load) {
+std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load, const DroppedLogLines& dropped) {
   Handles& h = *handles_;
+  h.SetDroppedLines(dropped);
   if (load.has_value()) {
     h.running.Set(load->num_running);
     h.waiting.Set(load->num_waiting);

@@ -2,6 +2,7 @@
 // a step with 32 rows costs a few microseconds.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -9,14 +10,21 @@
 #include "engine/engine.h"
 #include "engine/step_stats.h"
 #include "server/call_record.h"
+#include "server/histogram_buckets.h"
 #include "server/tracing/span.h"
 
 namespace spotlight::server {
 
+// What the logs have lost since the start.
+struct DroppedLogLines {
+  int64_t requests = 0, program = 0;
+};
+
 // Thread-safe.
 class Metrics final : public engine::StatsObserver {
  public:
-  explicit Metrics(const std::string& model_name);  // on every family but process_*
+  // `model_name` is on every family but process_*.
+  explicit Metrics(const std::string& model_name, const HistogramBuckets& buckets = {});
   ~Metrics() override;
 
   void OnStep(const engine::StepStats& stats) override;
@@ -32,7 +40,7 @@ class Metrics final : public engine::StatsObserver {
   void OnSpans(SpanOutcome outcome, size_t num_spans);
 
   // The whole exposition. `load`: absent before an engine runs.
-  std::string Text(const absl::optional<engine::EngineLoad>& load);
+  std::string Text(const absl::optional<engine::EngineLoad>& load, const DroppedLogLines& dropped = {});
 
  private:
   struct Handles;

@@ -32,8 +32,8 @@ std::string Text(const absl::Status& status) {
   return std::string(status.message());
 }
 
-void LogToStandardError() {
-  auto logger = std::make_shared<spdlog::logger>("spotlight", std::make_shared<LogSink>(STDERR_FILENO));
+void LogToStandardError(const std::shared_ptr<DroppedLines>& dropped) {
+  auto logger = std::make_shared<spdlog::logger>("spotlight", std::make_shared<LogSink>(STDERR_FILENO, dropped));
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
@@ -98,10 +98,15 @@ class ExitAtLatest {
 
 int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const std::function<bool()>& stop_loading) {
   signal(SIGPIPE, SIG_IGN);  // a log's reader may go
-  LogToStandardError();
+  const auto dropped = std::make_shared<DroppedLines>();
+  LogToStandardError(dropped);
   StopSignal stop;
-  RequestLog request_log;
-  auto started = Server::Start(options.server, [&request_log](const CallRecord& record) { request_log.Write(record); });
+  RequestLog request_log(STDOUT_FILENO);
+  ServerOptions server_options = options.server;
+  server_options.dropped_log_lines = [&request_log, dropped] {
+    return DroppedLogLines{request_log.num_dropped(), dropped->count()};
+  };
+  auto started = Server::Start(server_options, [&request_log](const CallRecord& record) { request_log.Write(record); });
   if (!started.ok()) {
     spdlog::error("{}", Text(started.status()));
     return 1;

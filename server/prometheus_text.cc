@@ -13,7 +13,10 @@ std::string Number(double value) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "+Inf" : "-Inf";
   char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value);
+  // The shortest of 0.0005 is 5e-04, which nobody writes in a query.
+  const bool is_small_fraction = std::abs(value) >= 1e-4 && std::abs(value) < 1;
+  const auto end = is_small_fraction ? std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed)
+                                     : std::to_chars(buffer, buffer + sizeof(buffer), value);
   return std::string(buffer, end.ptr);
 }
 

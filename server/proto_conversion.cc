@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/admission/kv_capacity.h"
 #include "server/request_id.h"
 
 namespace spotlight::server {
@@ -35,7 +36,11 @@ absl::StatusOr<engine::Prompt> ToChatPrompt(v1::ChatPrompt* chat) {
   return prompt;
 }
 
-absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, int32_t max_context_tokens) {
+absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, const engine::ModelInfo& model) {
+  const int32_t max_context_tokens = model.max_context_tokens;
+  const auto too_many = [&model](const absl::Status& status) {
+    return model.context_is_cache ? engine::OverKvCapacity(status) : status;
+  };
   switch (request->prompt_case()) {
     case v1::GenerateRequest::kText:
       return engine::TextPrompt{std::move(*request->mutable_text())};
@@ -43,10 +48,10 @@ absl::StatusOr<engine::Prompt> ToPrompt(v1::GenerateRequest* request, int32_t ma
       const auto& ids = request->token_ids().ids();
       if (request->truncate_prompt_tokens() > 0 && ids.size() > request->truncate_prompt_tokens()) {
         if (request->truncate_prompt_tokens() > max_context_tokens)
-          return TooManyTokens(ids.size(), max_context_tokens);
+          return too_many(TooManyTokens(ids.size(), max_context_tokens));
         return engine::TokenPrompt{{ids.end() - request->truncate_prompt_tokens(), ids.end()}};
       }
-      if (absl::Status status = CheckTokenIds(ids, max_context_tokens); !status.ok()) return status;
+      if (absl::Status status = CheckTokenIds(ids, max_context_tokens); !status.ok()) return too_many(status);
       return engine::TokenPrompt{{ids.begin(), ids.end()}};
     }
     case v1::GenerateRequest::kChat:
@@ -259,7 +264,7 @@ absl::StatusOr<engine::GenerateRequest> ToEngineRequest(v1::GenerateRequest* req
         absl::StrCat("model: \"", request->model(), "\" is not served here, \"", model.name, "\" is"));
   }
   converted.priority = request->priority();
-  auto prompt = ToPrompt(request, model.max_context_tokens);
+  auto prompt = ToPrompt(request, model);
   if (!prompt.ok()) return prompt.status();
   converted.prompt = *std::move(prompt);
   auto sampling = ToSampling(request->sampling());

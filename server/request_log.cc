@@ -1,7 +1,5 @@
 #include "server/request_log.h"
 
-#include <unistd.h>
-
 #include <chrono>
 
 #include "nlohmann/json.hpp"
@@ -61,11 +59,13 @@ std::string RequestLogLine(const CallRecord& record, double unix_seconds) {
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-RequestLog::RequestLog() {
+RequestLog::RequestLog(int fd)
+    : dropped_(std::make_shared<DroppedLines>(
+          [](const std::string& why) { spdlog::warn("the request log loses lines: {}", why); })) {
   spdlog::init_thread_pool(kMaxBufferedLines, 1);
   logger_ =
-      std::make_shared<spdlog::async_logger>("requests", std::make_shared<LogSink>(STDOUT_FILENO),
-                                             spdlog::thread_pool(), spdlog::async_overflow_policy::overrun_oldest);
+      std::make_shared<spdlog::async_logger>("requests", std::make_shared<LogSink>(fd, dropped_), spdlog::thread_pool(),
+                                             spdlog::async_overflow_policy::overrun_oldest);
   logger_->set_pattern("%v");
   logger_->flush_on(spdlog::level::info);
 }
@@ -78,6 +78,13 @@ RequestLog::~RequestLog() {
 void RequestLog::Write(const CallRecord& record) {
   const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   logger_->info(RequestLogLine(record, now));
+  const size_t num_overrun = spdlog::thread_pool()->overrun_counter();
+  size_t before = num_overrun_.load();
+  while (num_overrun > before) {
+    if (!num_overrun_.compare_exchange_weak(before, num_overrun)) continue;
+    dropped_->Add(static_cast<int64_t>(num_overrun - before), "calls end faster than their lines can be written");
+    break;
+  }
 }
 
 }  // namespace spotlight::server

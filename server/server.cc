@@ -15,6 +15,7 @@
 #include "grpcpp/server_builder.h"
 #include "server/security/watched_credentials.h"
 #include "server/tracing/call_span.h"
+#include "spdlog/spdlog.h"
 
 namespace spotlight::server {
 namespace {
@@ -60,7 +61,8 @@ int ToMilliseconds(absl::Duration duration) {
 Server::Server(const ServerOptions& options, CallObserver on_call_end)
     : on_call_end_(std::move(on_call_end)),
       model_name_(options.model_name),
-      metrics_(options.model_name),
+      metrics_(options.model_name, options.histogram_buckets),
+      dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
       orca_([this] { return load_reporter_.Report(engine_.load()); }),
@@ -110,7 +112,9 @@ absl::Status Server::Listen(const ServerOptions& options) {
   if (absl::Status status = ReadCredentials(options.security); !status.ok()) return status;
   if (absl::Status status = CheckBindable(options.listen); !status.ok()) return status;
   HttpPages pages;
-  pages.metrics = [this] { return metrics_.Text(Load()); };
+  pages.metrics = [this] {
+    return metrics_.Text(Load(), dropped_log_lines_ ? dropped_log_lines_() : DroppedLogLines());
+  };
   pages.live = [this] { return Live(); };
   pages.ready = [this] { return Ready(); };
   pages.profile = [this](const ProfileCall& call) { return AnswerProfile(call); };
@@ -200,13 +204,14 @@ void Server::Shutdown() {
   if (engine_watch_.joinable()) engine_watch_.join();
 }
 
-void Server::SetState(ServingState state) {
+bool Server::SetState(ServingState state) {
   MutexLock lock(&state_mutex_);
-  if (state_.load() == ServingState::kFailed) return;  // a failed engine stays failed
+  if (state_.load() == ServingState::kFailed) return false;
   state_.store(state);
   const bool ready = state == ServingState::kServing;
   health_.Set(state != ServingState::kFailed, ready);
   metrics_.SetServing(ready);
+  return true;
 }
 
 void Server::OnCallEnd(const CallRecord& record) {
@@ -224,7 +229,8 @@ void Server::OnCallEnd(const CallRecord& record) {
 
 void Server::PollEngine() {
   const auto load = Load();
-  if (load.has_value() && !load->healthy) SetState(ServingState::kFailed);
+  if (!load.has_value() || load->healthy || !SetState(ServingState::kFailed)) return;
+  spdlog::critical("the engine has stopped and serves no more: {}", load->fault);
 }
 
 void Server::WatchEngine() {
@@ -250,6 +256,7 @@ absl::StatusOr<std::string> Server::AnswerProfile(const ProfileCall& call) {
                                                          : absl::StatusOr<std::string>(profile_port_);
   record.status = trace.status();
   record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  metrics_.OnCallEnd(record, state() == ServingState::kDraining);
   if (on_call_end_) on_call_end_(record);
   return trace;
 }

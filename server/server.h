@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "server/call_record.h"
 #include "server/generate_service.h"
 #include "server/health_service.h"
+#include "server/histogram_buckets.h"
 #include "server/http_server.h"
 #include "server/listen_address.h"
 #include "server/load_report.h"
@@ -44,7 +46,9 @@ struct ServerOptions {
   absl::Duration connection_grace;
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
   std::string model_name;                             // the metrics' label
+  HistogramBuckets histogram_buckets;                 // in the place of the metrics' own
   TracingOptions tracing;
+  std::function<DroppedLogLines()> dropped_log_lines;  // asked at each scrape; null: none
 };
 
 enum class ServingState { kLoading, kServing, kDraining, kFailed };
@@ -79,10 +83,10 @@ class Server {
   absl::Status ReadCredentials(const SecurityOptions& options);
   absl::Status StartTracing(const TracingOptions& options);
   void OnCallEnd(const CallRecord& record);
-  void SetState(ServingState state);
-  void PollEngine();    // fails the server once the engine has stopped
-  void WatchEngine();   // polls until told to stop
-  absl::Status Live();  // these two ask the engine anew
+  bool SetState(ServingState state);  // false: it has failed already, for good
+  void PollEngine();                  // fails the server once the engine has stopped
+  void WatchEngine();                 // polls until told to stop
+  absl::Status Live();                // these two ask the engine anew
   absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
   absl::StatusOr<std::string> AnswerProfile(const ProfileCall& call);
@@ -90,6 +94,7 @@ class Server {
   const CallObserver on_call_end_;
   const std::string model_name_;
   Metrics metrics_;
+  const std::function<DroppedLogLines()> dropped_log_lines_;
   const std::string listen_host_;
   std::unique_ptr<Tracer> tracer_;  // null: no traces
   std::atomic<engine::Engine*> engine_{nullptr};

@@ -247,7 +247,7 @@ FLEET = {
         lines("Model load", "s", {"{{instance}}": "spotlight_model_load_seconds{SERIES}"},
               "The chart's model.loadSeconds has to cover it."),
     ],
-    "Credentials": [
+    "Credentials, traces and logs": [
         lines("Certificate runs out in", "s",
               {"{{instance}}": "spotlight_certificate_expiry_timestamp_seconds{SERIES} - time()"},
               "Nothing without TLS. Under a week SpotlightCertificateExpiring fires."),
@@ -256,6 +256,9 @@ FLEET = {
               "refused: what was loaded before goes on, also for whoever was to be shut out."),
         lines("Spans to the trace collector", "ops", {"{{outcome}}": rate("spotlight_trace_spans_total", "outcome")},
               "Zero without --otlp-endpoint. failed: the collector did not take them; dropped: too many waited."),
+        lines("Lines lost by the logs", "ops", {"{{log}}": rate("spotlight_log_lines_dropped_total", "log")},
+              "requests: a line per call, on standard output; program: on standard error. A full disk or a reader that "
+              "does not read."),
     ],
     "Process": [
         lines("CPU", "short", {"{{instance}}": "rate(process_cpu_seconds_total{PROCESS}[RATE])"}, "Cores in use; steadily at --threads plus one: the CPU is the limit."),

@@ -313,6 +313,9 @@ class ObservabilityTest(unittest.TestCase):
             self.assertEqual(made[name]["expr"], expected)
         self.assertIn("later than 10 s", made["SpotlightFirstTokenBurnFast"]["annotations"]["summary"])
         self.assertIn('le=~"2\\\\.5(\\\\.0)?"', self.rule()["spotlight:first_token_late:ratio_rate1h"]["expr"])
+        chosen = self.rule("server.histogramBuckets=time_to_first_token_seconds=.5\\,3",
+                           "prometheusRule.firstToken.seconds=3")
+        self.assertIn('le=~"3(\\\\.0)?"', chosen["spotlight:first_token_late:ratio_rate1h"]["expr"])
 
     def test_alerts_can_be_disabled_overridden_and_linked_by_name(self):
         rules = self.rule("prometheusRule.disabled={SpotlightNoHash}", "prometheusRule.runbookUrl=https://x/runbook.md",
@@ -353,6 +356,11 @@ class RefusalTest(unittest.TestCase):
                 (["helmTest.tokenSecretName=mine"], "auth.tokensSecretName"),
                 (["autoscaling.minReplicas=9"], "above autoscaling.maxReplicas"),
                 (["grpcRoute.enabled=true"], "grpcRoute.parentRefs"),
+                (["prometheusRule.enabled=true", "prometheusRule.firstToken.seconds=3"],
+                 "prometheusRule.firstToken.seconds 3 is none of the bounds"),
+                (["prometheusRule.enabled=true",
+                  "server.histogramBuckets=spotlight_time_to_first_token_seconds=.5\\,3;step_seconds=2.5"],
+                 "prometheusRule.firstToken.seconds 2.5 is none of the bounds of time_to_first_token_seconds: .5,3"),
         ):
             with self.subTest(words):
                 self.assertIn(words, tools.refusal(*settings))
@@ -362,7 +370,8 @@ class RefusalTest(unittest.TestCase):
                                ("model.hostPath=/x", "hostPath"), ("replicas=two", "replicas"),
                                ("server.budget=1.5", "budget"), ("server.device=gpu", "device"),
                                ("image.pullPolicy=Sometimes", "pullPolicy"), ("autoscaling.kind=vpa", "kind"),
-                               ("prometheusRule.firstToken.seconds=3", "seconds"), ("service.grpcPort=70000", "grpcPort"),
+                               ("prometheusRule.firstToken.seconds=-1", "seconds"),
+                               ("server.histogramBuckets=step_seconds", "histogramBuckets"), ("service.grpcPort=70000", "grpcPort"),
                                ("probes.readiness.initialDelay=1", "initialDelay")):
             with self.subTest(setting):
                 error = tools.refusal(setting)

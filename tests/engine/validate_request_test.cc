@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/admission/kv_capacity.h"
 #include "engine/utf8.h"
 #include "gtest/gtest.h"
 
@@ -158,9 +159,25 @@ TEST(ValidateEncodedPromptTest, NeedsRoomForOneTokenInContextAndCache) {
   EXPECT_EQ(too_long.message(),
             "text: a prompt of 1000 tokens leaves no room for output in the context of 1000 tokens");
   // Not RESOURCE_EXHAUSTED, which clients retry: it will never fit.
-  EXPECT_EQ(validate(640, 640),
-            absl::InvalidArgumentError(
-                "text: a prompt of 640 tokens leaves no room for output in the KV cache of 640 tokens"));
+  const absl::Status too_large = validate(640, 640);
+  EXPECT_EQ(too_large.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(too_large.message(),
+            "text: a prompt of 640 tokens leaves no room for output in the KV cache of 640 tokens");
+  EXPECT_TRUE(IsOverKvCapacity(too_large));
+  EXPECT_FALSE(IsOverKvCapacity(too_long));
+}
+
+TEST(ValidateEncodedPromptTest, AContextCutToTheCacheIsAMatterOfTheCache) {
+  ModelInfo model = Model();
+  model.context_is_cache = true;
+  const std::string message = "a prompt of 1000 tokens leaves no room for output in the KV cache of 1000 tokens";
+  const std::vector<int32_t> ids(1000, 1);
+  for (const absl::Status& status :
+       {ValidateEncodedPrompt(TextPrompt{"x"}, ids, model, 1000), ValidatePrompt(TokenPrompt{ids}, model)}) {
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(status.message().substr(status.message().find("a prompt")), message);
+    EXPECT_TRUE(IsOverKvCapacity(status));
+  }
 }
 
 TEST(ValidateEncodedPromptTest, RefusesTokensThatTheModelHasNot) {

@@ -1,17 +1,24 @@
 """Draining, signals and full disks: the real server as a process."""
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, "tests/integration")
 import programs
 
 LONG = ("--prompt", "The lighthouse keeper", "--max-tokens", "8000", "--ignore-eos", "--json")
+CALLS = 3
 
 
 def free_port():
@@ -30,12 +37,16 @@ def start_stream(server, *flags):
 
 
 def status_of(url):
-    import urllib.error
-    import urllib.request
     try:
         return urllib.request.urlopen(url, timeout=10).status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def lines_lost(url):
+    text = urllib.request.urlopen(url, timeout=10).read().decode()
+    counts = dict(re.findall(r'^spotlight_log_lines_dropped_total\{.*log="(\w+)"\} (\d+)$', text, re.M))
+    return int(counts["requests"]), int(counts["program"])
 
 
 class DrainTest(unittest.TestCase):
@@ -109,10 +120,30 @@ class DrainTest(unittest.TestCase):
             self.assertEqual(server.process.wait(timeout=30), 0)
 
 
-class LogTest(unittest.TestCase):
-    """A log that cannot be written costs its lines and nothing else."""
+@contextlib.contextmanager
+def pipe_that_nobody_reads():
+    """Its writing end, full."""
+    reader, writer = os.pipe()
+    try:
+        flags = fcntl.fcntl(writer, fcntl.F_GETFL)
+        fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(writer, b"x" * 4096)
+        except BlockingIOError:
+            pass
+        fcntl.fcntl(writer, fcntl.F_SETFL, flags)
+        yield writer
+    finally:
+        os.close(writer)
+        os.close(reader)
 
-    def serve_with(self, stdout, stderr):
+
+class LogTest(unittest.TestCase):
+    """A log that cannot be written costs its lines and nothing else, and the lines are counted."""
+
+    def serve_with(self, stdout, stderr, lost):
+        """Makes calls to a server whose request log loses `lost` lines. How many its program's log has lost."""
         grpc, http = free_port(), free_port()
         process = subprocess.Popen(
             [programs.SERVER, "--model", programs.TINY_LLAMA, "--threads", "1", "--listen", f"127.0.0.1:{grpc}",
@@ -128,13 +159,20 @@ class LogTest(unittest.TestCase):
                 except OSError:
                     pass
                 time.sleep(0.02)
-            for _ in range(3):
+            for _ in range(CALLS):
                 done = subprocess.run([programs.CLIENT, "generate", "--server", f"127.0.0.1:{grpc}", "--prompt", "x",
                                        "--max-tokens", "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                       timeout=60)
                 self.assertEqual(done.returncode, 0, done.stderr)
+            deadline = time.time() + 10
+            while lines_lost(f"http://127.0.0.1:{http}/metrics")[0] < lost:  # a pipe has a second's patience
+                self.assertLess(time.time(), deadline)
+                time.sleep(0.02)
+            requests, program = lines_lost(f"http://127.0.0.1:{http}/metrics")
+            self.assertEqual(requests, lost)
             process.terminate()
             self.assertEqual(process.wait(timeout=60), 0)
+            return program
         finally:
             if process.poll() is None:
                 process.kill()
@@ -142,28 +180,26 @@ class LogTest(unittest.TestCase):
 
     def test_a_full_disk(self):
         with open("/dev/full", "w") as full:
-            self.serve_with(full, full)
+            self.assertGreater(self.serve_with(full, full, CALLS), 3)  # what it says at its start
 
     def test_a_reader_that_is_gone(self):
         reader, writer = os.pipe()
         os.close(reader)
-        self.serve_with(writer, writer)
+        self.assertGreater(self.serve_with(writer, writer, CALLS), 3)
         os.close(writer)
 
     def test_a_reader_of_the_request_log_that_does_not_read(self):
-        reader, writer = os.pipe()
-        import fcntl
-        flags = fcntl.fcntl(writer, fcntl.F_GETFL)
-        fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-        try:
-            while True:
-                os.write(writer, b"x" * 4096)
-        except BlockingIOError:
-            pass
-        fcntl.fcntl(writer, fcntl.F_SETFL, flags)
-        self.serve_with(writer, subprocess.DEVNULL)
-        os.close(writer)
-        os.close(reader)
+        with pipe_that_nobody_reads() as writer, tempfile.TemporaryFile("w+") as log:
+            self.assertEqual(self.serve_with(writer, log, CALLS), 0)
+            log.seek(0)
+            told = [line for line in log if "the request log loses lines: " in line]
+        self.assertEqual(len(told), 1, told)
+
+    def test_a_log_that_is_read_loses_nothing(self):
+        with tempfile.TemporaryFile("w+") as requests, tempfile.TemporaryFile("w+") as log:
+            self.assertEqual(self.serve_with(requests, log, 0), 0)
+            requests.seek(0)
+            self.assertEqual(len(requests.readlines()), CALLS)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,13 @@ class Server:
                 return float(found.group(3))
         raise AssertionError(f"no series {series}")
 
+    def metric_becomes(self, series, value, seconds=10):
+        """Whether the series has that value soon: a call is counted when its client has its status already."""
+        deadline = time.time() + seconds
+        while self.metric(series) != value and time.time() < deadline:
+            time.sleep(0.02)
+        return self.metric(series) == value
+
     def client(self, command, *flags, **kwargs):
         return subprocess.run([CLIENT, command, "--server", self.grpc, *flags], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, timeout=120, **kwargs)

@@ -274,6 +274,11 @@ class LifecycleTest(unittest.TestCase):
             refused = server.client("generate", "--token-ids", ",".join(["5"] * 1100))
             self.assertEqual(refused.returncode, 3)
             self.assertIn("1024", refused.stderr)
+            refused = server.client("generate", "--prompt", "one of very many words " * 400)
+            self.assertEqual(refused.returncode, 3)
+            self.assertIn("leaves no room for output in the KV cache of 1024 tokens", refused.stderr)
+            self.assertTrue(server.metric_becomes('spotlight_requests_rejected_total{reason="kv_capacity"}', 2))
+            self.assertEqual(server.metric('spotlight_requests_rejected_total{reason="invalid"}'), 0)
 
     def test_a_model_of_one_layer_is_served(self):
         with tempfile.TemporaryDirectory() as folder:

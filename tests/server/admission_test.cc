@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "httplib.h"
 #include "tests/server/served_engine.h"
+#include "tests/testing/captured_log.h"
 
 namespace spotlight::server {
 namespace {
@@ -42,6 +43,8 @@ class AdmissionTest : public ServedEngine {
     httplib::Client client("127.0.0.1", server_->http_port());
     return client.Get("/metrics")->body;
   }
+
+  spotlight::testing::CapturedLog log_;
 };
 
 TEST_F(AdmissionTest, ADeadlineThatNoServerCouldMeetIsRefusedAtOnce) {
@@ -133,6 +136,26 @@ TEST_F(AdmissionTest, UnderOverloadAdmittedRequestsEndInTimeAndTheRestHearOfItAt
   EXPECT_LT(refusals[refusals.size() / 2], 0.050);
 }
 
+TEST_F(AdmissionTest, APromptThatTheWholeCacheCannotHoldIsRefusedForItsCapacity) {
+  options_.scheduler.num_pages = 4;
+  Start();
+  v1::GenerateRequest request = TokensRequest("large", 1);
+  request.mutable_token_ids()->mutable_ids()->Resize(4 * 64, 1);
+  grpc::ClientContext context;
+  v1::GenerateResponse reply;
+  const grpc::Status status = stub_->Generate(&context, request, &reply);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(),
+            "token_ids: a prompt of 256 tokens leaves no room for output in the KV cache of 256 tokens");
+  request.mutable_token_ids()->mutable_ids()->Resize(8192, 1);  // nor the model
+  grpc::ClientContext another_context;
+  EXPECT_EQ(stub_->Generate(&another_context, request, &reply).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  TakeRecords(2);
+  const std::string rejected = "spotlight_requests_rejected_total{model_name=\"fake\",reason=";
+  EXPECT_TRUE(absl::StrContains(Metrics(), absl::StrCat(rejected, "\"kv_capacity\"} 1\n")));
+  EXPECT_TRUE(absl::StrContains(Metrics(), absl::StrCat(rejected, "\"invalid\"} 1\n")));
+}
+
 TEST_F(AdmissionTest, AStepThatFailsEndsItsRequestsWithOneStatusAndTheServerStopsServing) {
   Start();
   constexpr int kStreams = 6;
@@ -165,6 +188,9 @@ TEST_F(AdmissionTest, AStepThatFailsEndsItsRequestsWithOneStatusAndTheServerStop
   ASSERT_TRUE(health_->Check(&context, check, &health).ok());
   EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
   server_->Drain(absl::Seconds(10));  // nothing is left to wait for
+  server_->Shutdown();
+  EXPECT_EQ(log_.text(), "C the engine has stopped and serves no more: device fault: illegal memory access\n")
+      << "once, however many requests and polls hear of it";
 }
 
 TEST_F(AdmissionTest, AScraperThatDoesNotReadHoldsUpNobody) {

@@ -42,6 +42,29 @@ TEST_F(HttpServerTest, MetricsAreThereBeforeAndAfterTheModel) {
   EXPECT_NE(body.find("process_resident_memory_bytes "), std::string::npos);
 }
 
+class ChosenBucketsTest : public RunningServer {
+ protected:
+  ChosenBucketsTest() : RunningServer(Options()) {}
+  static ServerOptions Options() {
+    ServerOptions options;
+    options.histogram_buckets = {{"spotlight_time_to_first_token_seconds", {0.75, 1.5}}};
+    return options;
+  }
+};
+
+TEST_F(ChosenBucketsTest, AScrapeShowsTheBoundsThatWereChosen) {
+  httplib::Client client("127.0.0.1", server_->http_port());
+  const std::string body = client.Get("/metrics")->body;
+  const std::string family = "spotlight_time_to_first_token_seconds";
+  const size_t begin = body.find("# TYPE " + family);
+  const size_t end = body.find("# HELP", begin);
+  EXPECT_EQ(body.substr(begin, end - begin),
+            absl::StrCat("# TYPE ", family, " histogram\n", family, "_bucket{model_name=\"fake\",le=\"0.75\"} 0\n",
+                         family, "_bucket{model_name=\"fake\",le=\"1.5\"} 0\n", family,
+                         "_bucket{model_name=\"fake\",le=\"+Inf\"} 0\n", family, "_sum{model_name=\"fake\"} 0\n",
+                         family, "_count{model_name=\"fake\"} 0\n"));
+}
+
 TEST_F(HttpServerTest, ProbesAskTheEngine) {
   Serve();
   EXPECT_EQ(Get("/readyz")->status, 200);

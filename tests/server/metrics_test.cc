@@ -132,9 +132,50 @@ TEST_F(MetricsTest, ExportsEveryFamilyOfTheTableWithHelpAndType) {
 
 TEST_F(MetricsTest, WritesBoundsAsTheyAreInQueries) {
   Run();
-  for (const char* le : {"le=\"8e-05\"", "le=\"0.00064\"", "le=\"0.0125\"", "le=\"1048576\"", "le=\"2.5\""}) {
+  for (const char* le :
+       {"le=\"8e-05\"", "le=\"0.00064\"", "le=\"0.0125\"", "le=\"0.0005\"", "le=\"1048576\"", "le=\"2.5\""}) {
     EXPECT_TRUE(absl::StrContains(text_, le)) << le;
   }
+}
+
+TEST_F(MetricsTest, BoundsThatWereChosenTakeThePlaceOfTheTables) {
+  const auto buckets = ParseHistogramBuckets("time_to_first_token_seconds=.3,1,3;spotlight_step_seconds=2e-3,0.05");
+  ASSERT_TRUE(buckets.ok()) << buckets.status();
+  Metrics metrics("m", *buckets);
+  metrics.OnRequestEnd(Request(engine::FinishReason::kStop));  // its first token after 0.21 s
+  metrics.OnStep(Step(1));
+  text_ = metrics.Text({});
+  EXPECT_EQ(BoundsOf("spotlight_time_to_first_token_seconds"), (std::vector<double>{.3, 1, 3}));
+  EXPECT_EQ(BoundsOf("spotlight_step_seconds"), (std::vector<double>{.002, .05}));
+  EXPECT_EQ(Value(R"(spotlight_time_to_first_token_seconds_bucket{model_name="m",le="0.3"})"), "1");
+  EXPECT_EQ(Value(R"(spotlight_step_seconds_bucket{model_name="m",cuda_graph="false",phase="mixed",le="0.002"})"), "0");
+  EXPECT_EQ(Value(R"(spotlight_step_seconds_bucket{model_name="m",cuda_graph="false",phase="mixed",le="0.05"})"), "1");
+  for (const MetricFamily& family : MetricFamilies()) {
+    if (family.type == MetricType::kHistogram && buckets->count(family.name) == 0) {
+      EXPECT_EQ(BoundsOf(family.name), family.buckets) << family.name;
+    }
+  }
+}
+
+TEST(HistogramBucketsTest, WhatCannotBeIsNamed) {
+  const auto error = [](const std::string& text) {
+    return std::string(ParseHistogramBuckets(text).status().message());
+  };
+  EXPECT_TRUE(ParseHistogramBuckets("")->empty());
+  EXPECT_EQ(error("1,2"), "must be NAME=BOUND,BOUND,...;NAME=..., got \"1,2\"");
+  EXPECT_EQ(error("step_seconds=1;"), "must be NAME=BOUND,BOUND,...;NAME=..., got \"\"");
+  EXPECT_EQ(error("step_secs=1"), "step_secs: is no histogram of this server");
+  EXPECT_EQ(error("requests_total=1"), "requests_total: is no histogram of this server");
+  EXPECT_EQ(error("step_seconds="), "step_seconds: bounds must be positive numbers, got \"\"");
+  EXPECT_EQ(error("step_seconds=1,x"), "step_seconds: bounds must be positive numbers, got \"x\"");
+  EXPECT_EQ(error("step_seconds=0,1"), "step_seconds: bounds must be positive numbers, got \"0\"");
+  EXPECT_EQ(error("step_seconds=1,inf"), "step_seconds: bounds must be positive numbers, got \"inf\"");
+  EXPECT_EQ(error("step_seconds=nan"), "step_seconds: bounds must be positive numbers, got \"nan\"");
+  EXPECT_EQ(error("step_seconds=1,2,2"), "step_seconds: bounds must increase, got 2 after 2");
+  EXPECT_EQ(error("step_seconds=1;spotlight_step_seconds=2"), "step_seconds: is there twice");
+  std::string many = "step_seconds=1";
+  for (int i = 2; i <= 101; ++i) absl::StrAppend(&many, ",", i);
+  EXPECT_EQ(error(many), "step_seconds: must have at most 100 bounds, got 101");
 }
 
 TEST(MetricLabelTest, QuotesAreEscaped) {
@@ -253,7 +294,7 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
       {absl::NotFoundError("model: unknown"), "invalid"},
       {absl::ResourceExhaustedError("queue_requests: full"), "queue_requests"},
       {absl::ResourceExhaustedError("queue_tokens: full"), "queue_tokens"},
-      {absl::ResourceExhaustedError("text: needs more pages than the cache has"), "kv_capacity"},
+      {absl::ResourceExhaustedError("gpu_memory: a resource of which nothing is known"), "other"},
       {absl::UnavailableError("loading: the model is not there yet"), "loading"},
       {absl::UnavailableError("draining"), "draining", true},
       {absl::UnavailableError("the engine has stopped: device fault"), "unhealthy"},
@@ -272,6 +313,46 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
     text_ = metrics_.Text({});
     EXPECT_EQ(std::stoi(Value(series)), before + 1) << status;
   }
+}
+
+TEST_F(MetricsTest, OfOtherCallsOnlyTheCallersOwnRefusalsCount) {
+  const std::vector<std::pair<absl::Status, std::string>> refusals = {
+      {absl::UnauthenticatedError("no token"), "auth"},
+      {absl::PermissionDeniedError("another scope"), "auth"},
+      {absl::ResourceExhaustedError("caller_rate: 2 a second"), "caller_rate"},
+      {absl::ResourceExhaustedError("caller_concurrency: 4 run"), "caller_concurrency"},
+      {absl::InvalidArgumentError("request_id: must not be empty"), "invalid"},
+      {absl::NotFoundError("request_id: none such"), "invalid"},
+      {absl::UnavailableError("loading: the model is not there yet"), "loading"},
+  };
+  const std::vector<const char*> methods = {"Tokenize",     "Detokenize",    "Abort",         "GetLoads",
+                                            "GetModelInfo", "GetServerInfo", "/debug/profile"};
+  for (const char* method : methods) {
+    for (const auto& [status, reason] : refusals) {
+      CallRecord record;
+      record.method = method;
+      record.status = status;
+      metrics_.OnCallEnd(record, /*draining=*/false);
+    }
+  }
+  text_ = metrics_.Text({});
+  const auto rejected = [this](const char* reason) {
+    return Value(absl::StrCat("spotlight_requests_rejected_total{model_name=\"m\",reason=\"", reason, "\"}"));
+  };
+  EXPECT_EQ(rejected("auth"), std::to_string(2 * methods.size()));
+  EXPECT_EQ(rejected("caller_rate"), std::to_string(methods.size()));
+  EXPECT_EQ(rejected("caller_concurrency"), std::to_string(methods.size()));
+  EXPECT_EQ(rejected("invalid"), "0");
+  EXPECT_EQ(rejected("loading"), "0");
+}
+
+TEST_F(MetricsTest, AnAnswerThatIsNotTakenWasNotRefused) {
+  CallRecord record;
+  record.method = "GenerateStream";
+  record.status = absl::ResourceExhaustedError("unread_bytes: the client has taken nothing for 5m");
+  metrics_.OnCallEnd(record, /*draining=*/false);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_requests_rejected_total{model_name="m",reason="other"})"), "0");
 }
 
 TEST_F(MetricsTest, RequestsThatRanAreNotRejected) {

@@ -51,7 +51,7 @@ TEST(HelpTextTest, ListsEveryFlagOfTheProgram) {
   }
   EXPECT_GT(num_flags, 20);
   for (const char* group : {"\nModel\n", "\nNetwork\n", "\nCache and scheduling\n", "\nRetrieval\n",
-                            "\nRetrieval quality\n", "\nLifecycle\n"}) {
+                            "\nRetrieval quality\n", "\nMetrics\n", "\nLifecycle\n"}) {
     EXPECT_TRUE(absl::StrContains(help, group)) << group;
   }
   EXPECT_TRUE(absl::StrContains(help, "(default 127.0.0.1:50051)")) << help;
@@ -80,6 +80,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_FALSE(line->options.server.reflection);
   EXPECT_EQ(line->options.server.model_name, "tiny");
   EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
+  EXPECT_EQ(Parse({"--model=x", "--histogram-buckets=batch_size=1,2"})->options.server.histogram_buckets,
+            (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
   EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
@@ -124,6 +126,8 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--max-running=600", "--max-step-tokens=512"}),
             "--max-step-tokens: must be at least 600, got 512");
   EXPECT_EQ(Error({"--model=x", "--max-token-gap-ms=-1"}), "--max-token-gap-ms: must be in [0, 1000000], got -1");
+  EXPECT_EQ(Error({"--model=x", "--histogram-buckets=step_seconds=2,1"}),
+            "--histogram-buckets: step_seconds: bounds must increase, got 1 after 2");
 }
 
 TEST(CommandLineTest, OtherAddressesThanLoopbackNeedAllowInsecure) {

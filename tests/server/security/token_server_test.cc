@@ -105,7 +105,10 @@ TEST_F(TokenServerTest, EveryMethodButHealthNeedsAToken) {
   grpc::ClientContext context;
   grpc::health::v1::HealthCheckResponse response;
   EXPECT_TRUE(health_->Check(&context, {}, &response).ok()) << "probes carry no token";
-  EXPECT_TRUE(MetricBecomes(R"(spotlight_requests_rejected_total{model_name="fake",reason="auth"})", 2));
+  EXPECT_TRUE(MetricBecomes(R"(spotlight_requests_rejected_total{model_name="fake",reason="auth"})", 8));
+  httplib::Client http("127.0.0.1", server_->http_port());
+  EXPECT_EQ(http.Get("/debug/profile")->status, 401);
+  EXPECT_TRUE(MetricBecomes(R"(spotlight_requests_rejected_total{model_name="fake",reason="auth"})", 9));
 }
 
 TEST_F(TokenServerTest, ScopesDecideWhatATokenMay) {
@@ -134,6 +137,11 @@ TEST_F(TokenServerTest, TheRateLimitTellsWhenToTryAgain) {
   EXPECT_GT(delay.seconds() * 1000 + delay.nanos() / 1000000, 1000) << "one each two seconds";
   EXPECT_LE(delay.seconds() * 1000 + delay.nanos() / 1000000, 2000);
   EXPECT_TRUE(MetricBecomes(R"(spotlight_requests_rejected_total{model_name="fake",reason="caller_rate"})", 1));
+  grpc::ClientContext context;
+  Authorize(&context, kLimited);
+  v1::TokenizeResponse response;
+  EXPECT_EQ(stub_->Tokenize(&context, {}, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(MetricBecomes(R"(spotlight_requests_rejected_total{model_name="fake",reason="caller_rate"})", 2));
 }
 
 TEST_F(TokenServerTest, TheConcurrencyLimitHoldsUntilTheStreamEnds) {

@@ -48,6 +48,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ printf "%.0f" . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
+{{/* Of time_to_first_token_seconds: the server's own. */}}
+{{- define "spotlight.firstTokenBounds" -}}
+0.001,0.0025,0.005,0.01,0.02,0.04,0.06,0.08,0.1,0.15,0.2,0.25,0.5,0.75,1,2.5,5,10,20,40,80,160,320
+{{- end -}}
+
+{{/* An objective between two bounds would be judged by nothing: the rules' queries find no such series. */}}
+{{- define "spotlight.validateFirstToken" -}}
+{{- $bounds := include "spotlight.firstTokenBounds" . -}}
+{{- range splitList ";" (default "" .server.histogramBuckets) -}}
+{{- if eq (trimPrefix "spotlight_" (first (splitList "=" .))) "time_to_first_token_seconds" -}}
+{{- $bounds = last (splitList "=" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $found := false -}}
+{{- range splitList "," $bounds -}}
+{{- if eq (float64 .) (float64 $.prometheusRule.firstToken.seconds) -}}
+{{- $found = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "prometheusRule.firstToken.seconds %v is none of the bounds of time_to_first_token_seconds: %s (server.histogramBuckets)" .prometheusRule.firstToken.seconds $bounds) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What values cannot say alone; the schema has checked types and ranges. */}}
 {{- define "spotlight.validate" -}}
 {{- with .Values -}}
@@ -88,6 +112,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and .server.connectionGraceSeconds (not .server.maxConnectionAgeSeconds) -}}
 {{- fail "server.connectionGraceSeconds needs server.maxConnectionAgeSeconds" -}}
+{{- end -}}
+{{- if .prometheusRule.enabled -}}
+{{- include "spotlight.validateFirstToken" . -}}
 {{- end -}}
 {{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) -}}
 {{- fail (printf "autoscaling.minReplicas %v is above autoscaling.maxReplicas %v" .autoscaling.minReplicas .autoscaling.maxReplicas) -}}
