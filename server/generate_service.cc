@@ -18,7 +18,8 @@ namespace spotlight::server {
 namespace {
 
 // One: a second wakes for half of a step's messages only to wait for the connection that the first writes to. Measured
-// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with two.
+// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with
+// two.
 constexpr int kNumWriters = 1;
 constexpr size_t kMaxQueuedWrites = 64 << 10;
 // Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
@@ -60,9 +61,9 @@ absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
   return engine;
 }
 
-absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& authorized,
+absl::StatusOr<AcceptedRequest> GenerateService::Accept(const Authorization& authorization,
                                                         const grpc::ByteBuffer* bytes) const {
-  if (!authorized.ok()) return authorized;
+  if (!authorization.status.ok()) return authorization.status;
   const auto engine = ReadyEngine();
   if (!engine.ok()) return engine.status();
   v1::GenerateRequest request;
@@ -71,6 +72,9 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& auth
   accepted.wanted = ToReturnOptions(request);
   auto converted = ToEngineRequest(&request, (*engine)->model());
   if (!converted.ok()) return converted.status();
+  const absl::Status allowed =
+      authorizer_->AuthorizeRequest(authorization, {converted->priority, converted->sampling.n});
+  if (!allowed.ok()) return allowed;
   accepted.engine = *engine;
   accepted.request = *std::move(converted);
   return accepted;
@@ -79,8 +83,9 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& auth
 grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization.status, request);
+  auto accepted = Accept(authorization, request);
   if (!accepted.ok()) {
+    authorization.place = nullptr;  // before the client knows
     return GenerateUnary::Refuse(context, &environment_, authorization.caller.name, accepted.status());
   }
   accepted->authorization = std::move(authorization);
@@ -90,8 +95,9 @@ grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext*
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
                                                                             const grpc::ByteBuffer* request) {
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization.status, request);
+  auto accepted = Accept(authorization, request);
   if (!accepted.ok()) {
+    authorization.place = nullptr;  // before the client knows
     return server::GenerateStream::Refuse(context, &environment_, authorization.caller.name, accepted.status());
   }
   accepted->authorization = std::move(authorization);

@@ -64,7 +64,7 @@ class GenerateService final : public RawGenerationService {
 
  private:
   absl::StatusOr<engine::Engine*> ReadyEngine() const;
-  absl::StatusOr<AcceptedRequest> Accept(const absl::Status& authorized, const grpc::ByteBuffer* request) const;
+  absl::StatusOr<AcceptedRequest> Accept(const Authorization& authorization, const grpc::ByteBuffer* request) const;
   void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
 
   // The calls that are one question to the engine: authorize, parse, ask, reply. `workers` runs `ask` where it may take

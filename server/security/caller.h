@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/types/optional.h"
+
 namespace spotlight::server {
 
 enum class Scope : uint8_t {
@@ -19,6 +21,7 @@ struct Caller {
   std::string name;
   bool may_generate = true;
   bool may_admin = true;
+  absl::optional<int32_t> max_priority;  // of its requests; a token's, absent: any
 
   bool Allows(Scope scope) const {
     return scope == Scope::kGenerate ? may_generate : scope == Scope::kAdmin ? may_admin : may_generate || may_admin;
