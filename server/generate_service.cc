@@ -32,12 +32,19 @@ absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Messag
   return status;
 }
 
+// That a prompt is cached tells that somebody sent it. The length keeps names and salts apart: no two pairs make the
+// same.
+std::string CallersSalt(const std::string& caller, const std::string& salt) {
+  return absl::StrCat(caller.size(), ":", caller, salt);
+}
+
 }  // namespace
 
 GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
                                  std::function<std::string(const CallRecord&)> load_report,
-                                 absl::Duration unread_patience, bool traced)
+                                 absl::Duration unread_patience, bool traced, bool share_prefix_cache)
     : authorizer_(authorizer),
+      share_prefix_cache_(share_prefix_cache),
       start_(std::chrono::system_clock::now()),
       unread_watch_(unread_patience),
       writers_(kNumWriters, kMaxQueuedWrites),
@@ -75,6 +82,9 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const Authorization& aut
   const absl::Status allowed =
       authorizer_->AuthorizeRequest(authorization, {converted->priority, converted->sampling.n});
   if (!allowed.ok()) return allowed;
+  if (authorization.caller.is_identified && !share_prefix_cache_) {
+    converted->cache_salt = CallersSalt(authorization.caller.name, converted->cache_salt);
+  }
   accepted.engine = *engine;
   accepted.request = *std::move(converted);
   return accepted;

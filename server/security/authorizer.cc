@@ -62,6 +62,7 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
   const std::shared_ptr<const Table> table = this->table();
   Authorization authorization;
   authorization.caller.name = credentials.peer;
+  authorization.caller.is_identified = credentials.has_certificate;
   if (table == nullptr) return authorization;
   authorization.caller.may_generate = authorization.caller.may_admin = false;
   const auto token = BearerToken(credentials);

@@ -21,6 +21,7 @@ namespace spotlight::server {
 struct CallCredentials {
   std::vector<absl::string_view> authorization;  // every value of that metadata
   std::string peer;                              // Caller::name where there are no tokens
+  bool has_certificate = false;                  // the client showed one
 };
 
 // Holds the caller's place among its concurrent requests until the last copy is gone.

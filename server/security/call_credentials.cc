@@ -29,6 +29,12 @@ std::string WithoutPort(const std::string& peer) {
   return absl::StrReplaceAll(peer.substr(0, peer.rfind(':')), {{"%5B", "["}, {"%5D", "]"}, {"%25", "%"}});
 }
 
+// Also one that names nobody, which gRPC does not call authenticated.
+bool HasCertificate(const grpc::CallbackServerContext& context) {
+  const auto auth = context.auth_context();
+  return auth != nullptr && !auth->FindPropertyValues(GRPC_X509_PEM_CERT_PROPERTY_NAME).empty();
+}
+
 std::string PeerOf(const grpc::CallbackServerContext& context) {
   const auto auth = context.auth_context();
   if (auth != nullptr && auth->IsPeerAuthenticated()) {
@@ -47,6 +53,7 @@ CallCredentials CredentialsOf(const grpc::CallbackServerContext& context) {
     credentials.authorization.emplace_back(value->second.data(), value->second.size());
   }
   credentials.peer = PeerOf(context).substr(0, kMaxNameBytes);
+  credentials.has_certificate = HasCertificate(context);
   return credentials;
 }
 

@@ -19,6 +19,8 @@ struct Caller {
   // else "x509:" and the client certificate's identity; else the peer's address without its port ("ipv4:10.0.0.7"),
   // which all clients behind one proxy share. Token names have no colon.
   std::string name;
+  // By its token or its client certificate; false: by its address, which others may share.
+  bool is_identified = false;
   bool may_generate = true;
   bool may_admin = true;
   absl::optional<int32_t> max_priority;  // of its requests; a token's, absent: any

@@ -74,6 +74,7 @@ absl::Status ReadDigests(const Json& entry, std::vector<Sha256Digest>* digests) 
 }
 
 absl::Status ReadScopes(const Json& entry, Caller* caller) {
+  caller->is_identified = true;
   caller->may_generate = caller->may_admin = false;
   const auto found = entry.find("scopes");
   const bool listed = found != entry.end() && found->is_array() && !found->empty();

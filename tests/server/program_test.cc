@@ -81,6 +81,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(line->options.server.model_name, "tiny");
   EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
+  EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
+  EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
   EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
 

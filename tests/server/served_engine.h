@@ -57,7 +57,7 @@ class WatchedEngine final : public engine::Engine {
 
 class ServedEngine : public RunningServer {
  protected:
-  ServedEngine() {
+  explicit ServedEngine(const ServerOptions& options = {}) : RunningServer(options) {
     options_.scheduler.num_pages = 64;
     options_.scheduler.max_running = 8;
     options_.scheduler.max_step_tokens = 128;
