@@ -94,12 +94,13 @@ void RequestQueue::Push(std::unique_ptr<Submission> submission) {
 }
 
 absl::StatusOr<std::vector<RequestKey>> RequestQueue::Cancel(const std::string& request_id, CancelReason reason,
-                                                             absl::Duration now, const ResponseSink* sink) {
+                                                             absl::Duration now, const CancelScope& scope) {
   std::vector<RequestKey> cancelled;
   MutexLock lock(&mutex_);
   for (auto entry = entries_.lower_bound({request_id, ""});
        entry != entries_.end() && entry->first.request_id == request_id; ++entry) {
-    if (sink != nullptr && sink != entry->second.reservation.sink) continue;
+    if (scope.submission != nullptr && scope.submission != entry->second.reservation.sink) continue;
+    if (scope.caller.has_value() && *scope.caller != entry->first.caller) continue;
     CancelEntry(entry->first, &entry->second, reason, now);
     cancelled.push_back(entry->first);
   }

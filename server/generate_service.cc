@@ -191,11 +191,15 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
 
 grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* reply) {
+  // Whose requests it may mean; Answer lets in who may ask at all.
+  const Caller caller = authorizer_->Authorize(CredentialsOf(*context), Scope::kAny, CallCost::kFree).caller;
+  engine::CancelScope scope;
+  if (!caller.may_admin) scope.caller = CallerOf(caller.name, *context);
   return Answer<v1::AbortRequest, v1::AbortResponse>(
-      "Abort", Scope::kAdmin, context, request, reply, nullptr,
-      [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
+      "Abort", Scope::kAny, context, request, reply, nullptr,
+      [scope](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
-        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, /*submission=*/nullptr);
+        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, scope);
       });
 }
 

@@ -63,7 +63,14 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
   Authorization authorization;
   authorization.caller.name = credentials.peer;
   authorization.caller.is_identified = credentials.has_certificate;
-  if (table == nullptr) return authorization;
+  if (table == nullptr) {
+    authorization.caller.may_admin = !credentials.has_certificate;
+    if (!authorization.caller.Allows(scope)) {
+      authorization.status =
+          absl::PermissionDeniedError("the scope admin is a token's; a client certificate does not give it");
+    }
+    return authorization;
+  }
   authorization.caller.may_generate = authorization.caller.may_admin = false;
   const auto token = BearerToken(credentials);
   if (!token.ok()) {

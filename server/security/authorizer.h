@@ -51,8 +51,10 @@ class Authorizer {
   // token has it.
   void SetTokens(const std::vector<TokenEntry>& entries);
 
-  // Without tokens everybody may do everything. UNAUTHENTICATED: no token, or none that is known; PERMISSION_DENIED:
-  // another scope is needed; RESOURCE_EXHAUSTED: see CallerQuota. Messages name the caller, never the token.
+  // Without tokens everybody may do everything, but for the scope admin of clients with certificates, which is nobody's
+  // then: who can be told apart is not to rule the others. UNAUTHENTICATED: no token, or none that is known;
+  // PERMISSION_DENIED: another scope is needed; RESOURCE_EXHAUSTED: see CallerQuota. Messages name the caller, never
+  // the token.
   Authorization Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const;
 
   // The second look at a generation call, once, when its request is parsed. PERMISSION_DENIED: its priority;

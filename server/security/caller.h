@@ -10,8 +10,8 @@ namespace spotlight::server {
 
 enum class Scope : uint8_t {
   kGenerate,  // Generate, GenerateStream, Tokenize, Detokenize
-  kAdmin,     // Abort, which names anybody's request
-  kAny,       // what a caller of either scope may ask: GetModelInfo, GetServerInfo, GetLoads
+  kAdmin,     // /debug/profile, and Abort of anybody's request
+  kAny,       // what a caller of either scope may ask: GetModelInfo, GetServerInfo, GetLoads, Abort of its own request
 };
 
 struct Caller {

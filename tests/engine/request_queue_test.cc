@@ -156,7 +156,7 @@ TEST(RequestQueueTest, ACallersIdsAreItsOwn) {
   EXPECT_TRUE(queue.Reserve(two).ok());
   EXPECT_EQ(queue.Reserve(two).code(), StatusCode::kAlreadyExists);
   ASSERT_TRUE(queue.Reserve(Reservation(Key("b", "one"))).ok());
-  const auto left = queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &twos);
+  const auto left = queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&twos});
   ASSERT_TRUE(left.ok());
   EXPECT_EQ(*left, std::vector<RequestKey>{Key("a", "two")});
   EXPECT_FALSE(queue.IsCancelled(Key("a", "one")));
@@ -171,6 +171,23 @@ TEST(RequestQueueTest, AnAbortEndsEveryCallersRequestOfTheId) {
   ASSERT_TRUE(aborted.ok());
   EXPECT_EQ(*aborted, (std::vector<RequestKey>{Key("a"), Key("a", "one"), Key("a", "two")}));
   EXPECT_FALSE(queue.IsCancelled(Key("ab")));
+}
+
+TEST(RequestQueueTest, AnAbortOfACallersOwnLeavesTheOthersWithItsIdAlone) {
+  RequestQueue queue(Bounds(10, 100));
+  for (const char* caller : {"", "one", "two"}) ASSERT_TRUE(queue.Reserve(Reservation(Key("a", caller))).ok());
+  CancelScope own;
+  own.caller = "one";
+  const auto aborted = queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own);
+  ASSERT_TRUE(aborted.ok());
+  EXPECT_EQ(*aborted, std::vector<RequestKey>{Key("a", "one")});
+  own.caller = "three";
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own).status().code(),
+            StatusCode::kNotFound);
+  own.caller = "";
+  EXPECT_EQ(*queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own),
+            std::vector<RequestKey>{Key("a", "")});
+  EXPECT_FALSE(queue.IsCancelled(Key("a", "two")));
 }
 
 TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
@@ -225,10 +242,10 @@ TEST(RequestQueueTest, ACancelOfASubmissionDoesNotHitAnotherWithItsId) {
   ASSERT_TRUE(queue.Reserve(first_a).ok());
   queue.Release(Key("a"));
   ASSERT_TRUE(queue.Reserve(second_a).ok());
-  EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &first).status().code(),
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&first}).status().code(),
             StatusCode::kNotFound);
   EXPECT_FALSE(queue.IsCancelled(Key("a")));
-  EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &second).ok());
+  EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&second}).ok());
   EXPECT_TRUE(queue.IsCancelled(Key("a")));
 }
 

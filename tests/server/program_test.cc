@@ -201,9 +201,8 @@ TEST(ProgramTest, SignalDrainsAndExitsWith0) {
     absl::Status Submit(engine::GenerateRequest request, std::shared_ptr<engine::ResponseSink> sink) override {
       return fake_.Submit(std::move(request), std::move(sink));
     }
-    absl::Status Cancel(const std::string& id, engine::CancelReason reason,
-                        const engine::ResponseSink* submission) override {
-      return fake_.Cancel(id, reason, submission);
+    absl::Status Cancel(const std::string& id, engine::CancelReason reason, const engine::CancelScope& scope) override {
+      return fake_.Cancel(id, reason, scope);
     }
     void Drain(absl::Duration grace) override { *grace_ = grace; }
     absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {

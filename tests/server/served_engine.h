@@ -30,8 +30,8 @@ class WatchedEngine final : public engine::Engine {
     return engine_->Submit(std::move(request), std::move(sink));
   }
   absl::Status Cancel(const std::string& request_id, engine::CancelReason reason,
-                      const engine::ResponseSink* submission) override {
-    absl::Status status = engine_->Cancel(request_id, reason, submission);
+                      const engine::CancelScope& scope) override {
+    absl::Status status = engine_->Cancel(request_id, reason, scope);
     MutexLock lock(&mutex_);
     if (status.ok()) cancels_.push_back(reason);
     changed_.NotifyAll();

@@ -43,6 +43,21 @@ TEST_F(AuthorizerTest, WithoutTokensEverybodyMayDoEverythingUnderThePeersName) {
   }
 }
 
+TEST_F(AuthorizerTest, AClientCertificateAloneDoesNotMakeAnAdmin) {
+  const CallCredentials credentials = {{}, "x509:alice", /*has_certificate=*/true};
+  const Authorization call = authorizer_.Authorize(credentials, Scope::kAny, CallCost::kFree);
+  EXPECT_TRUE(call.status.ok());
+  EXPECT_TRUE(call.caller.is_identified);
+  EXPECT_TRUE(call.caller.may_generate);
+  EXPECT_FALSE(call.caller.may_admin);
+  EXPECT_TRUE(absl::IsPermissionDenied(authorizer_.Authorize(credentials, Scope::kAdmin, CallCost::kFree).status));
+  TokenEntry ops = Entry("ops", "omega");
+  ops.caller.may_admin = true;
+  authorizer_.SetTokens({ops});
+  EXPECT_TRUE(authorizer_.Authorize({{"Bearer omega"}, "x509:alice", true}, Scope::kAdmin, CallCost::kFree).status.ok())
+      << "its token does";
+}
+
 TEST_F(AuthorizerTest, ACallNeedsExactlyOneKnownToken) {
   authorizer_.SetTokens({Entry("a", "alpha"), Entry("b", "beta")});
   EXPECT_EQ(Call("Bearer alpha").caller.name, "a");

@@ -121,12 +121,11 @@ TEST_F(TokenServerTest, ScopesDecideWhatATokenMay) {
   EXPECT_EQ(Generate(kOps).error_code(), grpc::StatusCode::PERMISSION_DENIED);
   v1::AbortRequest abort;
   abort.set_request_id("nobody's");
-  for (const auto& [token, code] : {std::make_pair(kTeam, grpc::StatusCode::PERMISSION_DENIED),
-                                    std::make_pair(kOps, grpc::StatusCode::NOT_FOUND)}) {
+  for (const char* token : {kTeam, kOps}) {
     grpc::ClientContext context;
     Authorize(&context, token);
     v1::AbortResponse response;
-    EXPECT_EQ(stub_->Abort(&context, abort, &response).error_code(), code) << token;
+    EXPECT_EQ(stub_->Abort(&context, abort, &response).error_code(), grpc::StatusCode::NOT_FOUND) << token;
   }
 }
 
