@@ -39,8 +39,9 @@ absl::Status RequestQueue::Reserve(const Reservation& reservation) {
   }
   const int32_t callers = waiting_.Of(reservation.key.caller).num_requests;
   if (WaitingShares::IsFull(callers, num_free)) {
-    return Full(absl::StrCat("queue_requests: the caller's share is full, ", callers, " of the ", num_waiting,
-                             " requests that wait are its own, the bound is ", options_.max_waiting_requests));
+    return Full(absl::StrCat("caller_share: ", callers, " of the ", num_waiting,
+                             " requests that wait are the caller's, the bound of all is ",
+                             options_.max_waiting_requests));
   }
   entries_[reservation.key].reservation = reservation;
   waiting_.AddRequest(reservation.key.caller, reservation.priority, reservation.num_samples);
@@ -76,8 +77,9 @@ absl::Status RequestQueue::ReserveTokens(const RequestKey& key, int64_t num_toke
   }
   const int64_t callers = waiting_.Of(entry.reservation.key.caller).num_tokens;
   if (callers > 0 && WaitingShares::IsFull(callers, options_.max_waiting_tokens - waiting_tokens)) {
-    return Full(absl::StrCat("queue_tokens: the caller's share is full, ", callers, " of the ", waiting_tokens,
-                             " prompt tokens that wait are its own, the bound is ", options_.max_waiting_tokens));
+    return Full(absl::StrCat("caller_share: ", callers, " of the ", waiting_tokens,
+                             " prompt tokens that wait are the caller's, the bound of all is ",
+                             options_.max_waiting_tokens));
   }
   entry.num_tokens = num_tokens;
   waiting_.AddTokens(entry.reservation.key.caller, entry.reservation.priority, num_tokens);

@@ -7,9 +7,9 @@
 namespace spotlight::server {
 namespace {
 
-constexpr absl::string_view kReasons[] = {"queue_requests", "queue_tokens", "encoding_queue", "deadline",
-                                          "kv_capacity",    "auth",         "invalid",        "loading",
-                                          "draining",       "unhealthy",    "caller_rate",    "caller_concurrency"};
+constexpr absl::string_view kReasons[] = {
+    "queue_requests", "queue_tokens", "encoding_queue", "caller_share", "deadline",    "kv_capacity",       "auth",
+    "invalid",        "loading",      "draining",       "unhealthy",    "caller_rate", "caller_concurrency"};
 
 bool IsGeneration(absl::string_view method) {
   return method == "Generate" || method == "GenerateStream";

@@ -7,8 +7,8 @@
 
 namespace spotlight::server {
 
-// queue_requests, queue_tokens, deadline, kv_capacity, auth, invalid, loading, draining, unhealthy, caller_rate,
-// caller_concurrency.
+// queue_requests, queue_tokens, encoding_queue, caller_share, deadline, kv_capacity, auth, invalid, loading, draining,
+// unhealthy, caller_rate, caller_concurrency.
 absl::Span<const absl::string_view> RejectionReasons();
 
 // Empty: not refused. A full resource is named by the status's message ("queue_tokens: ..."; see grpc_status.h), and so

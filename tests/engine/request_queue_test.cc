@@ -65,8 +65,7 @@ TEST(RequestQueueTest, ACallerThatFloodsLeavesRoomForOthers) {
   EXPECT_EQ(taken, 80);
   const absl::Status full = queue.Reserve(From("flood", "more"));
   EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(full.message(),
-            "queue_requests: the caller's share is full, 80 of the 80 requests that wait are its own, the bound is 90");
+  EXPECT_EQ(full.message(), "caller_share: 80 of the 80 requests that wait are the caller's, the bound of all is 90");
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(queue.Reserve(From("b", "b" + std::to_string(i))).ok());
   // The flood's share has shrunk, to 8 times the 5 places left: it is refused until it has less.
   for (int i = 0; i < 7; ++i) queue.Release(Key(std::to_string(i), "flood"));
