@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "grpc/grpc_security_constants.h"
 #include "grpcpp/security/auth_context.h"
+#include "server/security/sha256.h"
 
 namespace spotlight::server {
 namespace {
@@ -44,6 +46,15 @@ std::string PeerOf(const grpc::CallbackServerContext& context) {
   return WithoutPort(context.peer());
 }
 
+// A SPIFFE id has up to 2048 bytes; two that differ only at their ends are two callers.
+std::string Bounded(const std::string& name) {
+  if (name.size() <= kMaxNameBytes) return name;
+  const Sha256Digest digest = Sha256(name);
+  const std::string hex =
+      absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  return absl::StrCat(name.substr(0, kMaxNameBytes - hex.size() - 1), "#", hex);
+}
+
 }  // namespace
 
 CallCredentials CredentialsOf(const grpc::CallbackServerContext& context) {
@@ -52,7 +63,7 @@ CallCredentials CredentialsOf(const grpc::CallbackServerContext& context) {
   for (auto value = values.first; value != values.second; ++value) {
     credentials.authorization.emplace_back(value->second.data(), value->second.size());
   }
-  credentials.peer = PeerOf(context).substr(0, kMaxNameBytes);
+  credentials.peer = Bounded(PeerOf(context));
   credentials.has_certificate = HasCertificate(context);
   return credentials;
 }
