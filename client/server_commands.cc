@@ -137,14 +137,15 @@ ExitCode RunLoads(Arguments arguments, const Console& console) {
 ExitCode RunAbort(Arguments arguments, const Console& console) {
   ConnectionFlags connection(console);
   std::string request_id;
-  const Command command{"abort",
-                        "end a running or waiting request",
-                        "Its stream ends with finish reason \"aborted\". Exit code 3 when there is no such request.",
-                        {{"Request",
-                          {Text("request-id", "ID", "as given to generate, or as its first message says",
-                                [&](std::string id) { request_id = std::move(id); })}},
-                         connection.Options()},
-                        {"spotlight abort --request-id nightly-42"}};
+  const Command command{
+      "abort",
+      "end a running or waiting request",
+      "Its stream ends with finish reason \"aborted\". Exit code 3 when the caller has no such request.",
+      {{"Request",
+        {Text("request-id", "ID", "as given to generate, or as its first message says",
+              [&](std::string id) { request_id = std::move(id); })}},
+       connection.Options()},
+      {"spotlight abort --request-id nightly-42"}};
   if (const auto exit_code = ParseOrExit(command, arguments, console)) return *exit_code;
   if (request_id.empty()) return FailUsage(console, "abort needs --request-id");
   Cancellation cancellation;

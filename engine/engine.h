@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/cancel_reason.h"
+#include "engine/cancel_scope.h"
 #include "engine/clock.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
@@ -44,10 +45,9 @@ class Engine {
   // that need its length come that way.
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
-  // Ends a request: its pages are free within one step. With a `submission`, the sink that was submitted with it, only
-  // that submission: once it ends its id may be another's. Null: every caller's request of this id. NOT_FOUND when none
-  // is running.
-  virtual absl::Status Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) = 0;
+  // Ends the requests of this id that `scope` names: their pages are free within one step. NOT_FOUND when none is
+  // running.
+  virtual absl::Status Cancel(const std::string& request_id, CancelReason reason, const CancelScope& scope) = 0;
 
   // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest
   // (UNAVAILABLE). When it returns every sink has had its OnFinish.

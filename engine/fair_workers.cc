@@ -48,9 +48,10 @@ absl::Status FairWorkers::CheckRoom(const Task& task) const {
   const auto callers = static_cast<int64_t>(line->second.tasks.size());
   if (WaitingShares::IsFull(callers, free_tasks) ||
       WaitingShares::IsFull(line->second.num_bytes, bounds_.max_bytes - num_bytes_)) {
-    return absl::ResourceExhaustedError(absl::StrCat("encoding_queue: the caller's share is full, ", callers,
-                                                     " texts of ", line->second.num_bytes,
-                                                     " bytes that wait are its own"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("caller_share: ", callers, " texts of ", line->second.num_bytes,
+                     " bytes that wait to be encoded are the caller's, the bounds of all are ", bounds_.max_tasks,
+                     " and ", bounds_.max_bytes));
   }
   return absl::OkStatus();
 }

@@ -41,8 +41,8 @@ class FairWorkers {
   FairWorkers(const FairWorkers&) = delete;
   FairWorkers& operator=(const FairWorkers&) = delete;
 
-  // RESOURCE_EXHAUSTED "encoding_queue: ...": the bounds, or the caller's share of them. A task larger than the bound
-  // passes alone. Not after Stop.
+  // RESOURCE_EXHAUSTED: "encoding_queue: ...", the bounds, or "caller_share: ...", the caller's share of them. A task
+  // larger than the bound passes alone. Not after Stop.
   absl::Status Post(Task task);
   // Takes back the caller's oldest task with this id that no thread has begun; null: none.
   std::function<void()> Withdraw(const std::string& caller, const std::string& id);

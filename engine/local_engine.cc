@@ -158,8 +158,8 @@ uint64_t LocalEngine::DrawSeed() {
   return seed_source_();
 }
 
-absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason, const ResponseSink* submission) {
-  const auto cancelled = queue_.Cancel(request_id, reason, clock_->Now(), submission);
+absl::Status LocalEngine::Cancel(const std::string& request_id, CancelReason reason, const CancelScope& scope) {
+  const auto cancelled = queue_.Cancel(request_id, reason, clock_->Now(), scope);
   if (!cancelled.ok()) return cancelled.status();
   // They need not wait for a thread of the encoder: a task finds its request cancelled and passes it on to be ended.
   // (Should it have ended meanwhile, and its id be the caller's next, then that prompt is encoded here, as good.)

@@ -39,8 +39,9 @@ absl::Status RequestQueue::Reserve(const Reservation& reservation) {
   }
   const int32_t callers = waiting_.Of(reservation.key.caller).num_requests;
   if (WaitingShares::IsFull(callers, num_free)) {
-    return Full(absl::StrCat("queue_requests: the caller's share is full, ", callers, " of the ", num_waiting,
-                             " requests that wait are its own, the bound is ", options_.max_waiting_requests));
+    return Full(absl::StrCat("caller_share: ", callers, " of the ", num_waiting,
+                             " requests that wait are the caller's, the bound of all is ",
+                             options_.max_waiting_requests));
   }
   entries_[reservation.key].reservation = reservation;
   waiting_.AddRequest(reservation.key.caller, reservation.priority, reservation.num_samples);
@@ -76,8 +77,9 @@ absl::Status RequestQueue::ReserveTokens(const RequestKey& key, int64_t num_toke
   }
   const int64_t callers = waiting_.Of(entry.reservation.key.caller).num_tokens;
   if (callers > 0 && WaitingShares::IsFull(callers, options_.max_waiting_tokens - waiting_tokens)) {
-    return Full(absl::StrCat("queue_tokens: the caller's share is full, ", callers, " of the ", waiting_tokens,
-                             " prompt tokens that wait are its own, the bound is ", options_.max_waiting_tokens));
+    return Full(absl::StrCat("caller_share: ", callers, " of the ", waiting_tokens,
+                             " prompt tokens that wait are the caller's, the bound of all is ",
+                             options_.max_waiting_tokens));
   }
   entry.num_tokens = num_tokens;
   waiting_.AddTokens(entry.reservation.key.caller, entry.reservation.priority, num_tokens);
@@ -94,12 +96,13 @@ void RequestQueue::Push(std::unique_ptr<Submission> submission) {
 }
 
 absl::StatusOr<std::vector<RequestKey>> RequestQueue::Cancel(const std::string& request_id, CancelReason reason,
-                                                             absl::Duration now, const ResponseSink* sink) {
+                                                             absl::Duration now, const CancelScope& scope) {
   std::vector<RequestKey> cancelled;
   MutexLock lock(&mutex_);
   for (auto entry = entries_.lower_bound({request_id, ""});
        entry != entries_.end() && entry->first.request_id == request_id; ++entry) {
-    if (sink != nullptr && sink != entry->second.reservation.sink) continue;
+    if (scope.submission != nullptr && scope.submission != entry->second.reservation.sink) continue;
+    if (scope.caller.has_value() && *scope.caller != entry->first.caller) continue;
     CancelEntry(entry->first, &entry->second, reason, now);
     cancelled.push_back(entry->first);
   }

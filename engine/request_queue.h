@@ -23,6 +23,7 @@
 #include "engine/admission/service_rates.h"
 #include "engine/admission/waiting_shares.h"
 #include "engine/cancel_reason.h"
+#include "engine/cancel_scope.h"
 #include "engine/mutex.h"
 #include "engine/options.h"
 #include "engine/page_hash.h"
@@ -82,10 +83,9 @@ class RequestQueue {
   // alone. To be called once, before Push.
   absl::Status ReserveTokens(const RequestKey& key, int64_t num_tokens);
   void Push(std::unique_ptr<Submission> submission);
-  // Of every caller's requests with this id, or, with a `sink`, of the one that was reserved with it. Returns which;
-  // NOT_FOUND when none is in flight.
+  // Of the requests of this id that `scope` names. Returns which; NOT_FOUND when none is in flight.
   absl::StatusOr<std::vector<RequestKey>> Cancel(const std::string& request_id, CancelReason reason, absl::Duration now,
-                                                 const ResponseSink* sink = nullptr);
+                                                 const CancelScope& scope = CancelScope());
   // A cancelled request need not be encoded.
   bool IsCancelled(const RequestKey& key) const;
   // Refuses with `status` from now on. Of several calls the first counts.

@@ -110,6 +110,7 @@ const std::vector<FlagGroup>& Groups() {
         {"http_tls", ""},
         {"token_file", "FILE"},
         {"credentials_reload_seconds", "S"},
+        {"share_prefix_cache", ""},
         {"allow_insecure", ""}}},
       {"Cache and scheduling",
        {{"max_tokens_in_cache", "N"},

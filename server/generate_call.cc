@@ -72,7 +72,7 @@ void GenerateCall::Cancel() {
   cancelled_.store(true, std::memory_order_release);
   // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
   if (engine_ == nullptr || finished_.load(std::memory_order_acquire)) return;
-  engine_->Cancel(record_.request_id, ReasonOfCancel(), submission_).IgnoreError();
+  engine_->Cancel(record_.request_id, ReasonOfCancel(), {submission_}).IgnoreError();
 }
 
 void GenerateCall::Finished(engine::Finish finish) {

@@ -18,7 +18,8 @@ namespace spotlight::server {
 namespace {
 
 // One: a second wakes for half of a step's messages only to wait for the connection that the first writes to. Measured
-// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with two.
+// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with
+// two.
 constexpr int kNumWriters = 1;
 constexpr size_t kMaxQueuedWrites = 64 << 10;
 // Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
@@ -31,12 +32,19 @@ absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Messag
   return status;
 }
 
+// That a prompt is cached tells that somebody sent it. The length keeps names and salts apart: no two pairs make the
+// same.
+std::string CallersSalt(const std::string& caller, const std::string& salt) {
+  return absl::StrCat(caller.size(), ":", caller, salt);
+}
+
 }  // namespace
 
 GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
                                  std::function<std::string(const CallRecord&)> load_report,
-                                 absl::Duration unread_patience, bool traced)
+                                 absl::Duration unread_patience, bool traced, bool share_prefix_cache)
     : authorizer_(authorizer),
+      share_prefix_cache_(share_prefix_cache),
       start_(std::chrono::system_clock::now()),
       unread_watch_(unread_patience),
       writers_(kNumWriters, kMaxQueuedWrites),
@@ -60,9 +68,9 @@ absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
   return engine;
 }
 
-absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& authorized,
+absl::StatusOr<AcceptedRequest> GenerateService::Accept(const Authorization& authorization,
                                                         const grpc::ByteBuffer* bytes) const {
-  if (!authorized.ok()) return authorized;
+  if (!authorization.status.ok()) return authorization.status;
   const auto engine = ReadyEngine();
   if (!engine.ok()) return engine.status();
   v1::GenerateRequest request;
@@ -71,6 +79,12 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& auth
   accepted.wanted = ToReturnOptions(request);
   auto converted = ToEngineRequest(&request, (*engine)->model());
   if (!converted.ok()) return converted.status();
+  const absl::Status allowed =
+      authorizer_->AuthorizeRequest(authorization, {converted->priority, converted->sampling.n});
+  if (!allowed.ok()) return allowed;
+  if (authorization.caller.is_identified && !share_prefix_cache_) {
+    converted->cache_salt = CallersSalt(authorization.caller.name, converted->cache_salt);
+  }
   accepted.engine = *engine;
   accepted.request = *std::move(converted);
   return accepted;
@@ -79,8 +93,9 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const absl::Status& auth
 grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization.status, request);
+  auto accepted = Accept(authorization, request);
   if (!accepted.ok()) {
+    authorization.place = nullptr;  // before the client knows
     return GenerateUnary::Refuse(context, &environment_, authorization.caller.name, accepted.status());
   }
   accepted->authorization = std::move(authorization);
@@ -90,8 +105,9 @@ grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext*
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
                                                                             const grpc::ByteBuffer* request) {
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization.status, request);
+  auto accepted = Accept(authorization, request);
   if (!accepted.ok()) {
+    authorization.place = nullptr;  // before the client knows
     return server::GenerateStream::Refuse(context, &environment_, authorization.caller.name, accepted.status());
   }
   accepted->authorization = std::move(authorization);
@@ -175,11 +191,15 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
 
 grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* reply) {
+  // Whose requests it may mean; Answer lets in who may ask at all.
+  const Caller caller = authorizer_->Authorize(CredentialsOf(*context), Scope::kAny, CallCost::kFree).caller;
+  engine::CancelScope scope;
+  if (!caller.may_admin) scope.caller = CallerOf(caller.name, *context);
   return Answer<v1::AbortRequest, v1::AbortResponse>(
-      "Abort", Scope::kAdmin, context, request, reply, nullptr,
-      [](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
+      "Abort", Scope::kAny, context, request, reply, nullptr,
+      [scope](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
-        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, /*submission=*/nullptr);
+        return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, scope);
       });
 }
 

@@ -34,10 +34,10 @@ class GenerateService final : public RawGenerationService {
  public:
   // `authorizer` outlives every call. `load_report` makes the trailer of the generation calls; null: none. A client may
   // leave what is written to it for `unread_patience` (unread_watch.h). `traced`: records say where the caller's trace
-  // stands.
+  // stands. `share_prefix_cache`: also among callers that are identified.
   GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
                   std::function<std::string(const CallRecord&)> load_report, absl::Duration unread_patience,
-                  bool traced);
+                  bool traced, bool share_prefix_cache);
 
   // From now on calls are served; before, they get UNAVAILABLE. `engine` outlives every call.
   void Serve(engine::Engine* engine, std::string libtorch_version);
@@ -64,7 +64,7 @@ class GenerateService final : public RawGenerationService {
 
  private:
   absl::StatusOr<engine::Engine*> ReadyEngine() const;
-  absl::StatusOr<AcceptedRequest> Accept(const absl::Status& authorized, const grpc::ByteBuffer* request) const;
+  absl::StatusOr<AcceptedRequest> Accept(const Authorization& authorization, const grpc::ByteBuffer* request) const;
   void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
 
   // The calls that are one question to the engine: authorize, parse, ask, reply. `workers` runs `ask` where it may take
@@ -77,6 +77,7 @@ class GenerateService final : public RawGenerationService {
   const Authorizer* const authorizer_;
   std::atomic<engine::Engine*> engine_{nullptr};
   std::string libtorch_version_;  // written before engine_
+  const bool share_prefix_cache_;
   const std::chrono::system_clock::time_point start_;
   OpenCalls open_calls_;
   UnreadWatch unread_watch_;

@@ -16,7 +16,7 @@ bool IsGeneration(absl::string_view method) {
 }
 
 // What balancers should hold against this server; a client that leaves, asks for nonsense or for more than its token
-// allows, or does not read, is none of it.
+// allows, fills its share of a queue, or does not read, is none of it.
 bool IsServersFault(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
@@ -26,7 +26,8 @@ bool IsServersFault(const absl::Status& status) {
       return true;
     case absl::StatusCode::kResourceExhausted: {
       const absl::string_view subject = SplitSubject(status.message()).subject;
-      return subject != "caller_rate" && subject != "caller_concurrency" && subject != "unread_bytes";
+      return subject != "caller_rate" && subject != "caller_concurrency" && subject != "caller_share" &&
+             subject != "unread_bytes";
     }
     default:
       return false;

@@ -3,7 +3,8 @@
 //                            run at once (above 1 while requests wait)
 //   utilization              kv_cache, running: each 0 to 1
 //   named_metrics            the gauges of /metrics without their prefix
-//   rps_fractional, eps      generation calls that ended, and those that failed, over about ten seconds
+//   rps_fractional, eps      generation calls that ended, and those that failed by the server's fault, over about ten
+//                            seconds; what a caller's own limits or its share of a queue refuse is not
 //   request_cost             of the call that carries the report: prompt_tokens, cached_prompt_tokens,
 //   completion_tokens
 #pragma once

@@ -9,8 +9,8 @@ namespace spotlight::server {
 namespace {
 
 constexpr absl::string_view kReasons[] = {
-    "queue_requests",     "queue_tokens", "encoding_queue", "deadline", "kv_capacity", "auth", "caller_rate",
-    "caller_concurrency", "invalid",      "loading",        "draining", "unhealthy",   "other"};
+    "queue_requests", "queue_tokens",       "encoding_queue", "caller_share", "deadline", "kv_capacity", "auth",
+    "caller_rate",    "caller_concurrency", "invalid",        "loading",      "draining", "unhealthy",   "other"};
 
 bool IsGeneration(absl::string_view method) {
   return method == "Generate" || method == "GenerateStream";
@@ -22,7 +22,7 @@ bool IsAboutTheCaller(absl::string_view reason) {
 }
 
 absl::string_view FullResource(absl::string_view subject) {
-  if (subject == "unread_bytes") return "";  // an answer that was not taken
+  if (subject == "unread_bytes" || subject == "answer_bytes") return "";  // an answer that was too much
   const auto found = std::find(std::begin(kReasons), std::end(kReasons), subject);
   return found != std::end(kReasons) ? *found : absl::string_view("other");
 }

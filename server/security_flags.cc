@@ -15,6 +15,9 @@ ABSL_FLAG(bool, http_tls, false, "Serve --http over TLS as well, with the same c
 ABSL_FLAG(std::string, token_file, "",
           "Refuse calls without a bearer token of this file: JSON, names, SHA-256 digests, scopes and limits; empty: "
           "none is needed");
+ABSL_FLAG(bool, share_prefix_cache, false,
+          "Let callers with different tokens or client certificates use each other's cached prompts; each then sees "
+          "whether another has sent the same");
 ABSL_FLAG(double, credentials_reload_seconds, 5, "How often the files above are looked at for changes");
 ABSL_FLAG(bool, allow_insecure, false, "Let --listen be another address than loopback without TLS");
 ABSL_FLAG(
@@ -77,6 +80,7 @@ absl::Status ReadSecurityFlags(ServerOptions* options) {
     return Invalid("reflection", absl::StrCat("must be auto, on or off, got \"", reflection, "\""));
   }
   options->reflection = reflection == "on" || (reflection == "auto" && security.token_file.empty());
+  options->share_prefix_cache = absl::GetFlag(FLAGS_share_prefix_cache);
   options->channelz = absl::GetFlag(FLAGS_channelz);
   options->load_reports = absl::GetFlag(FLAGS_load_reports);
   if (absl::GetFlag(FLAGS_connection_grace_seconds) > 0 && absl::GetFlag(FLAGS_max_connection_age_seconds) == 0) {

@@ -72,7 +72,7 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
               ? [this](const CallRecord&
                            record) { return LoadReportTrailer(load_reporter_.Report(engine_.load()), record); }
               : std::function<std::string(const CallRecord&)>(),
-          options.unread_patience, options.tracing.enabled()) {
+          options.unread_patience, options.tracing.enabled(), options.share_prefix_cache) {
   SetState(ServingState::kLoading);
 }
 

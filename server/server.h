@@ -45,6 +45,7 @@ struct ServerOptions {
   absl::Duration max_connection_age;
   absl::Duration connection_grace;
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
+  bool share_prefix_cache = false;                    // among callers told apart by tokens or certificates, too
   std::string model_name;                             // the metrics' label
   HistogramBuckets histogram_buckets;                 // in the place of the metrics' own
   TracingOptions tracing;

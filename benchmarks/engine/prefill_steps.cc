@@ -204,7 +204,7 @@ class PrefillBenchmark {
     for (const StepStats& step : steps) chunks.push_back(step.num_prefill_tokens);
     const std::vector<double> gaps = Gaps(steps);
     for (int32_t i = 0; i < streams; ++i) {
-      engine_->Cancel(absl::StrCat("p", 1000 + i), CancelReason::kAborted, nullptr).IgnoreError();
+      engine_->Cancel(absl::StrCat("p", 1000 + i), CancelReason::kAborted, {}).IgnoreError();
     }
     for (const auto& sink : sinks) sink->Wait(start).IgnoreError();
     const double usual = Percentile(alone, 0.5), late = Percentile(gaps, 0.99);

@@ -1,11 +1,11 @@
 #include "server/security/authorizer.h"
 
-#include <map>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "engine/request.h"
 #include "server/security/sha256.h"
 
 namespace spotlight::server {
@@ -34,20 +34,22 @@ const char* NameOf(Scope scope) {
 }  // namespace
 
 void Authorizer::SetTokens(const std::vector<TokenEntry>& entries) {
-  const std::shared_ptr<const Table> before = table();
-  std::map<std::string, std::shared_ptr<CallerQuota>> quotas;
-  if (before != nullptr) {
-    for (const Client& client : before->clients) quotas[client.caller.name] = client.quota;
-  }
   auto table = std::make_shared<Table>();
+  const absl::Duration now = clock_->Now();
+  MutexLock lock(&mutex_);
+  std::map<std::string, std::shared_ptr<CallerQuota>> quotas;
   for (const TokenEntry& entry : entries) {
-    std::shared_ptr<CallerQuota>& quota = quotas[entry.caller.name];
+    std::shared_ptr<CallerQuota> quota = quotas_[entry.caller.name];
     if (quota == nullptr) quota = std::make_shared<CallerQuota>();
     quota->SetLimits(entry.limits);
     for (const Sha256Digest& digest : entry.digests) table->tokens.push_back({digest, table->clients.size()});
     table->clients.push_back({entry.caller, quota});
+    quotas[entry.caller.name] = std::move(quota);
   }
-  MutexLock lock(&mutex_);
+  for (auto& [name, quota] : quotas_) {
+    if (quota != nullptr && !quota->IsIdle(now)) quotas.emplace(name, std::move(quota));
+  }
+  quotas_ = std::move(quotas);
   table_ = std::move(table);
 }
 
@@ -60,7 +62,15 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
   const std::shared_ptr<const Table> table = this->table();
   Authorization authorization;
   authorization.caller.name = credentials.peer;
-  if (table == nullptr) return authorization;
+  authorization.caller.is_identified = credentials.has_certificate;
+  if (table == nullptr) {
+    authorization.caller.may_admin = !credentials.has_certificate;
+    if (!authorization.caller.Allows(scope)) {
+      authorization.status =
+          absl::PermissionDeniedError("the scope admin is a token's; a client certificate does not give it");
+    }
+    return authorization;
+  }
   authorization.caller.may_generate = authorization.caller.may_admin = false;
   const auto token = BearerToken(credentials);
   if (!token.ok()) {
@@ -86,6 +96,17 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
     authorization.status = place.status();
   }
   return authorization;
+}
+
+absl::Status Authorizer::AuthorizeRequest(const Authorization& authorization, const RequestClaims& claims) const {
+  const Caller& caller = authorization.caller;
+  if (caller.max_priority.has_value() && claims.priority > *caller.max_priority) {
+    return absl::PermissionDeniedError(absl::StrCat("priority: the token of ", caller.name, " allows at most ",
+                                                    *caller.max_priority, ", got ", claims.priority));
+  }
+  const bool is_in_range = claims.num_samples >= 1 && claims.num_samples <= engine::kMaxSamples;
+  if (authorization.place == nullptr || !is_in_range) return absl::OkStatus();
+  return authorization.place->TakeSamples(claims.num_samples, clock_->Now());
 }
 
 }  // namespace spotlight::server

@@ -2,6 +2,7 @@
 // ports, and a server interceptor cannot end a call with a status of its own.)
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ namespace spotlight::server {
 struct CallCredentials {
   std::vector<absl::string_view> authorization;  // every value of that metadata
   std::string peer;                              // Caller::name where there are no tokens
+  bool has_certificate = false;                  // the client showed one
 };
 
 // Holds the caller's place among its concurrent requests until the last copy is gone.
@@ -34,17 +36,30 @@ enum class CallCost : uint8_t {
   kRequest,  // counts against the caller's rate and concurrency
 };
 
+// What a generation request asks for beside tokens. Its ranges are the engine's to check.
+struct RequestClaims {
+  int32_t priority = 0;
+  int32_t num_samples = 1;  // each counts as a request
+};
+
 // Thread-safe.
 class Authorizer {
  public:
   explicit Authorizer(const engine::Clock* clock = engine::Clock::Steady()) : clock_(clock) {}
 
-  // From now on every call needs one of these tokens. What the limits have counted stays with the name.
+  // From now on every call needs one of these tokens. What the limits have counted stays with the name, even while no
+  // token has it.
   void SetTokens(const std::vector<TokenEntry>& entries);
 
-  // Without tokens everybody may do everything. UNAUTHENTICATED: no token, or none that is known; PERMISSION_DENIED:
-  // another scope is needed; RESOURCE_EXHAUSTED: see CallerQuota. Messages name the caller, never the token.
+  // Without tokens everybody may do everything, but for the scope admin of clients with certificates, which is nobody's
+  // then: who can be told apart is not to rule the others. UNAUTHENTICATED: no token, or none that is known;
+  // PERMISSION_DENIED: another scope is needed; RESOURCE_EXHAUSTED: see CallerQuota. Messages name the caller, never
+  // the token.
   Authorization Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const;
+
+  // The second look at a generation call, once, when its request is parsed. PERMISSION_DENIED: its priority;
+  // INVALID_ARGUMENT, RESOURCE_EXHAUSTED: see CallerQuota.
+  absl::Status AuthorizeRequest(const Authorization& authorization, const RequestClaims& claims) const;
 
  private:
   struct Client {
@@ -65,6 +80,8 @@ class Authorizer {
   const engine::Clock* const clock_;
   mutable Mutex mutex_;
   std::shared_ptr<const Table> table_ ABSL_GUARDED_BY(mutex_);  // null: no tokens
+  // By name: the table's, and what is still in use of those that left it.
+  std::map<std::string, std::shared_ptr<CallerQuota>> quotas_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace spotlight::server

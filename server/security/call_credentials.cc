@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "grpc/grpc_security_constants.h"
 #include "grpcpp/security/auth_context.h"
+#include "server/security/sha256.h"
 
 namespace spotlight::server {
 namespace {
@@ -29,6 +31,12 @@ std::string WithoutPort(const std::string& peer) {
   return absl::StrReplaceAll(peer.substr(0, peer.rfind(':')), {{"%5B", "["}, {"%5D", "]"}, {"%25", "%"}});
 }
 
+// Also one that names nobody, which gRPC does not call authenticated.
+bool HasCertificate(const grpc::CallbackServerContext& context) {
+  const auto auth = context.auth_context();
+  return auth != nullptr && !auth->FindPropertyValues(GRPC_X509_PEM_CERT_PROPERTY_NAME).empty();
+}
+
 std::string PeerOf(const grpc::CallbackServerContext& context) {
   const auto auth = context.auth_context();
   if (auth != nullptr && auth->IsPeerAuthenticated()) {
@@ -36,6 +44,15 @@ std::string PeerOf(const grpc::CallbackServerContext& context) {
     if (!identity.empty()) return absl::StrCat("x509:", identity);
   }
   return WithoutPort(context.peer());
+}
+
+// A SPIFFE id has up to 2048 bytes; two that differ only at their ends are two callers.
+std::string Bounded(const std::string& name) {
+  if (name.size() <= kMaxNameBytes) return name;
+  const Sha256Digest digest = Sha256(name);
+  const std::string hex =
+      absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), digest.size()));
+  return absl::StrCat(name.substr(0, kMaxNameBytes - hex.size() - 1), "#", hex);
 }
 
 }  // namespace
@@ -46,7 +63,8 @@ CallCredentials CredentialsOf(const grpc::CallbackServerContext& context) {
   for (auto value = values.first; value != values.second; ++value) {
     credentials.authorization.emplace_back(value->second.data(), value->second.size());
   }
-  credentials.peer = PeerOf(context).substr(0, kMaxNameBytes);
+  credentials.peer = Bounded(PeerOf(context));
+  credentials.has_certificate = HasCertificate(context);
   return credentials;
 }
 

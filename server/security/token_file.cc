@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "engine/request.h"
 #include "nlohmann/json.hpp"
 
 namespace spotlight::server {
@@ -73,6 +74,7 @@ absl::Status ReadDigests(const Json& entry, std::vector<Sha256Digest>* digests) 
 }
 
 absl::Status ReadScopes(const Json& entry, Caller* caller) {
+  caller->is_identified = true;
   caller->may_generate = caller->may_admin = false;
   const auto found = entry.find("scopes");
   const bool listed = found != entry.end() && found->is_array() && !found->empty();
@@ -109,13 +111,28 @@ absl::Status ReadLimits(const Json& entry, CallerLimits* limits) {
   return status.ok() ? ReadCount(entry, "max_concurrent", &limits->max_concurrent) : status;
 }
 
+absl::Status ReadMaxPriority(const Json& entry, Caller* caller) {
+  caller->max_priority = 0;
+  const auto found = entry.find("max_priority");
+  if (found == entry.end()) return absl::OkStatus();
+  // As a double: nlohmann takes 2^64 - 1 for -1.
+  const double priority = found->is_number_integer() ? found->get<double>() : NAN;
+  if (!(priority >= engine::kLowestPriority && priority <= engine::kHighestPriority)) {
+    return Bad(absl::StrCat("max_priority: must be a whole number of ", engine::kLowestPriority, " to ",
+                            engine::kHighestPriority));
+  }
+  caller->max_priority = static_cast<int32_t>(priority);
+  return absl::OkStatus();
+}
+
 absl::Status ReadEntry(const Json& json, TokenEntry* entry) {
   if (!json.is_object()) return Bad("name: must be given, in an object");
   const absl::Status name = ReadName(json, &entry->caller.name);
   if (!name.ok()) return name;
-  for (const absl::Status& status :
-       {CheckFields(json, {"name", "sha256", "scopes", "requests_per_minute", "burst", "max_concurrent"}),
-        ReadDigests(json, &entry->digests), ReadScopes(json, &entry->caller), ReadLimits(json, &entry->limits)}) {
+  for (const absl::Status& status : {CheckFields(json, {"name", "sha256", "scopes", "requests_per_minute", "burst",
+                                                        "max_concurrent", "max_priority"}),
+                                     ReadDigests(json, &entry->digests), ReadScopes(json, &entry->caller),
+                                     ReadLimits(json, &entry->limits), ReadMaxPriority(json, &entry->caller)}) {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -73,7 +73,7 @@ TEST_F(EngineLoopTest, TwoCallersMayUseOneIdAndNeitherEndsTheOthersRequest) {
   const auto twos = Submit(request, {4, 5, 6});
   for (int i = 0; i < 5; ++i) loop_->RunOnce();
   ASSERT_EQ(loop_->load().num_running, 2);
-  ASSERT_TRUE(queue_->Cancel("a", CancelReason::kClientGone, clock_.Now(), ones.get()).ok());
+  ASSERT_TRUE(queue_->Cancel("a", CancelReason::kClientGone, clock_.Now(), {ones.get()}).ok());
   RunUntilIdle();
   EXPECT_EQ(ones->finish().reason, FinishReason::kCancelled);
   EXPECT_EQ(twos->finish().usage.completion_tokens, 20);

@@ -164,10 +164,10 @@ TEST_F(EngineTest, CancelEndsARunningRequest) {
   request.stopping.max_tokens.reset();
   const auto sink = Submit(request);
   sink->WaitForDeltas(3);
-  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kAborted, nullptr).ok());
+  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kAborted, {}).ok());
   EXPECT_EQ(sink->WaitForFinish().reason, FinishReason::kAborted);
   EXPECT_EQ(engine_->Load().num_free_pages, 64);
-  EXPECT_EQ(engine_->Cancel("a", CancelReason::kAborted, nullptr).code(), StatusCode::kNotFound);
+  EXPECT_EQ(engine_->Cancel("a", CancelReason::kAborted, {}).code(), StatusCode::kNotFound);
 }
 
 TEST_F(EngineTest, ALateCancelOfASubmissionLeavesTheNextOwnerOfItsIdAlone) {
@@ -176,12 +176,12 @@ TEST_F(EngineTest, ALateCancelOfASubmissionLeavesTheNextOwnerOfItsIdAlone) {
   first->WaitForFinish();
   runner_->Pause();
   const auto second = Submit(Request("a", 5));
-  EXPECT_EQ(engine_->Cancel("a", CancelReason::kClientGone, first.get()).code(), StatusCode::kNotFound);
+  EXPECT_EQ(engine_->Cancel("a", CancelReason::kClientGone, {first.get()}).code(), StatusCode::kNotFound);
   runner_->Resume();
   EXPECT_TRUE(second->WaitForFinish().status.ok());
   runner_->Pause();
   const auto third = Submit(Request("a", 5));
-  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kClientGone, third.get()).ok());
+  EXPECT_TRUE(engine_->Cancel("a", CancelReason::kClientGone, {third.get()}).ok());
   runner_->Resume();
   EXPECT_EQ(third->WaitForFinish().reason, FinishReason::kCancelled);
 }
@@ -196,7 +196,7 @@ TEST_F(EngineTest, CancelEndsWhatWaitsToBeEncoded) {
     sinks.push_back(Submit(request));
   }
   for (int i = 19; i >= 0; --i) {
-    EXPECT_TRUE(engine_->Cancel(std::to_string(i), CancelReason::kAborted, sinks[i].get()).ok());
+    EXPECT_TRUE(engine_->Cancel(std::to_string(i), CancelReason::kAborted, {sinks[i].get()}).ok());
   }
   runner_->Resume();
   for (const auto& sink : sinks) EXPECT_EQ(sink->WaitForFinish().reason, FinishReason::kAborted);
@@ -345,7 +345,7 @@ TEST_F(EngineTest, SurvivesSubmittersAndCancellersOnManyThreads) {
       for (int i = 0; i < 40; ++i) {
         const std::string id = std::to_string(t) + "-" + std::to_string(i);
         sinks[t].push_back(Submit(Request(id, 60, std::vector<int32_t>(1 + (i * 37) % 300, 5))));
-        if (i % 3 == 0) (void)engine_->Cancel(id, CancelReason::kClientGone, nullptr);
+        if (i % 3 == 0) (void)engine_->Cancel(id, CancelReason::kClientGone, {});
         (void)engine_->Load();
       }
     });

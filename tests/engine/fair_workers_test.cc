@@ -100,7 +100,7 @@ TEST_F(FairWorkersTest, ACallerLeavesRoomForOthers) {
   int num_accepted = 0;
   for (; (refused = Post("a", 10)).ok(); ++num_accepted) ASSERT_LT(num_accepted, 18);
   EXPECT_EQ(num_accepted, 16) << "8 of 9";
-  EXPECT_TRUE(absl::StartsWith(refused.message(), "encoding_queue: the caller's share is full")) << refused;
+  EXPECT_TRUE(absl::StartsWith(refused.message(), "caller_share: 16 texts of 160 bytes that wait")) << refused;
   EXPECT_TRUE(Post("b", 10).ok());
 }
 

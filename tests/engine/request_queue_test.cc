@@ -65,8 +65,7 @@ TEST(RequestQueueTest, ACallerThatFloodsLeavesRoomForOthers) {
   EXPECT_EQ(taken, 80);
   const absl::Status full = queue.Reserve(From("flood", "more"));
   EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(full.message(),
-            "queue_requests: the caller's share is full, 80 of the 80 requests that wait are its own, the bound is 90");
+  EXPECT_EQ(full.message(), "caller_share: 80 of the 80 requests that wait are the caller's, the bound of all is 90");
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(queue.Reserve(From("b", "b" + std::to_string(i))).ok());
   // The flood's share has shrunk, to 8 times the 5 places left: it is refused until it has less.
   for (int i = 0; i < 7; ++i) queue.Release(Key(std::to_string(i), "flood"));
@@ -156,7 +155,7 @@ TEST(RequestQueueTest, ACallersIdsAreItsOwn) {
   EXPECT_TRUE(queue.Reserve(two).ok());
   EXPECT_EQ(queue.Reserve(two).code(), StatusCode::kAlreadyExists);
   ASSERT_TRUE(queue.Reserve(Reservation(Key("b", "one"))).ok());
-  const auto left = queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &twos);
+  const auto left = queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&twos});
   ASSERT_TRUE(left.ok());
   EXPECT_EQ(*left, std::vector<RequestKey>{Key("a", "two")});
   EXPECT_FALSE(queue.IsCancelled(Key("a", "one")));
@@ -171,6 +170,23 @@ TEST(RequestQueueTest, AnAbortEndsEveryCallersRequestOfTheId) {
   ASSERT_TRUE(aborted.ok());
   EXPECT_EQ(*aborted, (std::vector<RequestKey>{Key("a"), Key("a", "one"), Key("a", "two")}));
   EXPECT_FALSE(queue.IsCancelled(Key("ab")));
+}
+
+TEST(RequestQueueTest, AnAbortOfACallersOwnLeavesTheOthersWithItsIdAlone) {
+  RequestQueue queue(Bounds(10, 100));
+  for (const char* caller : {"", "one", "two"}) ASSERT_TRUE(queue.Reserve(Reservation(Key("a", caller))).ok());
+  CancelScope own;
+  own.caller = "one";
+  const auto aborted = queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own);
+  ASSERT_TRUE(aborted.ok());
+  EXPECT_EQ(*aborted, std::vector<RequestKey>{Key("a", "one")});
+  own.caller = "three";
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own).status().code(),
+            StatusCode::kNotFound);
+  own.caller = "";
+  EXPECT_EQ(*queue.Cancel("a", CancelReason::kAborted, absl::ZeroDuration(), own),
+            std::vector<RequestKey>{Key("a", "")});
+  EXPECT_FALSE(queue.IsCancelled(Key("a", "two")));
 }
 
 TEST(RequestQueueTest, ACancellationWaitsForItsSubmission) {
@@ -225,10 +241,10 @@ TEST(RequestQueueTest, ACancelOfASubmissionDoesNotHitAnotherWithItsId) {
   ASSERT_TRUE(queue.Reserve(first_a).ok());
   queue.Release(Key("a"));
   ASSERT_TRUE(queue.Reserve(second_a).ok());
-  EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &first).status().code(),
+  EXPECT_EQ(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&first}).status().code(),
             StatusCode::kNotFound);
   EXPECT_FALSE(queue.IsCancelled(Key("a")));
-  EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), &second).ok());
+  EXPECT_TRUE(queue.Cancel("a", CancelReason::kClientGone, absl::ZeroDuration(), {&second}).ok());
   EXPECT_TRUE(queue.IsCancelled(Key("a")));
 }
 

@@ -34,11 +34,13 @@ TEST(LoadReporterTest, RatesAreThoseOfTheLastTenSecondsOrSo) {
   LoadReporter reporter(&clock);
   for (int i = 0; i < 1000; ++i) {
     reporter.OnCallEnd(Ended(i % 4 == 0 ? absl::ResourceExhaustedError("queue_requests: full") : absl::OkStatus()));
-    const absl::Status callers[] = {absl::CancelledError(), absl::InvalidArgumentError("text: must not be empty"),
+    const absl::Status callers[] = {absl::CancelledError(),
+                                    absl::InvalidArgumentError("text: must not be empty"),
                                     absl::UnauthenticatedError(""),
                                     absl::ResourceExhaustedError("caller_rate: the limit of this token is 60"),
+                                    absl::ResourceExhaustedError("caller_share: 80 of the 80 requests"),
                                     absl::ResourceExhaustedError("unread_bytes: the client does not read")};
-    reporter.OnCallEnd(Ended(callers[i % 5]));
+    reporter.OnCallEnd(Ended(callers[i % 6]));
     clock.Advance(absl::Milliseconds(100));
   }
   EXPECT_NEAR(reporter.Report(nullptr).rps_fractional(), 20, 0.5);

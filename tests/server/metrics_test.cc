@@ -293,6 +293,7 @@ TEST_F(MetricsTest, TellsWhyACallWasRefused) {
       {absl::InvalidArgumentError("stopping.stop: too many"), "invalid"},
       {absl::NotFoundError("model: unknown"), "invalid"},
       {absl::ResourceExhaustedError("queue_requests: full"), "queue_requests"},
+      {absl::ResourceExhaustedError("caller_share: 80 of the 80 requests"), "caller_share"},
       {absl::ResourceExhaustedError("queue_tokens: full"), "queue_tokens"},
       {absl::ResourceExhaustedError("gpu_memory: a resource of which nothing is known"), "other"},
       {absl::UnavailableError("loading: the model is not there yet"), "loading"},

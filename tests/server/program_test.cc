@@ -83,6 +83,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(Parse({"--model=x", "--histogram-buckets=batch_size=1,2"})->options.server.histogram_buckets,
             (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
+  EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
+  EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
   EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
 
@@ -203,9 +205,8 @@ TEST(ProgramTest, SignalDrainsAndExitsWith0) {
     absl::Status Submit(engine::GenerateRequest request, std::shared_ptr<engine::ResponseSink> sink) override {
       return fake_.Submit(std::move(request), std::move(sink));
     }
-    absl::Status Cancel(const std::string& id, engine::CancelReason reason,
-                        const engine::ResponseSink* submission) override {
-      return fake_.Cancel(id, reason, submission);
+    absl::Status Cancel(const std::string& id, engine::CancelReason reason, const engine::CancelScope& scope) override {
+      return fake_.Cancel(id, reason, scope);
     }
     void Drain(absl::Duration grace) override { *grace_ = grace; }
     absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {

@@ -248,7 +248,8 @@ bool HasDetail(const absl::Status& status) {
 }
 
 TEST(GrpcStatusTest, OnlyRefusalsThatPassSayWhenToTryAgain) {
-  for (const char* message : {"queue_requests: full", "queue_tokens: full", "encoding_queue: full"}) {
+  for (const char* message :
+       {"queue_requests: full", "queue_tokens: full", "encoding_queue: full", "caller_share: 80"}) {
     EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::ResourceExhaustedError(message))) << message;
   }
   EXPECT_TRUE(HasDetail<google::rpc::RetryInfo>(absl::UnavailableError("draining")));

@@ -30,8 +30,8 @@ class WatchedEngine final : public engine::Engine {
     return engine_->Submit(std::move(request), std::move(sink));
   }
   absl::Status Cancel(const std::string& request_id, engine::CancelReason reason,
-                      const engine::ResponseSink* submission) override {
-    absl::Status status = engine_->Cancel(request_id, reason, submission);
+                      const engine::CancelScope& scope) override {
+    absl::Status status = engine_->Cancel(request_id, reason, scope);
     MutexLock lock(&mutex_);
     if (status.ok()) cancels_.push_back(reason);
     changed_.NotifyAll();
@@ -57,7 +57,7 @@ class WatchedEngine final : public engine::Engine {
 
 class ServedEngine : public RunningServer {
  protected:
-  ServedEngine() {
+  explicit ServedEngine(const ServerOptions& options = {}) : RunningServer(options) {
     options_.scheduler.num_pages = 64;
     options_.scheduler.max_running = 8;
     options_.scheduler.max_step_tokens = 128;

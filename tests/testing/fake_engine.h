@@ -140,7 +140,7 @@ class FakeEngine final : public engine::Engine {
     MutexLock lock(&mutex_);
     if (!submit_status_.ok()) return submit_status_;
     if (load_.draining) return absl::UnavailableError("the server is draining");
-    if (!running_.emplace(request.request_id, std::move(sink)).second) {
+    if (!running_.emplace(request.request_id, Running{request.caller, std::move(sink)}).second) {
       return absl::AlreadyExistsError(absl::StrCat("request_id: ", request.request_id, " is in use"));
     }
     submitted_.push_back(std::move(request));
@@ -149,10 +149,11 @@ class FakeEngine final : public engine::Engine {
   }
 
   absl::Status Cancel(const std::string& request_id, engine::CancelReason reason,
-                      const engine::ResponseSink* submission) override {
+                      const engine::CancelScope& scope) override {
     MutexLock lock(&mutex_);
     const auto found = running_.find(request_id);
-    if (found == running_.end() || (submission != nullptr && submission != found->second.get())) {
+    if (found == running_.end() || (scope.submission != nullptr && scope.submission != found->second.sink.get()) ||
+        (scope.caller.has_value() && *scope.caller != found->second.caller)) {
       return absl::NotFoundError(absl::StrCat("request_id: ", request_id, " is not running"));
     }
     cancels_.push_back({request_id, reason});
@@ -201,18 +202,23 @@ class FakeEngine final : public engine::Engine {
   const engine::EngineOptions& options() const override { return options_; }
 
  private:
+  struct Running {
+    std::string caller;
+    std::shared_ptr<engine::ResponseSink> sink;
+  };
+
   template <class Call>
   bool WithSink(const std::string& request_id, const Call& call) {
     MutexLock lock(&mutex_);
     const auto found = running_.find(request_id);
     if (found == running_.end()) return false;
-    call(found->second.get());
+    call(found->second.sink.get());
     return true;
   }
   bool FinishLocked(const std::string& request_id, engine::Finish finish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const auto found = running_.find(request_id);
     if (found == running_.end()) return false;
-    const std::shared_ptr<engine::ResponseSink> sink = std::move(found->second);
+    const std::shared_ptr<engine::ResponseSink> sink = std::move(found->second.sink);
     running_.erase(found);
     sink->OnFinish(std::move(finish));
     return true;
@@ -222,7 +228,7 @@ class FakeEngine final : public engine::Engine {
   engine::EngineOptions options_;
   mutable Mutex mutex_;
   CondVar changed_;
-  std::map<std::string, std::shared_ptr<engine::ResponseSink>> running_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Running> running_ ABSL_GUARDED_BY(mutex_);
   std::deque<engine::GenerateRequest> submitted_ ABSL_GUARDED_BY(mutex_);
   std::deque<CancelCall> cancels_ ABSL_GUARDED_BY(mutex_);
   absl::Status submit_status_ ABSL_GUARDED_BY(mutex_);

@@ -26,6 +26,11 @@ class AuthorizerTest : public ::testing::Test {
     return authorizer_.Authorize({{authorization}, "ipv4:10.0.0.7"}, scope, cost);
   }
 
+  absl::Status Samples(const Authorization& call, int32_t num_samples) {
+    EXPECT_TRUE(call.status.ok()) << call.status;
+    return authorizer_.AuthorizeRequest(call, {0, num_samples});
+  }
+
   engine::FakeClock clock_;
   Authorizer authorizer_{&clock_};
 };
@@ -36,6 +41,21 @@ TEST_F(AuthorizerTest, WithoutTokensEverybodyMayDoEverythingUnderThePeersName) {
     EXPECT_TRUE(call.status.ok());
     EXPECT_EQ(call.caller.name, "ipv4:10.0.0.7");
   }
+}
+
+TEST_F(AuthorizerTest, AClientCertificateAloneDoesNotMakeAnAdmin) {
+  const CallCredentials credentials = {{}, "x509:alice", /*has_certificate=*/true};
+  const Authorization call = authorizer_.Authorize(credentials, Scope::kAny, CallCost::kFree);
+  EXPECT_TRUE(call.status.ok());
+  EXPECT_TRUE(call.caller.is_identified);
+  EXPECT_TRUE(call.caller.may_generate);
+  EXPECT_FALSE(call.caller.may_admin);
+  EXPECT_TRUE(absl::IsPermissionDenied(authorizer_.Authorize(credentials, Scope::kAdmin, CallCost::kFree).status));
+  TokenEntry ops = Entry("ops", "omega");
+  ops.caller.may_admin = true;
+  authorizer_.SetTokens({ops});
+  EXPECT_TRUE(authorizer_.Authorize({{"Bearer omega"}, "x509:alice", true}, Scope::kAdmin, CallCost::kFree).status.ok())
+      << "its token does";
 }
 
 TEST_F(AuthorizerTest, ACallNeedsExactlyOneKnownToken) {
@@ -101,6 +121,73 @@ TEST_F(AuthorizerTest, AConcurrentPlaceIsFreeOnceItsHolderIsGone) {
   EXPECT_TRUE(Call("Bearer alpha").status.ok());
 }
 
+TEST_F(AuthorizerTest, EachSampleTakesAConcurrentPlace) {
+  authorizer_.SetTokens({Entry("team", "alpha", {0, 0, 4})});
+  const Authorization single = Call("Bearer alpha");
+  Authorization wide = Call("Bearer alpha");
+  const absl::Status refused = Samples(wide, 4);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused));
+  EXPECT_EQ(
+      refused.message(),
+      "caller_concurrency: 1 requests of this token are in progress, its limit is 4, of which sampling.n asks for "
+      "4");
+  EXPECT_TRUE(engine::RetryDelay(refused).has_value());
+  EXPECT_TRUE(Samples(wide, 3).ok());
+  EXPECT_EQ(Call("Bearer alpha").status.message(),
+            "caller_concurrency: 4 requests of this token are in progress, its limit is 4");
+  const CallerQuota::Place copy = wide.place;
+  wide.place = nullptr;
+  EXPECT_FALSE(Call("Bearer alpha").status.ok()) << "until the last copy is gone";
+}
+
+TEST_F(AuthorizerTest, TheEndOfARequestFreesThePlacesOfAllItsSamples) {
+  authorizer_.SetTokens({Entry("team", "alpha", {0, 0, 4})});
+  for (int i = 0; i < 3; ++i) {
+    const Authorization wide = Call("Bearer alpha");
+    ASSERT_TRUE(Samples(wide, 4).ok());
+    EXPECT_FALSE(Call("Bearer alpha").status.ok());
+  }
+  EXPECT_TRUE(Samples(Call("Bearer alpha"), 4).ok());
+}
+
+TEST_F(AuthorizerTest, EachSampleCountsAgainstTheRate) {
+  authorizer_.SetTokens({Entry("team", "alpha", {60, 8, 0})});
+  EXPECT_TRUE(Samples(Call("Bearer alpha"), 6).ok());
+  const absl::Status refused = Samples(Call("Bearer alpha"), 4);
+  EXPECT_TRUE(absl::StartsWith(refused.message(), "caller_rate: the limit of this token is 60")) << refused;
+  EXPECT_EQ(engine::RetryDelay(refused), absl::Seconds(2)) << "two are left of the four";
+  EXPECT_TRUE(Samples(Call("Bearer alpha"), 2).ok()) << "a refused request costs nothing";
+  clock_.Advance(absl::Milliseconds(3999));
+  EXPECT_FALSE(Samples(Call("Bearer alpha"), 4).ok());
+  clock_.Advance(absl::Milliseconds(1));
+  EXPECT_TRUE(Samples(Call("Bearer alpha"), 4).ok());
+}
+
+TEST_F(AuthorizerTest, MoreSamplesThanALimitEverAllowsAreABadRequest) {
+  authorizer_.SetTokens({Entry("narrow", "alpha", {0, 0, 2}), Entry("slow", "beta", {60, 3, 10}), Entry("free", "g")});
+  const absl::Status narrow = Samples(Call("Bearer alpha"), 3);
+  EXPECT_TRUE(absl::IsInvalidArgument(narrow));
+  EXPECT_EQ(narrow.message(), "sampling.n: must be at most 2, the max_concurrent of this token, got 3");
+  EXPECT_EQ(Samples(Call("Bearer beta"), 4).message(), "sampling.n: must be at most 3, the burst of this token, got 4");
+  EXPECT_TRUE(Samples(Call("Bearer g"), 64).ok());
+  EXPECT_TRUE(Samples(Call("Bearer alpha"), 1 << 30).ok()) << "the engine says what n may be at all";
+}
+
+TEST_F(AuthorizerTest, APriorityAboveTheTokensIsDenied) {
+  TokenEntry urgent = Entry("urgent", "beta");
+  urgent.caller.max_priority = 10;
+  TokenEntry batch = Entry("batch", "gamma");
+  batch.caller.max_priority = -5;
+  EXPECT_TRUE(authorizer_.AuthorizeRequest(Call("Bearer beta"), {100, 1}).ok()) << "without tokens anything goes";
+  authorizer_.SetTokens({urgent, batch});
+  EXPECT_TRUE(authorizer_.AuthorizeRequest(Call("Bearer beta"), {10, 1}).ok());
+  const absl::Status denied = authorizer_.AuthorizeRequest(Call("Bearer beta"), {11, 1});
+  EXPECT_TRUE(absl::IsPermissionDenied(denied));
+  EXPECT_EQ(denied.message(), "priority: the token of urgent allows at most 10, got 11");
+  EXPECT_FALSE(authorizer_.AuthorizeRequest(Call("Bearer gamma"), {0, 1}).ok());
+  EXPECT_TRUE(authorizer_.AuthorizeRequest(Call("Bearer gamma"), {-5, 1}).ok());
+}
+
 TEST_F(AuthorizerTest, AReloadKeepsWhatWasCounted) {
   authorizer_.SetTokens({Entry("team", "alpha", {60, 1, 1})});
   const Authorization running = Call("Bearer alpha");
@@ -113,6 +200,29 @@ TEST_F(AuthorizerTest, AReloadKeepsWhatWasCounted) {
   EXPECT_TRUE(second.status.ok());
   clock_.Advance(absl::Seconds(1));
   EXPECT_TRUE(absl::StartsWith(Call("Bearer next").status.message(), "caller_concurrency: 2"));
+}
+
+TEST_F(AuthorizerTest, ANameThatWasAwayForAReloadComesBackWithWhatItHolds) {
+  const std::vector<TokenEntry> with = {Entry("team", "alpha", {0, 0, 1}), Entry("other", "beta")};
+  const std::vector<TokenEntry> without = {Entry("other", "beta")};
+  authorizer_.SetTokens(with);
+  Authorization running = Call("Bearer alpha");
+  for (int i = 0; i < 3; ++i) {
+    authorizer_.SetTokens(without);
+    EXPECT_TRUE(absl::IsUnauthenticated(Call("Bearer alpha").status));
+  }
+  authorizer_.SetTokens(with);
+  EXPECT_TRUE(absl::StartsWith(Call("Bearer alpha").status.message(), "caller_concurrency: 1"));
+  running.place = nullptr;
+  EXPECT_TRUE(Call("Bearer alpha").status.ok());
+}
+
+TEST_F(AuthorizerTest, ANameThatWasAwayForAReloadComesBackWithItsRate) {
+  authorizer_.SetTokens({Entry("team", "alpha", {1, 1, 0})});
+  EXPECT_TRUE(Call("Bearer alpha").status.ok());
+  authorizer_.SetTokens({Entry("other", "beta")});
+  authorizer_.SetTokens({Entry("team", "alpha", {1, 1, 0})});
+  EXPECT_TRUE(absl::StartsWith(Call("Bearer alpha").status.message(), "caller_rate"));
 }
 
 }  // namespace

@@ -120,6 +120,18 @@ TEST_F(ClientCertificateTest, OnlyClientsWithACertificateOfTheAuthorityAreServed
   EXPECT_EQ(Call(files_.Client(files_.stranger.Issue({"mallory"}))).error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+TEST_F(ClientCertificateTest, LongNamesThatDifferAtTheirEndsAreTwoCallers) {
+  std::string callers[2];
+  for (int i = 0; i < 2; ++i) {
+    const std::string id = absl::StrCat("URI:spiffe://example.org/", std::string(300, 'a'), i);
+    EXPECT_EQ(ServedName(files_.authority.Issue({"alice", id})), "first");
+    callers[i] = TakeRecord().caller;
+    EXPECT_TRUE(absl::StartsWith(callers[i], "x509:spiffe://example.org/aaa")) << callers[i];
+    EXPECT_EQ(callers[i].size(), 256u);
+  }
+  EXPECT_NE(callers[0], callers[1]);
+}
+
 TEST_F(ClientCertificateTest, TheAuthoritiesChangeWithTheirFile) {
   const auto alice = files_.authority.Issue({"alice"});
   const auto carol = files_.stranger.Issue({"carol"});

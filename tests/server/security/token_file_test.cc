@@ -19,10 +19,12 @@ std::string Error(const std::string& text) {
 
 TEST(TokenFileTest, AnEntryHasNameDigestsScopesAndLimits) {
   const auto entries = ParseTokenFile(
-      "FILE", absl::StrCat(R"({"tokens": [{"name": "search-1", "sha256": ")", kA,
-                           R"(", "scopes": ["generate"], "requests_per_minute": 90.5, "max_concurrent": 3},)",
-                           R"({"name": "ops", "sha256": [")", kB, "\", \"", std::string(64, '0'),
-                           R"("], "scopes": ["admin", "generate"], "requests_per_minute": 5, "burst": 2}]})"));
+      "FILE",
+      absl::StrCat(
+          R"({"tokens": [{"name": "search-1", "sha256": ")", kA,
+          R"(", "scopes": ["generate"], "requests_per_minute": 90.5, "max_concurrent": 3},)",
+          R"({"name": "ops", "sha256": [")", kB, "\", \"", std::string(64, '0'),
+          R"("], "scopes": ["admin", "generate"], "requests_per_minute": 5, "burst": 2, "max_priority": -7}]})"));
   ASSERT_TRUE(entries.ok()) << entries.status();
   ASSERT_EQ(entries->size(), 2u);
   const TokenEntry& search = (*entries)[0];
@@ -33,7 +35,9 @@ TEST(TokenFileTest, AnEntryHasNameDigestsScopesAndLimits) {
   EXPECT_EQ(search.limits.requests_per_minute, 90.5);
   EXPECT_EQ(search.limits.burst, 91) << "a minute's worth unless it is told";
   EXPECT_EQ(search.limits.max_concurrent, 3);
+  EXPECT_EQ(search.caller.max_priority, 0) << "who may pass others is told so";
   const TokenEntry& ops = (*entries)[1];
+  EXPECT_EQ(ops.caller.max_priority, -7);
   EXPECT_TRUE(ops.caller.may_admin && ops.caller.may_generate);
   EXPECT_EQ(ops.digests.size(), 2u);
   EXPECT_EQ(ops.limits.burst, 2);
@@ -67,6 +71,10 @@ TEST(TokenFileTest, ErrorsNameTheFileTheEntryAndTheField) {
             "FILE: tokens[0].requests_per_minute: must be a number above 0 and at most 1e+09");
   EXPECT_EQ(Error(Entry(ok + R"(, "max_concurrent": 0)")),
             "FILE: tokens[0].max_concurrent: must be a whole number of 1 to 1000000");
+  for (const char* priority : {"101", "-101", "1.0", "true", "18446744073709551615"}) {
+    EXPECT_EQ(Error(Entry(absl::StrCat(ok, R"(, "max_priority": )", priority))),
+              "FILE: tokens[0].max_priority: must be a whole number of -100 to 100");
+  }
   EXPECT_EQ(Error(absl::StrCat(R"({"tokens": [{)", ok, "}, {", ok, "}]}")),
             "FILE: tokens[1].name: is another's as well");
   EXPECT_EQ(Error(absl::StrCat(R"({"tokens": [{)", ok, R"(}, {"name": "b", "sha256": ")", kA,

@@ -12,11 +12,14 @@ namespace {
 constexpr char kTeam[] = "team-token-0123456789";
 constexpr char kOps[] = "ops-token-0123456789";
 constexpr char kLimited[] = "limited-token-0123456789";
+constexpr char kWide[] = "wide-token-0123456789";
 
 std::string Entries() {
   return absl::StrCat(TokenEntryJson("team", kTeam, "\"generate\""), ",", TokenEntryJson("ops", kOps, "\"admin\""), ",",
                       TokenEntryJson("limited", kLimited, "\"generate\"",
-                                     R"(, "requests_per_minute": 30, "burst": 2, "max_concurrent": 1)"));
+                                     R"(, "requests_per_minute": 30, "burst": 2, "max_concurrent": 1)"),
+                      ",",
+                      TokenEntryJson("wide", kWide, "\"generate\"", R"(, "max_concurrent": 4, "max_priority": 3)"));
 }
 
 SecurityOptions Options(const CredentialFiles& files) {
@@ -39,11 +42,14 @@ class TokenServerTest : public SecuredServer {
     return stub_->GetLoads(&context, {}, &response);
   }
   // A generation that the engine ends at once.
-  grpc::Status Generate(const std::string& token) {
+  grpc::Status Generate(const std::string& token, int32_t num_samples = 1, int32_t priority = 0) {
     grpc::ClientContext context;
     Authorize(&context, token);
     const std::string id = absl::StrCat("request-", ++num_requests_);
-    auto reader = stub_->GenerateStream(&context, Request(id));
+    v1::GenerateRequest request = Request(id);
+    request.mutable_sampling()->set_n(num_samples);
+    request.set_priority(priority);
+    auto reader = stub_->GenerateStream(&context, request);
     std::thread engine([&] {
       // Refused requests never come.
       while (!engine_.Finish(id, engine_.Stopped(5, 1)) && !refused_) std::this_thread::yield();
@@ -118,12 +124,11 @@ TEST_F(TokenServerTest, ScopesDecideWhatATokenMay) {
   EXPECT_EQ(Generate(kOps).error_code(), grpc::StatusCode::PERMISSION_DENIED);
   v1::AbortRequest abort;
   abort.set_request_id("nobody's");
-  for (const auto& [token, code] : {std::make_pair(kTeam, grpc::StatusCode::PERMISSION_DENIED),
-                                    std::make_pair(kOps, grpc::StatusCode::NOT_FOUND)}) {
+  for (const char* token : {kTeam, kOps}) {
     grpc::ClientContext context;
     Authorize(&context, token);
     v1::AbortResponse response;
-    EXPECT_EQ(stub_->Abort(&context, abort, &response).error_code(), code) << token;
+    EXPECT_EQ(stub_->Abort(&context, abort, &response).error_code(), grpc::StatusCode::NOT_FOUND) << token;
   }
 }
 
@@ -159,6 +164,38 @@ TEST_F(TokenServerTest, TheConcurrencyLimitHoldsUntilTheStreamEnds) {
   }
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(Generate(kLimited).ok()) << "the place is free before the client knows of the end";
+}
+
+TEST_F(TokenServerTest, SamplesCountAgainstTheLimits) {
+  const grpc::Status never = Generate(kWide, 5);
+  EXPECT_EQ(never.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const auto violation = DetailOf<google::rpc::BadRequest>(never).field_violations(0);
+  EXPECT_EQ(violation.field(), "sampling.n");
+  EXPECT_EQ(violation.description(), "must be at most 4, the max_concurrent of this token, got 5");
+  grpc::ClientContext context;
+  Authorize(&context, kWide);
+  v1::GenerateRequest request = Request("wide");
+  request.mutable_sampling()->set_n(3);
+  auto reader = stub_->GenerateStream(&context, request);
+  EXPECT_EQ(engine_.TakeRequest().sampling.n, 3);
+  const grpc::Status refused = Generate(kWide, 2);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(refused).violations(0).subject(), "caller_concurrency");
+  EXPECT_TRUE(Generate(kWide).ok()) << "a refused request holds nothing";
+  engine_.Finish("wide", engine_.Stopped(5, 1));
+  v1::GenerateStreamResponse message;
+  while (reader->Read(&message)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(Generate(kWide, 4).ok()) << "all its samples' places are free before the client knows of the end";
+}
+
+TEST_F(TokenServerTest, ThePriorityIsBoundedByTheToken) {
+  EXPECT_TRUE(Generate(kWide, 1, 3).ok());
+  const grpc::Status denied = Generate(kWide, 1, 4);
+  EXPECT_EQ(denied.error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(denied.error_message(), "priority: the token of wide allows at most 3, got 4");
+  EXPECT_EQ(Generate(kTeam, 1, 1).error_message(), "priority: the token of team allows at most 0, got 1");
 }
 
 TEST_F(TokenServerTest, AReplacedFileRevokesAndADeletedOneDoesNot) {

@@ -38,7 +38,7 @@ class CountingEngine final : public engine::Engine {
     sink->OnFinish(engine::Finish());
     return absl::OkStatus();
   }
-  absl::Status Cancel(const std::string&, engine::CancelReason, const engine::ResponseSink*) override {
+  absl::Status Cancel(const std::string&, engine::CancelReason, const engine::CancelScope&) override {
     return absl::OkStatus();
   }
   void Drain(absl::Duration) override {}
