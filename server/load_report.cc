@@ -26,7 +26,8 @@ bool IsServersFault(const absl::Status& status) {
       return true;
     case absl::StatusCode::kResourceExhausted: {
       const absl::string_view subject = SplitSubject(status.message()).subject;
-      return subject != "caller_rate" && subject != "caller_concurrency" && subject != "unread_bytes";
+      return subject != "caller_rate" && subject != "caller_concurrency" && subject != "unread_bytes" &&
+             subject != "answer_bytes";
     }
     default:
       return false;
