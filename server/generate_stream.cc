@@ -111,6 +111,8 @@ void GenerateStream::Overflow() {
 }
 
 void GenerateStream::ClearPending() {
+  // Not here where it takes long: this may be the engine's thread, or the one that serves all streams.
+  if (pending_bytes_ > kLargeAnswerBytes) DestroyOn(call_.environment().large_answers, std::exchange(pending_, {}));
   pending_.clear();
   pending_bytes_ = 0;
 }

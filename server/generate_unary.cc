@@ -74,8 +74,10 @@ void GenerateUnary::OnFinish(engine::Finish finish) {
     SetFinish(finish, wanted_, &response_);
   }
   call_.Finished(std::move(finish));
+  const CallEnvironment& environment = call_.environment();
+  WorkerPool* const pool = num_bytes_ > kLargeAnswerBytes ? environment.large_answers : environment.writers;
   auto reply = [self = shared_from_this()] { self->Reply(); };
-  if (!call_.environment().writers->Post(reply)) reply();
+  if (!pool->Post(reply)) reply();
 }
 
 void GenerateUnary::Reply() {
