@@ -1,7 +1,11 @@
 #include "server/generate_call.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
+
+#include "grpc/support/time.h"
+#include "grpcpp/support/time.h"
 
 namespace spotlight::server {
 namespace {
@@ -17,6 +21,16 @@ std::string HostOfPeer(const std::string& peer) {
   return port == std::string::npos || peer.rfind("ip", 0) != 0 ? peer : peer.substr(0, port);
 }
 
+// time_point::max(): none. What a client may send goes far beyond the nanoseconds that 64 bits count.
+std::chrono::system_clock::time_point DeadlineOf(const grpc::CallbackServerContext& context) {
+  constexpr int64_t kTenYearsInHours = 10 * 365 * 24;
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
+  const gpr_timespec latest =
+      gpr_time_add(gpr_now(GPR_CLOCK_REALTIME), gpr_time_from_hours(kTenYearsInHours, GPR_TIMESPAN));
+  if (gpr_time_cmp(deadline, latest) > 0) return std::chrono::system_clock::time_point::max();
+  return grpc::Timespec2Timepoint(deadline);
+}
+
 }  // namespace
 
 std::string CallerOf(const std::string& name, const grpc::CallbackServerContext& context) {
@@ -26,7 +40,7 @@ std::string CallerOf(const std::string& name, const grpc::CallbackServerContext&
 GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
     : ServedCall(method, context, environment),
       arrival_(std::chrono::system_clock::now()),
-      deadline_(context->deadline()) {
+      deadline_(DeadlineOf(*context)) {
   environment_->open_calls->Begin();
 }
 
