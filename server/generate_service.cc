@@ -150,6 +150,9 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
         response->mutable_token_ids()->Add(token_ids->begin(), token_ids->end());
         response->set_max_context_tokens(engine->model().max_context_tokens);
         return absl::OkStatus();
+      },
+      [](const engine::Engine& engine, const v1::TokenizeRequest& request) {
+        return engine.CheckTextSize(request.text());
       });
 }
 

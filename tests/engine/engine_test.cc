@@ -210,6 +210,8 @@ TEST_F(EngineTest, TextThatNoContextCouldHoldIsRefusedBeforeItIsTokenised) {
   const std::string reason =
       ": a prompt of 69633 bytes is over the 69632 that 4096 tokens of at most 17 bytes can hold";
   const std::string text(69633, 'x');
+  EXPECT_EQ(engine_->CheckTextSize(text), absl::InvalidArgumentError("text" + reason));
+  EXPECT_TRUE(engine_->CheckTextSize(text.substr(1)).ok());
   EXPECT_EQ(engine_->Tokenize(TextPrompt{text}).status(), absl::InvalidArgumentError("text" + reason));
   GenerateRequest request = Request("a", 1);
   request.prompt = TextPrompt{text};

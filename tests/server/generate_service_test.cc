@@ -204,6 +204,24 @@ TEST_F(GenerateServiceTest, TokenizesAndDetokenizes) {
   EXPECT_EQ(stub_->Tokenize(&fourth, v1::TokenizeRequest(), &tokens).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+TEST_F(GenerateServiceTest, WhatIsLongerThanAnyPromptIsNeitherTokenizedNorDetokenized) {
+  v1::TokenizeRequest text;
+  text.set_text(std::string(8193, 'x'));
+  v1::TokenizeResponse tokens;
+  grpc::ClientContext first;
+  grpc::Status status = stub_->Tokenize(&first, text, &tokens);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(), "text");
+
+  v1::DetokenizeRequest ids;
+  ids.mutable_token_ids()->Resize(8193, 'x');
+  v1::DetokenizeResponse detokenized;
+  grpc::ClientContext second;
+  status = stub_->Detokenize(&second, ids, &detokenized);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(), "token_ids");
+}
+
 TEST_F(GenerateServiceTest, AbortOfAnUnknownRequestIsNotFound) {
   v1::AbortRequest request;
   v1::AbortResponse response;
