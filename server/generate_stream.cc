@@ -92,14 +92,21 @@ void GenerateStream::OnDelta(engine::Delta delta) {
     // The echo comes all at once, however fast the reader is, and is no more than it sent.
     echo_bytes_ += echo_bytes;
     prompt_logprob_bytes_ += prompt_logprob_bytes;
-    const size_t num_bytes = DeltaBytes(delta);
     const size_t bound = kMaxPendingBytes + echo_bytes_ + std::min(prompt_logprob_bytes_, kMaxPromptLogprobBytes);
-    if (overflowed_ || pending_bytes_ + num_bytes > bound) return Overflow();
-    v1::GenerateStreamResponse* message = Reserve(delta.index, num_bytes);
-    AppendDelta(delta, wanted_, message);
-    if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
+    if (overflowed_ || pending_bytes_ + DeltaBytes(delta) > bound) return Overflow();
+    if (prompt_logprob_bytes > kMaxMergedBytes) {
+      // A step of thousands of prompt tokens.
+      for (const engine::Delta& part : TakePromptLogprobs(&delta, kMaxMergedBytes)) Append(part);
+    }
+    if (has_output || delta.has_prompt()) Append(delta);
   }
   if (!is_echo) PostAdvance();
+}
+
+void GenerateStream::Append(const engine::Delta& delta) {
+  v1::GenerateStreamResponse* const message = Reserve(delta.index, DeltaBytes(delta));
+  AppendDelta(delta, wanted_, message);
+  if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
 }
 
 void GenerateStream::Overflow() {
