@@ -250,6 +250,24 @@ TEST_F(EngineTest, SeedsAreDrawnReportedAndRepeatable) {
   EXPECT_EQ(same->token_ids(), first->token_ids());
 }
 
+TEST_F(EngineTest, AnEchoOfIdsIsBoundedByTheIdsThatCame) {
+  Start();
+  const int32_t long_id = engine_->Tokenize(TextPrompt{"x"})->front();  // <|begin_of_text|>, 17 bytes
+  GenerateRequest request = Request("a", 1);
+  request.echo = true;
+  request.prompt = TokenPrompt{std::vector<int32_t>(3855, long_id)};  // 65,535 bytes
+  const auto sink = Submit(request);
+  EXPECT_TRUE(sink->WaitForFinish().status.ok());
+  EXPECT_EQ(sink->prompt_text().size(), 3855u * 17);
+  request.prompt = TokenPrompt{std::vector<int32_t>(3856, long_id)};
+  EXPECT_EQ(SubmitError(request),
+            absl::InvalidArgumentError(
+                "echo: 3856 tokens stand for 65552 bytes of text, over the 65536 that are given back of ids"));
+  EXPECT_EQ(engine_->Load().num_waiting_tokens, 0);
+  request.echo = false;
+  EXPECT_TRUE(Submit(request)->WaitForFinish().status.ok());
+}
+
 TEST_F(EngineTest, APromptIsTruncatedAtItsBeginningAndEchoedAsTheModelReadsIt) {
   Start();
   GenerateRequest request = Request("a", 1);
