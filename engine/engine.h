@@ -53,6 +53,8 @@ class Engine {
   // (UNAVAILABLE). When it returns every sink has had its OnFinish.
   virtual void Drain(absl::Duration grace) = 0;
 
+  // INVALID_ARGUMENT "text: ..." for a prompt of more bytes than its tokens can stand for: looked at only, at once.
+  virtual absl::Status CheckTextSize(const std::string& text) const = 0;
   virtual absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const = 0;
   virtual absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& token_ids) const = 0;
   virtual EngineLoad Load() const = 0;

@@ -24,6 +24,17 @@ std::vector<int32_t> DistinctIds(const std::vector<int32_t>& ids, int32_t vocab_
   return distinct;
 }
 
+// An echo waits with its request, and of a prompt that came as ids nothing else bounds it: an id of one byte may stand
+// for more than a hundred, though ids of a text stand for four or five each.
+absl::Status CheckEcho(const std::string& text, size_t num_tokens) {
+  constexpr size_t kMaxBytesPerToken = 16, kAlwaysTakenBytes = 64 << 10;
+  const size_t max_bytes = std::max(kAlwaysTakenBytes, kMaxBytesPerToken * num_tokens);
+  if (text.size() <= max_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("echo: ", num_tokens, " tokens stand for ", text.size(),
+                                                 " bytes of text, over the ", max_bytes,
+                                                 " that are given back of ids"));
+}
+
 }  // namespace
 
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
@@ -146,6 +157,8 @@ absl::Status LocalEngine::Encode(Submission* submission) {
   if (request.echo && tokenizer_ != nullptr) {
     absl::StatusOr<std::string> text = tokenizer_->Decode(*ids, /*skip_special_tokens=*/false);
     if (!text.ok()) return text.status();
+    if (std::holds_alternative<TokenPrompt>(request.prompt)) status = CheckEcho(*text, ids->size());
+    if (!status.ok()) return status;
     submission->prompt_text = *std::move(text);
   }
   submission->prompt_token_ids = *std::move(ids);

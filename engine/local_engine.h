@@ -32,6 +32,7 @@ class LocalEngine : public Engine {
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
   absl::Status Cancel(const std::string& request_id, CancelReason reason, const CancelScope& scope) override;
   void Drain(absl::Duration grace) override;
+  absl::Status CheckTextSize(const std::string& text) const override { return encoder_.CheckTextSize(text); }
   absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const override;
   absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& token_ids) const override;
   EngineLoad Load() const override;

@@ -58,8 +58,11 @@ absl::Status PromptEncoder::CheckBytes(const char* field, const std::string& tex
 
 absl::Status PromptEncoder::CheckSize(const Prompt& prompt) const {
   const auto* const text = std::get_if<TextPrompt>(&prompt);
-  if (text == nullptr || tokenizer_ == nullptr) return absl::OkStatus();
-  return CheckBytes(PromptField(prompt), text->text);
+  return text == nullptr ? absl::OkStatus() : CheckTextSize(text->text);
+}
+
+absl::Status PromptEncoder::CheckTextSize(const std::string& text) const {
+  return tokenizer_ == nullptr ? absl::OkStatus() : CheckBytes("text", text);
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptEncoder::EncodeText(const char* field, const std::string& text,

@@ -32,6 +32,7 @@ class PromptEncoder {
 
   // INVALID_ARGUMENT for a text of more bytes than a prompt's tokens can stand for, at once.
   absl::Status CheckSize(const Prompt& prompt) const;
+  absl::Status CheckTextSize(const std::string& text) const;  // of a TextPrompt
 
   // No encoding of the prompt has fewer tokens.
   int64_t MinTokens(const Prompt& prompt) const;

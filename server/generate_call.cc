@@ -1,9 +1,11 @@
 #include "server/generate_call.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
-#include "server/tracing/trace_parent.h"
+#include "grpc/support/time.h"
+#include "grpcpp/support/time.h"
 
 namespace spotlight::server {
 namespace {
@@ -19,8 +21,14 @@ std::string HostOfPeer(const std::string& peer) {
   return port == std::string::npos || peer.rfind("ip", 0) != 0 ? peer : peer.substr(0, port);
 }
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+// time_point::max(): none. What a client may send goes far beyond the nanoseconds that 64 bits count.
+std::chrono::system_clock::time_point DeadlineOf(const grpc::CallbackServerContext& context) {
+  constexpr int64_t kTenYearsInHours = 10 * 365 * 24;
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_REALTIME);
+  const gpr_timespec latest =
+      gpr_time_add(gpr_now(GPR_CLOCK_REALTIME), gpr_time_from_hours(kTenYearsInHours, GPR_TIMESPAN));
+  if (gpr_time_cmp(deadline, latest) > 0) return std::chrono::system_clock::time_point::max();
+  return grpc::Timespec2Timepoint(deadline);
 }
 
 }  // namespace
@@ -30,21 +38,15 @@ std::string CallerOf(const std::string& name, const grpc::CallbackServerContext&
 }
 
 GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment)
-    : environment_(environment),
-      context_(context),
-      start_(std::chrono::steady_clock::now()),
+    : ServedCall(method, context, environment),
       arrival_(std::chrono::system_clock::now()),
-      deadline_(context->deadline()),
-      unread_(environment->unread_watch, context) {
-  record_.method = method;
-  if (environment_->traced) record_.trace_parent = TraceParentOf(*context_);
+      deadline_(DeadlineOf(*context)) {
   environment_->open_calls->Begin();
 }
 
 absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
   record_.request_id = accepted.request.request_id;
-  record_.caller = accepted.authorization.caller.name;
-  place_ = std::move(accepted.authorization.place);
+  Enter(std::move(accepted.authorization));
   // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
   accepted.request.caller = CallerOf(record_.caller, *context_);
@@ -52,7 +54,7 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
     accepted.request.timeout = absl::FromChrono(deadline_ - std::chrono::system_clock::now());
   }
   submission_ = sink.get();
-  record_.accepted_seconds = SecondsSince(start_);
+  record_.accepted_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
   if (!status.ok()) engine_ = nullptr;
   return status;
@@ -69,7 +71,7 @@ engine::CancelReason GenerateCall::ReasonOfCancel() const {
 }
 
 void GenerateCall::Cancel() {
-  cancelled_.store(true, std::memory_order_release);
+  Cancelled();
   // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
   if (engine_ == nullptr || finished_.load(std::memory_order_acquire)) return;
   engine_->Cancel(record_.request_id, ReasonOfCancel(), {submission_}).IgnoreError();
@@ -81,8 +83,8 @@ void GenerateCall::Finished(engine::Finish finish) {
   finished_.store(true, std::memory_order_release);
 }
 
-void GenerateCall::Closing() {
-  place_ = nullptr;
+void GenerateCall::Closing(size_t num_bytes) {
+  ServedCall::Closing(num_bytes);
   // Not for strangers.
   const bool known = !absl::IsUnauthenticated(record_.status) && !absl::IsPermissionDenied(record_.status);
   if (environment_->load_report && known) {
@@ -91,10 +93,11 @@ void GenerateCall::Closing() {
 }
 
 void GenerateCall::Ended() {
-  // What was to be said never reached a client that does not read.
-  if (const absl::Status given_up = unread_.End(); !given_up.ok()) record_.status = given_up;
-  record_.seconds = SecondsSince(start_);
-  environment_->on_end(record_);
+  const bool untaken = record_.status.ok() && cancelled();
+  if (untaken && ReasonOfCancel() == engine::CancelReason::kDeadline) {
+    record_.status = absl::DeadlineExceededError("the deadline passed before the client took its answer");
+  }
+  ServedCall::Ended();
   environment_->open_calls->End();
 }
 

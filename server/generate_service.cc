@@ -5,12 +5,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/answer_call.h"
 #include "server/generate_stream.h"
 #include "server/generate_unary.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
 #include "server/security/call_credentials.h"
-#include "server/tracing/trace_parent.h"
 #include "server/wire_message.h"
 #include "version.h"
 
@@ -21,7 +21,9 @@ namespace {
 // by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with
 // two.
 constexpr int kNumWriters = 1;
-constexpr size_t kMaxQueuedWrites = 64 << 10;
+// An answer at its bound takes a third of a second.
+constexpr int kNumLargeAnswerThreads = 1;
+constexpr size_t kMaxQueuedTasks = 64 << 10;
 // Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
 constexpr int kNumEncoders = 2;
 
@@ -47,14 +49,17 @@ GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_c
       share_prefix_cache_(share_prefix_cache),
       start_(std::chrono::system_clock::now()),
       unread_watch_(unread_patience),
-      writers_(kNumWriters, kMaxQueuedWrites),
+      writers_(kNumWriters, kMaxQueuedTasks),
+      large_answers_(kNumLargeAnswerThreads, kMaxQueuedTasks),
       encoders_(kNumEncoders, engine::WorkBounds()) {
   environment_.on_end = std::move(on_call_end);
   environment_.writers = &writers_;
+  environment_.large_answers = &large_answers_;
   environment_.load_report = std::move(load_report);
   environment_.open_calls = &open_calls_;
   environment_.traced = traced;
   environment_.unread_watch = &unread_watch_;
+  environment_.untaken_answers = &untaken_answers_;
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
@@ -118,45 +123,34 @@ template <class Request, class Response>
 grpc::ServerUnaryReactor* GenerateService::Answer(
     const char* method, Scope scope, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* reply, engine::FairWorkers* workers,
-    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask) {
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const auto start = std::chrono::steady_clock::now();
+    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask,
+    std::function<absl::Status(const engine::Engine&, const Request&)> check) {
+  auto* const call = new AnswerCall(method, context, &environment_, reply);  // deletes itself
   const CallCost cost = scope == Scope::kGenerate ? CallCost::kRequest : CallCost::kFree;
-  const auto authorization =
-      std::make_shared<Authorization>(authorizer_->Authorize(CredentialsOf(*context), scope, cost));
-  const TraceParent trace_parent = environment_.traced ? TraceParentOf(*context) : TraceParent();
-  const auto end = [this, method, start, reactor, authorization, trace_parent](absl::Status status) {
-    CallRecord record;
-    record.trace_parent = trace_parent;
-    record.method = method;
-    record.caller = authorization->caller.name;
-    record.status = std::move(status);
-    record.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    environment_.on_end(record);
-    authorization->place = nullptr;
-    reactor->Finish(ToGrpcStatus(record.status));
-  };
-  const auto engine = authorization->status.ok() ? ReadyEngine() : authorization->status;
-  auto request = std::make_shared<Request>();
-  const auto num_bytes = static_cast<int64_t>(bytes->Length());
+  Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), scope, cost);
+  const auto engine = authorization.status.ok() ? ReadyEngine() : authorization.status;
+  call->Enter(std::move(authorization));
+  const auto request = std::make_shared<Request>();
   absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
+  if (status.ok() && check != nullptr) status = check(**engine, *request);
   if (!status.ok()) {
-    end(status);
-    return reactor;
+    call->Refuse(status);
+    return call;
   }
-  const auto run = [engine = *engine, request, reply, ask = std::move(ask), end] {
+  const auto run = [call, engine = *engine, request, ask = std::move(ask)] {
+    if (call->cancelled()) return call->Refuse(absl::CancelledError("cancelled before it was answered"));
     Response response;
     const absl::Status status = ask(engine, request.get(), &response);
-    if (status.ok()) *reply = SerializeMessage(response);
-    end(status);
+    status.ok() ? call->Answer(response) : call->Refuse(status);
   };
   if (workers == nullptr) {
     run();
-    return reactor;
+    return call;
   }
-  status = workers->Post({"", CallerOf(authorization->caller.name, *context), num_bytes, run});
-  if (!status.ok()) end(status);
-  return reactor;
+  const auto num_bytes = static_cast<int64_t>(request->SpaceUsedLong());
+  status = workers->Post({"", CallerOf(call->caller(), *context), num_bytes, run});
+  if (!status.ok()) call->Refuse(status);
+  return call;
 }
 
 grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
@@ -171,6 +165,9 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
         response->mutable_token_ids()->Add(token_ids->begin(), token_ids->end());
         response->set_max_context_tokens(engine->model().max_context_tokens);
         return absl::OkStatus();
+      },
+      [](const engine::Engine& engine, const v1::TokenizeRequest& request) {
+        return engine.CheckTextSize(request.text());
       });
 }
 
@@ -179,13 +176,13 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
   return Answer<v1::DetokenizeRequest, v1::DetokenizeResponse>(
       "Detokenize", Scope::kGenerate, context, request, reply, &encoders_,
       [](engine::Engine* engine, v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
-        const int32_t max_context_tokens = engine->model().max_context_tokens;
-        absl::Status status = CheckTokenIds(request->token_ids(), max_context_tokens);
-        if (!status.ok()) return status;
         auto text = engine->Detokenize({request->token_ids().begin(), request->token_ids().end()});
         if (!text.ok()) return text.status();
         response->set_text(*std::move(text));
         return absl::OkStatus();
+      },
+      [](const engine::Engine& engine, const v1::DetokenizeRequest& request) {
+        return CheckTokenIds(request.token_ids(), engine.model().max_context_tokens);
       });
 }
 

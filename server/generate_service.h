@@ -17,7 +17,9 @@
 #include "server/generate_call.h"
 #include "server/open_calls.h"
 #include "server/security/authorizer.h"
+#include "server/served_call.h"
 #include "server/unread_watch.h"
+#include "server/untaken_answers.h"
 #include "server/worker_pool.h"
 
 namespace spotlight::server {
@@ -67,12 +69,13 @@ class GenerateService final : public RawGenerationService {
   absl::StatusOr<AcceptedRequest> Accept(const Authorization& authorization, const grpc::ByteBuffer* request) const;
   void SetServerInfo(const engine::Engine& engine, v1::GetServerInfoResponse* reply) const;
 
-  // The calls that are one question to the engine: authorize, parse, ask, reply. `workers` runs `ask` where it may take
-  // long.
+  // The calls that are one question to the engine: authorize, parse, check, ask, reply. `workers` runs `ask` where it
+  // may take long; `check` sees what must not wait for them.
   template <class Request, class Response>
   grpc::ServerUnaryReactor* Answer(const char* method, Scope scope, grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* bytes, grpc::ByteBuffer* reply, engine::FairWorkers* workers,
-                                   std::function<absl::Status(engine::Engine*, Request*, Response*)> ask);
+                                   std::function<absl::Status(engine::Engine*, Request*, Response*)> ask,
+                                   std::function<absl::Status(const engine::Engine&, const Request&)> check = nullptr);
 
   const Authorizer* const authorizer_;
   std::atomic<engine::Engine*> engine_{nullptr};
@@ -81,7 +84,9 @@ class GenerateService final : public RawGenerationService {
   const std::chrono::system_clock::time_point start_;
   OpenCalls open_calls_;
   UnreadWatch unread_watch_;
+  UntakenAnswers untaken_answers_;
   WorkerPool writers_;
+  WorkerPool large_answers_;
   engine::FairWorkers encoders_;
   CallEnvironment environment_;
 };

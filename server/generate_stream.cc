@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/delta_bytes.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
 #include "server/wire_message.h"
@@ -19,18 +19,6 @@ constexpr size_t kMaxPendingBytes = 4 << 20;
 // Of the prompt's log-probabilities as much may wait as well: they come as fast as the prompt is computed, which no
 // reader can slow down.
 constexpr size_t kMaxPromptLogprobBytes = 16 << 20;
-
-size_t LogprobBytes(const std::vector<engine::TokenLogprob>& logprobs) {
-  constexpr size_t kLogprobBytes = sizeof(v1::TokenLogprob) + sizeof(void*);
-  constexpr size_t kTopBytes = sizeof(v1::TopLogprob) + sizeof(void*);
-  size_t num_bytes = 0;
-  for (const engine::TokenLogprob& logprob : logprobs) num_bytes += kLogprobBytes + kTopBytes * logprob.top.size();
-  return num_bytes;
-}
-
-size_t EchoBytes(const engine::Delta& delta) {
-  return delta.prompt_text.size() + sizeof(int32_t) * delta.prompt_token_ids.size();
-}
 
 }  // namespace
 
@@ -55,12 +43,12 @@ GenerateStream* GenerateStream::Refuse(grpc::CallbackServerContext* context, con
 }
 
 void GenerateStream::RefuseWith(const absl::Status& status) {
-  call_.Refused(status);
+  call_.SetStatus(status);
   {
     MutexLock lock(&mutex_);
     call_finished_ = true;
   }
-  call_.Closing();
+  call_.Closing(0);
   Finish(ToGrpcStatus(status));
 }
 
@@ -104,15 +92,21 @@ void GenerateStream::OnDelta(engine::Delta delta) {
     // The echo comes all at once, however fast the reader is, and is no more than it sent.
     echo_bytes_ += echo_bytes;
     prompt_logprob_bytes_ += prompt_logprob_bytes;
-    const size_t num_bytes = delta.text.size() + sizeof(int32_t) * delta.token_ids.size() +
-                             LogprobBytes(delta.logprobs) + echo_bytes + prompt_logprob_bytes;
     const size_t bound = kMaxPendingBytes + echo_bytes_ + std::min(prompt_logprob_bytes_, kMaxPromptLogprobBytes);
-    if (overflowed_ || pending_bytes_ + num_bytes > bound) return Overflow();
-    v1::GenerateStreamResponse* message = Reserve(delta.index, num_bytes);
-    AppendDelta(delta, wanted_, message);
-    if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
+    if (overflowed_ || pending_bytes_ + DeltaBytes(delta) > bound) return Overflow();
+    if (prompt_logprob_bytes > kMaxMergedBytes) {
+      // A step of thousands of prompt tokens.
+      for (const engine::Delta& part : TakePromptLogprobs(&delta, kMaxMergedBytes)) Append(part);
+    }
+    if (has_output || delta.has_prompt()) Append(delta);
   }
   if (!is_echo) PostAdvance();
+}
+
+void GenerateStream::Append(const engine::Delta& delta) {
+  v1::GenerateStreamResponse* const message = Reserve(delta.index, DeltaBytes(delta));
+  AppendDelta(delta, wanted_, message);
+  if (delta.has_prompt()) message->mutable_prompt_info()->set_prompt_tokens(prompt_tokens_);
 }
 
 void GenerateStream::Overflow() {
@@ -124,6 +118,8 @@ void GenerateStream::Overflow() {
 }
 
 void GenerateStream::ClearPending() {
+  // Not here where it takes long: this may be the engine's thread, or the one that serves all streams.
+  if (pending_bytes_ > kLargeAnswerBytes) DestroyOn(call_.environment().large_answers, std::exchange(pending_, {}));
   pending_.clear();
   pending_bytes_ = 0;
 }
@@ -196,12 +192,12 @@ void GenerateStream::Advance() {
     call_finished_ = is_last;
   }
   // Only one thread gets here at a time: the flags above keep the others out until OnWriteDone.
-  if (is_last) call_.Closing();
+  if (has_message) in_flight_ = SerializeMessage(message);
+  if (is_last) call_.Closing(has_message ? in_flight_.Length() : 0);
   if (!has_message) {
     Finish(ToGrpcStatus(call_.record().status));
     return;
   }
-  in_flight_ = SerializeMessage(message);
   call_.WriteBegins();
   if (is_last) {
     StartWriteAndFinish(&in_flight_, grpc::WriteOptions(), ToGrpcStatus(call_.record().status));

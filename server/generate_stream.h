@@ -66,6 +66,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool IsForAnotherServer(const engine::Finish& finish) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return absl::IsUnavailable(finish.status) && !has_output_;
   }
+  void Append(const engine::Delta& delta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Overflow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ClearPending() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PostAdvance();

@@ -2,11 +2,19 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "server/delta_bytes.h"
 #include "server/grpc_status.h"
 #include "server/proto_conversion.h"
 #include "server/wire_message.h"
 
 namespace spotlight::server {
+namespace {
+
+// In memory: 77,000 tokens with 20 log-probabilities each, 18 MB on the wire.
+constexpr size_t kMaxAnswerBytes = 64 << 20;
+
+}  // namespace
 
 GenerateUnary* GenerateUnary::Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
                                     AcceptedRequest accepted, grpc::ByteBuffer* reply) {
@@ -29,8 +37,8 @@ GenerateUnary* GenerateUnary::Refuse(grpc::CallbackServerContext* context, const
 }
 
 void GenerateUnary::RefuseWith(const absl::Status& status) {
-  call_.Refused(status);
-  call_.Closing();
+  call_.SetStatus(status);
+  call_.Closing(0);
   Finish(ToGrpcStatus(status));
 }
 
@@ -39,24 +47,46 @@ void GenerateUnary::OnPrompt(int32_t prompt_tokens) {
 }
 
 void GenerateUnary::OnDelta(engine::Delta delta) {
-  if (!call_.cancelled()) AppendDelta(delta, wanted_, &response_);
+  if (call_.cancelled()) return;
+  num_bytes_ += DeltaBytes(delta);
+  if (num_bytes_ > kMaxAnswerBytes) return Overflow();
+  AppendDelta(delta, wanted_, &response_);
+}
+
+void GenerateUnary::Overflow() {
+  const CallEnvironment& environment = call_.environment();
+  if (!std::exchange(overflowed_, true)) DestroyOn(environment.large_answers, std::exchange(response_, {}));
+  if (cancel_posted_) return;
+  // Not from here: a sink must not call the engine. A full pool is asked again with the next delta.
+  cancel_posted_ = environment.writers->Post([self = shared_from_this()] { self->call_.Cancel(); });
 }
 
 void GenerateUnary::OnSampleFinish(engine::Finish finish) {
-  SetSampleFinish(finish, wanted_, &response_);
+  if (!overflowed_) SetSampleFinish(finish, wanted_, &response_);
 }
 
 void GenerateUnary::OnFinish(engine::Finish finish) {
-  SetFinish(finish, wanted_, &response_);
+  if (overflowed_) {
+    finish.reason = engine::FinishReason::kCancelled;
+    finish.status = absl::ResourceExhaustedError(absl::StrCat("answer_bytes: the answer takes more than ",
+                                                              kMaxAnswerBytes, " bytes; a stream has no such bound"));
+  } else {
+    SetFinish(finish, wanted_, &response_);
+  }
   call_.Finished(std::move(finish));
+  const CallEnvironment& environment = call_.environment();
+  WorkerPool* const pool = num_bytes_ > kLargeAnswerBytes ? environment.large_answers : environment.writers;
   auto reply = [self = shared_from_this()] { self->Reply(); };
-  if (!call_.environment().writers->Post(reply)) reply();
+  if (!pool->Post(reply)) reply();
 }
 
 void GenerateUnary::Reply() {
   const absl::Status& status = call_.record().status;
-  if (status.ok()) *reply_ = SerializeMessage(response_);
-  call_.Closing();
+  {
+    const v1::GenerateResponse response = std::move(response_);  // not kept while its bytes wait for the client
+    if (status.ok()) *reply_ = SerializeMessage(response);
+  }
+  call_.Closing(reply_->Length());
   call_.WriteBegins();
   Finish(ToGrpcStatus(status));
 }

@@ -1,7 +1,9 @@
-// One unary generation call: collects what a stream would have sent. Ends as GenerateStream does: after the engine's
-// OnFinish, on a writer thread, with gRPC's OnDone last.
+// One unary generation call: collects what a stream would have sent, up to a bound; an answer that grows beyond it
+// loses all, its request is cancelled, and the call ends with RESOURCE_EXHAUSTED. Ends as GenerateStream does: after
+// the engine's OnFinish, on a thread of a pool, with gRPC's OnDone last.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "engine/response_sink.h"
@@ -38,12 +40,16 @@ class GenerateUnary final : public grpc::ServerUnaryReactor,
 
  private:
   void RefuseWith(const absl::Status& status);
+  void Overflow();
   void Reply();
 
   GenerateCall call_;
   grpc::ByteBuffer* const reply_;
   ReturnOptions wanted_;
   v1::GenerateResponse response_;
+  size_t num_bytes_ = 0;  // of all deltas, in memory
+  bool overflowed_ = false;
+  bool cancel_posted_ = false;
   std::shared_ptr<GenerateUnary> self_;  // gRPC's reference
 };
 

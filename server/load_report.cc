@@ -27,7 +27,7 @@ bool IsServersFault(const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted: {
       const absl::string_view subject = SplitSubject(status.message()).subject;
       return subject != "caller_rate" && subject != "caller_concurrency" && subject != "caller_share" &&
-             subject != "unread_bytes";
+             subject != "unread_bytes" && subject != "answer_bytes";
     }
     default:
       return false;

@@ -1,5 +1,6 @@
 #include "server/wire_message.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,7 +50,7 @@ absl::optional<std::string> FindInvalidUtf8(const Descriptor& type, const std::s
   return absl::nullopt;
 }
 
-// Numbers cost what they cost on the wire. A known number of another wire type is kept as an unknown field.
+// A known number of another wire type is kept as an unknown field.
 bool IsNumber(const FieldDescriptor* field, WireFormatLite::WireType wire_type) {
   if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_STRING ||
       field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
@@ -60,13 +61,47 @@ bool IsNumber(const FieldDescriptor* field, WireFormatLite::WireType wire_type) 
          (field->is_packable() && wire_type == WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 }
 
-// Takes the message's strings, messages and unknown fields from `budget`; false when it is spent. Stops quietly at
-// bytes that are no message.
-bool FitsBudget(const Descriptor& type, int* budget, CodedInputStream* input) {
+// How many numbers the next field has, of `type` and after its tag, and past it; -1: its bytes are no message's.
+int64_t SkipNumbers(WireFormatLite::FieldType type, uint32_t tag, CodedInputStream* input) {
+  if (WireFormatLite::GetTagWireType(tag) != WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
+    return WireFormatLite::SkipField(input, tag) ? 1 : -1;
+  }
+  uint32_t size = 0;
+  const void* data = nullptr;
+  int available = 0;
+  if (!input->ReadVarint32(&size)) return -1;
+  if (size == 0) return 0;
+  if (!input->GetDirectBufferPointer(&data, &available) || static_cast<uint32_t>(available) < size) return -1;
+  input->Skip(static_cast<int>(size));
+  const auto* const bytes = static_cast<const uint8_t*>(data);
+  switch (WireFormatLite::WireTypeForFieldType(type)) {
+    case WireFormatLite::WIRETYPE_FIXED32:
+      return size / 4;
+    case WireFormatLite::WIRETYPE_FIXED64:
+      return size / 8;
+    default:  // each ends with a byte below 128
+      return std::count_if(bytes, bytes + size, [](uint8_t byte) { return byte < 0x80; });
+  }
+}
+
+struct Budget {
+  int parts = kMaxMessageParts;
+  int64_t numbers = kMaxMessageNumbers;
+};
+
+// Takes the message's numbers from `budget`, and its strings, messages and unknown fields; false when it is spent.
+// Stops quietly at bytes that are no message.
+bool FitsBudget(const Descriptor& type, Budget* budget, CodedInputStream* input) {
   while (const uint32_t tag = input->ReadTag()) {
     const FieldDescriptor* field = type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
     const auto wire_type = WireFormatLite::GetTagWireType(tag);
-    if (!IsNumber(field, wire_type) && --*budget < 0) return false;
+    if (IsNumber(field, wire_type)) {
+      const int64_t count = SkipNumbers(static_cast<WireFormatLite::FieldType>(field->type()), tag, input);
+      if (count < 0) return true;
+      if ((budget->numbers -= count) < 0) return false;
+      continue;
+    }
+    if (--budget->parts < 0) return false;
     if (field != nullptr && field->type() == FieldDescriptor::TYPE_MESSAGE &&
         wire_type == WireFormatLite::WIRETYPE_LENGTH_DELIMITED) {
       uint32_t size = 0;
@@ -80,8 +115,8 @@ bool FitsBudget(const Descriptor& type, int* budget, CodedInputStream* input) {
     const int begin = input->CurrentPosition();
     if (!WireFormatLite::SkipField(input, tag)) return true;
     // Whatever a group holds is unknown, too: the API has none.
-    if (wire_type == WireFormatLite::WIRETYPE_START_GROUP) *budget -= input->CurrentPosition() - begin;
-    if (*budget < 0) return false;
+    if (wire_type == WireFormatLite::WIRETYPE_START_GROUP) budget->parts -= input->CurrentPosition() - begin;
+    if (budget->parts < 0) return false;
   }
   return true;
 }
@@ -92,10 +127,11 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
   grpc::Slice slice;
   if (!bytes.DumpToSingleSlice(&slice).ok()) return absl::InternalError("the call's bytes cannot be read");
   CodedInputStream counted(slice.begin(), static_cast<int>(slice.size()));
-  int budget = kMaxMessageParts;
+  Budget budget;
   if (!FitsBudget(*message->GetDescriptor(), &budget, &counted)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("request: must have at most ", kMaxMessageParts, " strings, messages and unknown fields"));
+    return absl::InvalidArgumentError(absl::StrCat("request: must have at most ", kMaxMessageParts,
+                                                   " strings, messages and unknown fields, and ", kMaxMessageNumbers,
+                                                   " numbers"));
   }
   if (message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()))) return absl::OkStatus();
   CodedInputStream input(slice.begin(), static_cast<int>(slice.size()));

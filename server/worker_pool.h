@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/mutex.h"
@@ -33,5 +35,11 @@ class WorkerPool {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
+
+// Destroys `object` on a thread of the pool; on this one when the queue is full.
+template <class Object>
+void DestroyOn(WorkerPool* pool, Object object) {
+  pool->Post([last = std::make_shared<Object>(std::move(object))] {});
+}
 
 }  // namespace spotlight::server

@@ -210,6 +210,8 @@ TEST_F(EngineTest, TextThatNoContextCouldHoldIsRefusedBeforeItIsTokenised) {
   const std::string reason =
       ": a prompt of 69633 bytes is over the 69632 that 4096 tokens of at most 17 bytes can hold";
   const std::string text(69633, 'x');
+  EXPECT_EQ(engine_->CheckTextSize(text), absl::InvalidArgumentError("text" + reason));
+  EXPECT_TRUE(engine_->CheckTextSize(text.substr(1)).ok());
   EXPECT_EQ(engine_->Tokenize(TextPrompt{text}).status(), absl::InvalidArgumentError("text" + reason));
   GenerateRequest request = Request("a", 1);
   request.prompt = TextPrompt{text};
@@ -246,6 +248,24 @@ TEST_F(EngineTest, SeedsAreDrawnReportedAndRepeatable) {
   const auto same = Submit(request);
   EXPECT_EQ(same->WaitForFinish().seed, seed);
   EXPECT_EQ(same->token_ids(), first->token_ids());
+}
+
+TEST_F(EngineTest, AnEchoOfIdsIsBoundedByTheIdsThatCame) {
+  Start();
+  const int32_t long_id = engine_->Tokenize(TextPrompt{"x"})->front();  // <|begin_of_text|>, 17 bytes
+  GenerateRequest request = Request("a", 1);
+  request.echo = true;
+  request.prompt = TokenPrompt{std::vector<int32_t>(3855, long_id)};  // 65,535 bytes
+  const auto sink = Submit(request);
+  EXPECT_TRUE(sink->WaitForFinish().status.ok());
+  EXPECT_EQ(sink->prompt_text().size(), 3855u * 17);
+  request.prompt = TokenPrompt{std::vector<int32_t>(3856, long_id)};
+  EXPECT_EQ(SubmitError(request),
+            absl::InvalidArgumentError(
+                "echo: 3856 tokens stand for 65552 bytes of text, over the 65536 that are given back of ids"));
+  EXPECT_EQ(engine_->Load().num_waiting_tokens, 0);
+  request.echo = false;
+  EXPECT_TRUE(Submit(request)->WaitForFinish().status.ok());
 }
 
 TEST_F(EngineTest, APromptIsTruncatedAtItsBeginningAndEchoedAsTheModelReadsIt) {

@@ -1,5 +1,12 @@
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <limits>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "tests/server/running_server.h"
 
@@ -89,6 +96,47 @@ TEST_F(GenerateServiceTest, UnaryCallTellsTheEngineWhenTheDeadlinePasses) {
   EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+// Three bytes of length, the type, the flags, the stream.
+std::string Http2Frame(char type, char flags, char stream, const std::string& payload) {
+  const auto byte = [&payload](int shift) { return static_cast<char>(payload.size() >> shift); };
+  return std::string{byte(16), byte(8), byte(0), type, flags, 0, 0, 0, stream} + payload;
+}
+
+// A call by hand: gRPC's own client sends no timeout of more than 27,000 hours.
+void SendGenerate(int socket, const std::string& timeout, const v1::GenerateRequest& request) {
+  const auto header = [](const std::string& name, const std::string& value) {
+    return std::string{0, static_cast<char>(name.size())} + name + static_cast<char>(value.size()) + value;
+  };
+  const std::string message = request.SerializeAsString();
+  const std::string bytes =
+      "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Http2Frame(4, 0, 0, "") +
+      Http2Frame(1, 4, 1,
+                 header(":method", "POST") + header(":scheme", "http") + header(":authority", "localhost") +
+                     header(":path", "/spotlight.v1.Generation/Generate") + header("te", "trailers") +
+                     header("content-type", "application/grpc") + header("grpc-timeout", timeout)) +
+      Http2Frame(0, 1, 1, std::string{0, 0, 0, 0, static_cast<char>(message.size())} + message);
+  ASSERT_EQ(send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+}
+
+TEST_F(GenerateServiceTest, ATimeoutOfMoreThanTenYearsIsNone) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(server_->grpc_port()));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  for (const auto& [timeout, is_none] : std::vector<std::pair<std::string, bool>>{
+           {"99999999H", true}, {"2600000H", true}, {"99999H", true}, {"80000H", false}, {"99999999S", false}}) {
+    const int connection = socket(AF_INET, SOCK_STREAM, 0);
+    ASSERT_EQ(connect(connection, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    SendGenerate(connection, timeout, Request("a"));
+    const absl::Duration left = engine_.TakeRequest().timeout;
+    EXPECT_EQ(left == absl::InfiniteDuration(), is_none) << timeout << ": " << left;
+    EXPECT_GT(left, absl::Hours(20'000));
+    engine_.Finish("a", engine_.Stopped(5, 1));
+    EXPECT_EQ(TakeRecord().finish->reason, engine::FinishReason::kStop);
+    close(connection);
+  }
+}
+
 TEST_F(GenerateServiceTest, UnaryCallTellsTheEngineWhenTheClientCancels) {
   grpc::ClientContext context;
   std::thread client([&] {
@@ -154,6 +202,24 @@ TEST_F(GenerateServiceTest, TokenizesAndDetokenizes) {
 
   grpc::ClientContext fourth;
   EXPECT_EQ(stub_->Tokenize(&fourth, v1::TokenizeRequest(), &tokens).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(GenerateServiceTest, WhatIsLongerThanAnyPromptIsNeitherTokenizedNorDetokenized) {
+  v1::TokenizeRequest text;
+  text.set_text(std::string(8193, 'x'));
+  v1::TokenizeResponse tokens;
+  grpc::ClientContext first;
+  grpc::Status status = stub_->Tokenize(&first, text, &tokens);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(), "text");
+
+  v1::DetokenizeRequest ids;
+  ids.mutable_token_ids()->Resize(8193, 'x');
+  v1::DetokenizeResponse detokenized;
+  grpc::ClientContext second;
+  status = stub_->Detokenize(&second, ids, &detokenized);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailOf<google::rpc::BadRequest>(status).field_violations(0).field(), "token_ids");
 }
 
 TEST_F(GenerateServiceTest, AbortOfAnUnknownRequestIsNotFound) {

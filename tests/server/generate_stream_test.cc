@@ -323,6 +323,40 @@ TEST_F(GenerateStreamTest, APromptsLogprobsHaveABoundOfTheirOwn) {
   other_context.TryCancel();
 }
 
+TEST_F(GenerateStreamTest, TheLogprobsOfOneStepsPromptTokensComeInMessagesThatAnyClientTakes) {
+  constexpr int kNumTokens = 20'000;  // 4.6 MB on the wire
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Request("a"));
+  engine_.TakeRequest();
+  engine_.Prompt("a", kNumTokens + 1);
+  engine::Delta delta;
+  delta.prompt_logprobs.resize(kNumTokens);
+  for (int i = 0; i < kNumTokens; ++i) {
+    delta.prompt_logprobs[i].token_id = i;
+    delta.prompt_logprobs[i].top.resize(20, {511, -0.5f});
+  }
+  ASSERT_TRUE(engine_.Send("a", delta));
+  engine_.Send("a", Delta("answer"));
+  engine_.Finish("a", engine_.Stopped(kNumTokens + 1, 1));
+  v1::GenerateStreamResponse message;
+  int num_scored = 0;
+  while (reader->Read(&message)) {
+    EXPECT_LT(message.ByteSizeLong(), 1u << 20);
+    if (message.has_prompt_info()) {
+      EXPECT_EQ(message.prompt_info().prompt_tokens(), kNumTokens + 1);
+    }
+    for (const v1::TokenLogprob& logprob : message.prompt_info().logprobs()) {
+      ASSERT_EQ(logprob.token_id(), num_scored);
+      EXPECT_EQ(logprob.top_size(), 20);
+      ++num_scored;
+    }
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(num_scored, kNumTokens);
+  EXPECT_EQ(message.finish_reason(), v1::FINISH_REASON_STOP);
+}
+
 class ImpatientServerTest : public RunningServer {
  protected:
   ImpatientServerTest() : RunningServer(Impatient()) {

@@ -209,6 +209,7 @@ TEST(ProgramTest, SignalDrainsAndExitsWith0) {
       return fake_.Cancel(id, reason, scope);
     }
     void Drain(absl::Duration grace) override { *grace_ = grace; }
+    absl::Status CheckTextSize(const std::string& text) const override { return fake_.CheckTextSize(text); }
     absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
       return fake_.Tokenize(prompt);
     }

@@ -311,6 +311,9 @@ TEST(WireMessageTest, RefusesBytesThatAreNoMessage) {
   }
 }
 
+constexpr char kTooMuch[] =
+    "request: must have at most 16384 strings, messages and unknown fields, and 4194304 numbers";
+
 TEST(WireMessageTest, RefusesBytesThatWouldMultiplyInMemory) {
   const auto repeated = [](const std::string& bytes) {
     std::string all;
@@ -329,8 +332,33 @@ TEST(WireMessageTest, RefusesBytesThatWouldMultiplyInMemory) {
   const std::string no_bool = repeated(std::string("\x7a\x00", 2));      // field 15 with a length
   const std::string group = "\x7b" + repeated(std::string("\x08\x01", 2)) + "\x7c";
   for (const std::string& bytes : {chat, stop, unknown, no_bool, group}) {
-    EXPECT_EQ(ParseBytes(bytes).message(), "request: must have at most 16384 strings, messages and unknown fields");
+    EXPECT_EQ(ParseBytes(bytes).message(), kTooMuch);
   }
+}
+
+TEST(WireMessageTest, BoundsTheNumbersOfAMessage) {
+  constexpr int kMaxNumbers = 4 << 20;
+  v1::GenerateRequest request;
+  for (const int32_t id : {1, 100'000}) {  // a byte each, and three
+    request.mutable_token_ids()->mutable_ids()->Clear();
+    request.mutable_token_ids()->mutable_ids()->Resize(kMaxNumbers, id);
+    EXPECT_TRUE(ParseBytes(request.SerializeAsString()).ok());
+    request.mutable_token_ids()->add_ids(id);
+    EXPECT_EQ(ParseBytes(request.SerializeAsString()).message(), kTooMuch);
+  }
+  request.Clear();
+  request.mutable_stopping()->mutable_stop_token_ids()->Resize(kMaxNumbers / 2, 1);
+  const std::string half = request.SerializeAsString();
+  EXPECT_TRUE(ParseBytes(half + half).ok());
+  EXPECT_EQ(ParseBytes(half + half + half).message(), kTooMuch) << "parts of one list add up";
+
+  std::string unpacked;
+  while (unpacked.size() <= 2 * kMaxNumbers) unpacked += std::string("\x08\x01", 2);  // ids, one by one
+  std::string size;
+  for (size_t left = unpacked.size(); left > 0; left >>= 7) {
+    size += static_cast<char>((left & 127) | (left > 127) << 7);
+  }
+  EXPECT_EQ(ParseBytes("\x22" + size + unpacked).message(), kTooMuch);
 }
 
 TEST(WireMessageTest, TakesTheLongestChatAndAnyNumberOfTokens) {

@@ -38,6 +38,7 @@ class WatchedEngine final : public engine::Engine {
     return status;
   }
   void Drain(absl::Duration grace) override { engine_->Drain(grace); }
+  absl::Status CheckTextSize(const std::string& text) const override { return engine_->CheckTextSize(text); }
   absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
     return engine_->Tokenize(prompt);
   }

@@ -172,6 +172,11 @@ class FakeEngine final : public engine::Engine {
     }
   }
 
+  absl::Status CheckTextSize(const std::string& text) const override {
+    if (static_cast<int64_t>(text.size()) <= model_.max_context_tokens) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("text: a prompt of ", text.size(), " bytes is over the ", model_.max_context_tokens));
+  }
   // One token per byte.
   absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
     std::vector<int32_t> token_ids;

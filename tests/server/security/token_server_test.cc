@@ -1,10 +1,12 @@
 // Tokens over a real connection: who is let in, what the others are told, and that no token is told to anyone.
+#include <memory>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "server/request_log.h"
 #include "tests/server/security/secured_server.h"
+#include "tests/server/unread_call.h"
 
 namespace spotlight::server {
 namespace {
@@ -13,13 +15,14 @@ constexpr char kTeam[] = "team-token-0123456789";
 constexpr char kOps[] = "ops-token-0123456789";
 constexpr char kLimited[] = "limited-token-0123456789";
 constexpr char kWide[] = "wide-token-0123456789";
+constexpr char kAlone[] = "alone-token-0123456789";
 
 std::string Entries() {
   return absl::StrCat(TokenEntryJson("team", kTeam, "\"generate\""), ",", TokenEntryJson("ops", kOps, "\"admin\""), ",",
                       TokenEntryJson("limited", kLimited, "\"generate\"",
                                      R"(, "requests_per_minute": 30, "burst": 2, "max_concurrent": 1)"),
-                      ",",
-                      TokenEntryJson("wide", kWide, "\"generate\"", R"(, "max_concurrent": 4, "max_priority": 3)"));
+                      ",", TokenEntryJson("wide", kWide, "\"generate\"", R"(, "max_concurrent": 4, "max_priority": 3)"),
+                      ",", TokenEntryJson("alone", kAlone, "\"generate\"", R"(, "max_concurrent": 1)"));
 }
 
 SecurityOptions Options(const CredentialFiles& files) {
@@ -40,6 +43,17 @@ class TokenServerTest : public SecuredServer {
     Authorize(&context, token);
     v1::GetLoadsResponse response;
     return stub_->GetLoads(&context, {}, &response);
+  }
+  grpc::Status Detokenize(const std::string& token) {
+    grpc::ClientContext context;
+    Authorize(&context, token);
+    v1::DetokenizeResponse response;
+    return stub_->Detokenize(&context, Ids(10), &response);
+  }
+  static v1::DetokenizeRequest Ids(int count) {
+    v1::DetokenizeRequest request;
+    for (int i = 0; i < count; ++i) request.add_token_ids('a');
+    return request;
   }
   // A generation that the engine ends at once.
   grpc::Status Generate(const std::string& token, int32_t num_samples = 1, int32_t priority = 0) {
@@ -196,6 +210,40 @@ TEST_F(TokenServerTest, ThePriorityIsBoundedByTheToken) {
   EXPECT_EQ(denied.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(denied.error_message(), "priority: the token of wide allows at most 3, got 4");
   EXPECT_EQ(Generate(kTeam, 1, 1).error_message(), "priority: the token of team allows at most 0, got 1");
+}
+
+TEST_F(TokenServerTest, AndUntilALargeAnswerIsTaken) {
+  const auto deaf = ConnectWithoutWindow(server_->grpc_port());
+  UnreadCall call(deaf, "Generate", Request("long"), kAlone);
+  engine_.TakeRequest();
+  engine_.Send("long", Delta(std::string(100'000, 'x')));
+  engine_.Finish("long", engine_.Stopped(5, 1));
+  call.WaitForAnswer();
+  const grpc::Status refused = Generate(kAlone);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(refused).violations(0).subject(), "caller_concurrency");
+  EXPECT_TRUE(call.Read().ok());
+  TakeRecord();  // of the refused call
+  TakeRecord();
+  EXPECT_TRUE(Generate(kAlone).ok());
+}
+
+TEST_F(TokenServerTest, AClientThatReadsNoneHoldsNoMoreThanSomeSmallAnswers) {
+  const auto deaf = ConnectWithoutWindow(server_->grpc_port());
+  std::vector<std::unique_ptr<UnreadCall>> calls;
+  const auto leave_unread = [&] {
+    calls.push_back(std::make_unique<UnreadCall>(deaf, "Detokenize", Ids(10), kAlone));
+    calls.back()->WaitForAnswer();
+  };
+  for (int i = 0; i < 10; ++i) leave_unread();
+  EXPECT_TRUE(Detokenize(kAlone).ok()) << "its place is free, as a small answer has as good as been taken";
+  while (calls.size() < 64) leave_unread();
+  const grpc::Status refused = Detokenize(kAlone);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(refused).violations(0).subject(), "caller_concurrency");
+  calls.clear();
+  for (int i = 0; i < 66; ++i) TakeRecord();
+  EXPECT_TRUE(Detokenize(kAlone).ok());
 }
 
 TEST_F(TokenServerTest, AReplacedFileRevokesAndADeletedOneDoesNot) {

@@ -42,6 +42,7 @@ class CountingEngine final : public engine::Engine {
     return absl::OkStatus();
   }
   void Drain(absl::Duration) override {}
+  absl::Status CheckTextSize(const std::string&) const override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt&) const override { return std::vector<int32_t>(); }
   absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>&) const override { return std::string(); }
   engine::EngineLoad Load() const override { return engine::EngineLoad(); }
