@@ -21,7 +21,7 @@ class AnswerCall final : public grpc::ServerUnaryReactor {
              grpc::ByteBuffer* reply)
       : call_(method, context, environment), reply_(reply) {}
 
-  // Before End.
+  // Before Answer or Refuse.
   void Enter(Authorization authorization) { call_.Enter(std::move(authorization)); }
   const std::string& caller() const { return call_.record().caller; }
   bool cancelled() const { return call_.cancelled(); }  // thread-safe

@@ -39,8 +39,9 @@ TEST(LoadReporterTest, RatesAreThoseOfTheLastTenSecondsOrSo) {
                                     absl::UnauthenticatedError(""),
                                     absl::ResourceExhaustedError("caller_rate: the limit of this token is 60"),
                                     absl::ResourceExhaustedError("caller_share: 80 of the 80 requests"),
-                                    absl::ResourceExhaustedError("unread_bytes: the client does not read")};
-    reporter.OnCallEnd(Ended(callers[i % 6]));
+                                    absl::ResourceExhaustedError("unread_bytes: the client does not read"),
+                                    absl::ResourceExhaustedError("answer_bytes: the answer takes too much")};
+    reporter.OnCallEnd(Ended(callers[i % 7]));
     clock.Advance(absl::Milliseconds(100));
   }
   EXPECT_NEAR(reporter.Report(nullptr).rps_fractional(), 20, 0.5);
