@@ -32,6 +32,10 @@
 
 namespace spotlight::server {
 
+// A larger message is refused. A million tokens are 3 MB of ids and 5 MB of text; languages and code that take more
+// bytes a token have room, as has a chat with its roles.
+constexpr int kMaxRequestBytes = 16 << 20;
+
 struct ServerOptions {
   ListenAddress listen{"127.0.0.1", 50051};  // gRPC
   ListenAddress http{"127.0.0.1", 9090};

@@ -13,6 +13,11 @@ namespace spotlight::client::bench {
 namespace {
 
 constexpr uint64_t kDefaultNumPrompts = 100;
+// A call beyond its server's bound on the streams of a connection would wait in this process. 100 is the least that
+// HTTP/2 recommends servers to allow.
+constexpr uint64_t kStreamsPerConnection = 100;
+constexpr uint64_t kMinConnections = 4;
+constexpr uint64_t kMaxConnections = 32;
 constexpr LengthRange kDefaultInputLen{256, 256};
 constexpr LengthRange kDefaultOutputLen{128, 128};
 
@@ -102,8 +107,9 @@ OptionGroup TrafficOptions(BenchOptions* options) {
             "share of the requests that are cancelled in the middle of their output; default 0",
             [=](double value) { options->workload.cancel_share = value; }),
        Integer("connections", "N", Between(1, 1024),
-               absl::StrCat("connections that calls take in turn; default ", options->num_connections,
-                            ". A server bounds the streams of one: spotlight-server at 1,024"),
+               absl::StrCat("connections that calls take in turn. A server bounds the streams of one, spotlight-server "
+                            "at 128: default is one for ",
+                            kStreamsPerConnection, " requests at a time, ", kMinConnections, " to ", kMaxConnections),
                [=](int32_t value) { options->num_connections = value; })}};
 }
 
@@ -215,6 +221,12 @@ absl::Status FinishOptions(BenchOptions* options) {
   }
   if (options->num_prompts.has_value() || !has_duration) {
     load.num_requests = options->num_prompts.value_or(kDefaultNumPrompts);
+  }
+  if (options->num_connections == 0) {
+    uint64_t at_a_time = load.num_requests;
+    if (load.max_concurrency > 0) at_a_time = std::min<uint64_t>(at_a_time, load.max_concurrency);
+    options->num_connections =
+        static_cast<int32_t>(std::clamp(at_a_time / kStreamsPerConnection + 1, kMinConnections, kMaxConnections));
   }
   load.deadline = options->connection.deadline;
   return absl::OkStatus();
