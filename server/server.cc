@@ -74,7 +74,9 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
       dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
-      orca_([this] { return load_reporter_.Report(engine_.load()); }),
+      open_streams_(options.max_open_streams),
+      health_(&open_streams_),
+      orca_([this] { return load_reporter_.Report(engine_.load()); }, &open_streams_),
       generation_(
           &authorizer_, [this](const CallRecord& record) { OnCallEnd(record); },
           options.load_reports

@@ -27,6 +27,7 @@
 #include "server/security/file_watch.h"
 #include "server/security/options.h"
 #include "server/security/tls.h"
+#include "server/stream_places.h"
 #include "server/tracing/options.h"
 #include "server/tracing/tracer.h"
 
@@ -44,6 +45,8 @@ struct ServerOptions {
   bool reflection = true;
   bool channelz = false;
   bool load_reports = true;  // ORCA: with each call and by its own service
+  // Watches of health and load reports out of band, which need no token and never end by themselves.
+  int64_t max_open_streams = 4096;
   // Connections older than this are asked to go, so that clients find new replicas; 0: never. Their streams then have
   // `connection_grace` to end; 0: as long as they take.
   absl::Duration max_connection_age;
@@ -110,6 +113,7 @@ class Server {
   Tls tls_;
   Authorizer authorizer_;
   LoadReporter load_reporter_;
+  StreamPlaces open_streams_;  // of the two that follow
   HealthService health_;
   OrcaService orca_;
   GenerateService generation_;
