@@ -24,9 +24,6 @@ namespace spotlight::server {
 namespace {
 
 constexpr int kMinPingIntervalMs = 10 * 1000;
-// A host that vanished without a word is noticed within the sum of these, and its requests end.
-constexpr int kKeepaliveTimeMs = 60 * 1000;
-constexpr int kKeepaliveTimeoutMs = 20 * 1000;
 constexpr int kMaxStreamsPerConnection = 128;
 // How soon a stopped engine shows in the health service when nobody calls.
 constexpr std::chrono::seconds kEnginePollInterval(1);
@@ -145,8 +142,8 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, ToMilliseconds(options.keepalive_time));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, ToMilliseconds(options.keepalive_timeout));
   // By default the pings stop after two without data, and a prefill sends none for minutes.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);

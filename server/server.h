@@ -51,6 +51,10 @@ struct ServerOptions {
   // `connection_grace` to end; 0: as long as they take.
   absl::Duration max_connection_age;
   absl::Duration connection_grace;
+  // A client that has sent nothing for `keepalive_time` is pinged, in a call or not. Without an answer in
+  // `keepalive_timeout` its host is gone, and its requests end.
+  absl::Duration keepalive_time = absl::Seconds(60);
+  absl::Duration keepalive_timeout = absl::Seconds(20);
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
   bool share_prefix_cache = false;                    // among callers told apart by tokens or certificates, too
   std::string model_name;                             // the metrics' label
