@@ -17,7 +17,8 @@ constexpr uint64_t kDefaultNumPrompts = 100;
 // HTTP/2 recommends servers to allow.
 constexpr uint64_t kStreamsPerConnection = 100;
 constexpr uint64_t kMinConnections = 4;
-constexpr uint64_t kMaxConnections = 32;
+constexpr uint64_t kMaxConnections = 1024;
+constexpr uint64_t kUnboundedConnections = 16;  // at most, where nothing bounds the requests at a time
 constexpr LengthRange kDefaultInputLen{256, 256};
 constexpr LengthRange kDefaultOutputLen{128, 128};
 
@@ -106,10 +107,11 @@ OptionGroup TrafficOptions(BenchOptions* options) {
        Real("cancel-share", "SHARE", Between(0, 1),
             "share of the requests that are cancelled in the middle of their output; default 0",
             [=](double value) { options->workload.cancel_share = value; }),
-       Integer("connections", "N", Between(1, 1024),
+       Integer("connections", "N", Between(1, kMaxConnections),
                absl::StrCat("connections that calls take in turn. A server bounds the streams of one, spotlight-server "
                             "at 128: default is one for ",
-                            kStreamsPerConnection, " requests at a time, ", kMinConnections, " to ", kMaxConnections),
+                            kStreamsPerConnection, " of --max-concurrency, else ", kMinConnections, " to ",
+                            kUnboundedConnections),
                [=](int32_t value) { options->num_connections = value; })}};
 }
 
@@ -223,10 +225,10 @@ absl::Status FinishOptions(BenchOptions* options) {
     load.num_requests = options->num_prompts.value_or(kDefaultNumPrompts);
   }
   if (options->num_connections == 0) {
-    uint64_t at_a_time = load.num_requests;
-    if (load.max_concurrency > 0) at_a_time = std::min<uint64_t>(at_a_time, load.max_concurrency);
-    options->num_connections =
-        static_cast<int32_t>(std::clamp(at_a_time / kStreamsPerConnection + 1, kMinConnections, kMaxConnections));
+    const bool is_bounded = load.max_concurrency > 0;
+    const uint64_t at_a_time = is_bounded ? static_cast<uint64_t>(load.max_concurrency) : load.num_requests;
+    options->num_connections = static_cast<int32_t>(std::clamp(at_a_time / kStreamsPerConnection + 1, kMinConnections,
+                                                               is_bounded ? kMaxConnections : kUnboundedConnections));
   }
   load.deadline = options->connection.deadline;
   return absl::OkStatus();
