@@ -25,6 +25,8 @@ namespace {
 
 constexpr int kMinPingIntervalMs = 10 * 1000;
 constexpr int kMaxStreamsPerConnection = 128;
+// gRPC's own services, reflection and channelz, hold a thread for each open call. Nothing else takes from this bound.
+constexpr int kMaxIntrospectionThreads = 32;
 // How soon a stopped engine shows in the health service when nobody calls.
 constexpr std::chrono::seconds kEnginePollInterval(1);
 // What a collector gets at the end to take the last spans; an orchestrator's patience is counted in seconds.
@@ -147,7 +149,8 @@ absl::Status Server::Listen(const ServerOptions& options) {
   // By default the pings stop after two without data, and a prefill sends none for minutes.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
-  builder.SetResourceQuota(grpc::ResourceQuota("server").Resize(GrpcMemoryBytes()));
+  builder.SetResourceQuota(
+      grpc::ResourceQuota("server").Resize(GrpcMemoryBytes()).SetMaxThreads(kMaxIntrospectionThreads));
   // gRPC 1.51's bandwidth probing stalls messages of megabytes for 10 s, seen in 1 of 80 under load. Fixed windows do
   // not.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);

@@ -107,12 +107,13 @@ OptionGroup TrafficOptions(BenchOptions* options) {
        Real("cancel-share", "SHARE", Between(0, 1),
             "share of the requests that are cancelled in the middle of their output; default 0",
             [=](double value) { options->workload.cancel_share = value; }),
-       Integer("connections", "N", Between(1, kMaxConnections),
-               absl::StrCat("connections that calls take in turn. A server bounds the streams of one, spotlight-server "
-                            "at 128: default is one for ",
-                            kStreamsPerConnection, " of --max-concurrency, else ", kMinConnections, " to ",
-                            kUnboundedConnections),
-               [=](int32_t value) { options->num_connections = value; })}};
+       Integer(
+           "connections", "N", Between(1, kMaxConnections),
+           absl::StrCat("connections that calls take in turn. A server bounds the streams of one, spotlight-server "
+                        "at 128. Default: one for ",
+                        kStreamsPerConnection, " of --max-concurrency, ", kMinConnections, " at least; without it for ",
+                        kStreamsPerConnection, " of --num-prompts, ", kMinConnections, " to ", kUnboundedConnections),
+           [=](int32_t value) { options->num_connections = value; })}};
 }
 
 OptionGroup WorkloadFlags(BenchOptions* options) {

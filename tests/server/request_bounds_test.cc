@@ -72,6 +72,55 @@ TEST_F(RequestBoundsTest, ACompressedRequestIsRefusedWithoutBeingInflated) {
   EXPECT_LT(PeakMegabytes() - before, 48);
 }
 
+// Reflection is gRPC's own, and each of its calls holds a thread.
+TEST_F(RequestBoundsTest, ReflectionTakesAFewCallsAtATime) {
+  struct OpenCall {
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream;
+    grpc::ByteBuffer reply;
+  };
+  constexpr int kNumCalls = 100;
+  grpc::GenericStub stub(channel_);
+  grpc::CompletionQueue queue;
+  const auto done = [&queue] {
+    void* tag;
+    bool ok;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  std::vector<std::unique_ptr<OpenCall>> open;
+  int num_refused = 0;
+  const grpc::Slice list_services(std::string("\x3a\0", 2));
+  for (int i = 0; i < kNumCalls; ++i) {
+    auto call = std::make_unique<OpenCall>();
+    call->stream =
+        stub.PrepareCall(&call->context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+    call->stream->StartCall(nullptr);
+    done();
+    call->stream->Write(grpc::ByteBuffer(&list_services, 1), nullptr);
+    done();
+    call->stream->Read(&call->reply, nullptr);
+    if (done()) {
+      open.push_back(std::move(call));
+      continue;
+    }
+    grpc::Status status;
+    call->stream->Finish(&status, nullptr);
+    done();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+    ++num_refused;
+  }
+  EXPECT_GE(open.size(), 8u);
+  EXPECT_GE(num_refused, kNumCalls - 32);
+  EXPECT_TRUE(Call("/spotlight.v1.Generation/GetLoads", grpc::ByteBuffer(&list_services, 0)).ok());
+  for (const auto& call : open) {
+    call->context.TryCancel();
+    grpc::Status status;
+    call->stream->Finish(&status, nullptr);
+    done();
+  }
+  queue.Shutdown();
+}
+
 // A few bytes each, and the objects that they become are many times as large.
 grpc::ByteBuffer EmptyStrings(uint8_t field, int num_bytes) {
   std::string bytes;
