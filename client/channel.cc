@@ -51,9 +51,9 @@ std::shared_ptr<grpc::ChannelCredentials> TlsCredentials(const ChannelSecurity& 
 
 // Replicas come and go faster than the half minute that gRPC lets pass between two questions for a name's addresses.
 constexpr int kMinResolutionIntervalMs = 2000;
-// What a call that may be sent again is kept for: the largest prompt that a server takes. By default gRPC keeps 256 KB,
-// and gives up retrying what is larger.
-constexpr int kRetryBufferBytes = 64 << 20;
+// What a call that may be sent again is kept for: the largest request that a server takes, 16 MB, and its metadata. By
+// default gRPC keeps 256 KB, and gives up retrying what is larger.
+constexpr int kRetryBufferBytes = 17 << 20;
 
 grpc::ChannelArguments Arguments() {
   grpc::ChannelArguments arguments;

@@ -99,6 +99,8 @@ const std::vector<FlagGroup>& Groups() {
         {"http", "HOST:PORT"},
         {"max_connection_age_seconds", "S"},
         {"connection_grace_seconds", "S"},
+        {"keepalive_seconds", "S"},
+        {"keepalive_timeout_seconds", "S"},
         {"max_unread_seconds", "S"},
         {"load_reports", ""},
         {"reflection", "auto|on|off"},

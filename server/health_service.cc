@@ -3,16 +3,23 @@
 #include <utility>
 #include <vector>
 
+#include "server/grpc_status.h"
+#include "server/refused_stream.h"
+#include "server/security/call_credentials.h"
+#include "server/wire_message.h"
+
 namespace spotlight::server {
 
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
 // One Watch call: sends the latest status whenever it differs from the last one sent, one write at a time.
-class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
+class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                           public std::enable_shared_from_this<HealthWatch> {
  public:
-  HealthWatch(HealthService* service, std::string name) : service_(service), name_(std::move(name)) {}
+  // `watched` is null for a name that is not known.
+  HealthWatch(HealthService* health, HealthService::Service* watched, StreamPlaces::Place place)
+      : health_(health), watched_(watched), place_(std::move(place)) {}
 
   void KeepUntilDone() { self_ = shared_from_this(); }
 
@@ -46,7 +53,7 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
 
   void OnDone() override {
     const std::shared_ptr<HealthWatch> last = std::move(self_);
-    service_->Remove(name_, last);
+    if (watched_ != nullptr) health_->Remove(watched_, last);
   }
 
  private:
@@ -59,7 +66,9 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
         finish = finished_ = true;
       } else if (latest_ != sent_) {
         sent_ = latest_;
-        message_.set_status(latest_);
+        HealthCheckResponse response;
+        response.set_status(latest_);
+        message_ = SerializeMessage(response);
         write_in_flight_ = true;
       } else {
         return;
@@ -72,10 +81,11 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
     }
   }
 
-  HealthService* const service_;
-  const std::string name_;
+  HealthService* const health_;
+  HealthService::Service* const watched_;
+  const StreamPlaces::Place place_;
   std::shared_ptr<HealthWatch> self_;  // gRPC's reference
-  HealthCheckResponse message_;        // the write's alone while one is in flight
+  grpc::ByteBuffer message_;           // the write's alone while one is in flight
 
   Mutex mutex_;
   HealthService::ServingStatus latest_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
@@ -86,7 +96,7 @@ class HealthWatch final : public grpc::ServerWriteReactor<HealthCheckResponse>,
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-HealthService::HealthService() {
+HealthService::HealthService(StreamPlaces* places) : places_(places) {
   for (const char* name : {"", "spotlight.v1.Generation", "readiness", "liveness"}) services_[name];
 }
 
@@ -111,36 +121,52 @@ void HealthService::Update(const std::string& name, ServingStatus status) {
   for (const auto& watch : watches) watch->Send(status, version);
 }
 
-void HealthService::Remove(const std::string& name, const std::shared_ptr<HealthWatch>& watch) {
+void HealthService::Remove(Service* service, const std::shared_ptr<HealthWatch>& watch) {
   MutexLock lock(&mutex_);
-  const auto found = services_.find(name);
-  if (found != services_.end()) found->second.watches.erase(watch);
+  service->watches.erase(watch);
 }
 
-grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context, const HealthCheckRequest* request,
-                                               HealthCheckResponse* response) {
+grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                               grpc::ByteBuffer* reply) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  HealthCheckRequest asked;
+  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  HealthCheckResponse response;
   {
     MutexLock lock(&mutex_);
-    const auto found = services_.find(request->service());
-    if (found != services_.end()) response->set_status(found->second.status);
+    const auto found = services_.find(asked.service());
+    if (found != services_.end()) response.set_status(found->second.status);
   }
-  reactor->Finish(response->status() == HealthCheckResponse::UNKNOWN
-                      ? grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name is watched")
-                      : grpc::Status::OK);
+  if (response.status() == HealthCheckResponse::UNKNOWN) {
+    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name is watched"));
+  } else {
+    *reply = SerializeMessage(response);
+    reactor->Finish(grpc::Status::OK);
+  }
   return reactor;
 }
 
-grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext* context,
-                                                                    const HealthCheckRequest* request) {
-  auto watch = std::make_shared<HealthWatch>(this, request->service());
-  watch->KeepUntilDone();
+grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackServerContext* context,
+                                                                 const grpc::ByteBuffer* request) {
+  HealthCheckRequest asked;
+  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
+    return new RefusedStream(ToGrpcStatus(status));
+  }
+  auto place = places_->Take(CredentialsOf(*context).peer);
+  if (!place.ok()) return new RefusedStream(ToGrpcStatus(place.status()));
+  std::shared_ptr<HealthWatch> watch;
   ServingStatus status = HealthCheckResponse::SERVICE_UNKNOWN;
   int64_t version = 0;
   {
     MutexLock lock(&mutex_);
-    const auto found = services_.find(request->service());
-    if (found != services_.end()) {
+    const auto found = services_.find(asked.service());
+    const bool known = found != services_.end();
+    watch = std::make_shared<HealthWatch>(this, known ? &found->second : nullptr, *std::move(place));
+    watch->KeepUntilDone();
+    if (known) {
       status = found->second.status;
       version = found->second.version;
       found->second.watches.insert(watch);

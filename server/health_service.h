@@ -10,25 +10,32 @@
 
 #include "engine/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/stream_places.h"
 
 namespace spotlight::server {
 
 class HealthWatch;
 
+// Both methods raw (bytes in, bytes out), so that a request is measured before it is parsed: anyone may send one.
+using RawHealthService = grpc::health::v1::Health::WithRawCallbackMethod_Check<
+    grpc::health::v1::Health::WithRawCallbackMethod_Watch<grpc::health::v1::Health::Service>>;
+
 // Thread-safe. Names: "", "spotlight.v1.Generation" and "readiness" (may requests be sent?), "liveness" (should the
 // process be left running?). Others are NOT_FOUND for Check, SERVICE_UNKNOWN for Watch.
-class HealthService final : public grpc::health::v1::Health::CallbackService {
+// INVALID_ARGUMENT: more than kMaxSmallMessageBytes. RESOURCE_EXHAUSTED: a Watch that finds no place.
+class HealthService final : public RawHealthService {
  public:
-  HealthService();
+  // `places` are those of the watches, and outlive them.
+  explicit HealthService(StreamPlaces* places);
 
   void Set(bool live, bool ready);
 
-  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
-                                  const grpc::health::v1::HealthCheckRequest* request,
-                                  grpc::health::v1::HealthCheckResponse* response) override;
-  grpc::ServerWriteReactor<grpc::health::v1::HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* context, const grpc::health::v1::HealthCheckRequest* request) override;
+  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* reply) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Watch(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request) override;
 
  private:
   friend class HealthWatch;
@@ -40,10 +47,11 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   };
 
   void Update(const std::string& name, ServingStatus status);
-  void Remove(const std::string& name, const std::shared_ptr<HealthWatch>& watch);
+  void Remove(Service* service, const std::shared_ptr<HealthWatch>& watch);
 
+  StreamPlaces* const places_;
   Mutex mutex_;
-  std::map<std::string, Service> services_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Service> services_ ABSL_GUARDED_BY(mutex_);  // the names never change
 };
 
 }  // namespace spotlight::server

@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "engine/mutex.h"
 #include "grpcpp/alarm.h"
+#include "server/grpc_status.h"
+#include "server/refused_stream.h"
+#include "server/security/call_credentials.h"
+#include "server/wire_message.h"
 
 namespace spotlight::server {
 namespace {
-
-using xds::data::orca::v3::OrcaLoadReport;
 
 constexpr int64_t kMinIntervalMs = 1000;
 constexpr int64_t kDefaultIntervalMs = 30 * 1000;
@@ -17,13 +20,13 @@ constexpr int64_t kMaxIntervalMs = int64_t{24} * 3600 * 1000;
 
 // Writes and waits in turn, so that a stream never has both a write and an alarm that would come back to it. Whoever
 // finds it cancelled when its turn comes finishes, and touches it no more: gRPC's OnDone deletes.
-class OrcaStream final : public grpc::ServerWriteReactor<OrcaLoadReport> {
+class OrcaStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  OrcaStream(const OrcaService::Reporter* reporter, std::chrono::milliseconds interval)
-      : reporter_(reporter), interval_(interval) {}
+  OrcaStream(const OrcaService::Reporter* reporter, std::chrono::milliseconds interval, StreamPlaces::Place place)
+      : reporter_(reporter), interval_(interval), place_(std::move(place)) {}
 
   void Write() {
-    report_ = (*reporter_)();
+    report_ = SerializeMessage((*reporter_)());
     StartWrite(&report_);
   }
 
@@ -67,7 +70,8 @@ class OrcaStream final : public grpc::ServerWriteReactor<OrcaLoadReport> {
 
   const OrcaService::Reporter* const reporter_;
   const std::chrono::milliseconds interval_;
-  OrcaLoadReport report_;  // the write's alone while one is in flight
+  const StreamPlaces::Place place_;
+  grpc::ByteBuffer report_;  // the write's alone while one is in flight
   Mutex mutex_;
   grpc::Alarm alarm_;
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
@@ -76,14 +80,22 @@ class OrcaStream final : public grpc::ServerWriteReactor<OrcaLoadReport> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<OrcaLoadReport>* OrcaService::StreamCoreMetrics(
-    grpc::CallbackServerContext* context, const xds::service::orca::v3::OrcaLoadReportRequest* request) {
-  int64_t interval_ms = kDefaultIntervalMs;
-  if (request->has_report_interval()) {
-    const int64_t seconds = std::clamp<int64_t>(request->report_interval().seconds(), 0, kMaxIntervalMs / 1000);
-    interval_ms = std::max(seconds * 1000 + request->report_interval().nanos() / 1000000, kMinIntervalMs);
+std::chrono::milliseconds ReportInterval(const xds::service::orca::v3::OrcaLoadReportRequest& request) {
+  if (!request.has_report_interval()) return std::chrono::milliseconds(kDefaultIntervalMs);
+  const int64_t seconds = std::clamp<int64_t>(request.report_interval().seconds(), 0, kMaxIntervalMs / 1000);
+  const int64_t milliseconds = seconds * 1000 + request.report_interval().nanos() / 1000000;
+  return std::chrono::milliseconds(std::clamp(milliseconds, kMinIntervalMs, kMaxIntervalMs));
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* OrcaService::StreamCoreMetrics(grpc::CallbackServerContext* context,
+                                                                           const grpc::ByteBuffer* request) {
+  xds::service::orca::v3::OrcaLoadReportRequest asked;
+  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
+    return new RefusedStream(ToGrpcStatus(status));
   }
-  auto* stream = new OrcaStream(&reporter_, std::chrono::milliseconds(interval_ms));
+  auto place = places_->Take(CredentialsOf(*context).peer);
+  if (!place.ok()) return new RefusedStream(ToGrpcStatus(place.status()));
+  auto* stream = new OrcaStream(&reporter_, ReportInterval(asked), *std::move(place));
   stream->Write();
   return stream;
 }

@@ -30,6 +30,10 @@ ABSL_FLAG(double, max_connection_age_seconds, 0,
           "Ask connections of this age to go, so that clients spread over new replicas; 0: never");
 ABSL_FLAG(double, connection_grace_seconds, 0,
           "What the streams of such a connection get before it is closed; 0: as long as they take");
+ABSL_FLAG(double, keepalive_seconds, 60,
+          "Ping a client that has sent nothing for so long, to find out when its host has gone without a word");
+ABSL_FLAG(double, keepalive_timeout_seconds, 20,
+          "What it has to answer; then its connection is closed, and its requests end");
 ABSL_FLAG(double, max_unread_seconds, 300,
           "End a call whose client has taken nothing of what is written to it for so long; 0: never");
 
@@ -94,6 +98,9 @@ absl::Status ReadSecurityFlags(ServerOptions* options) {
                     &options->max_connection_age),
         ReadSeconds("connection-grace-seconds", absl::GetFlag(FLAGS_connection_grace_seconds), 0,
                     &options->connection_grace),
+        ReadSeconds("keepalive-seconds", absl::GetFlag(FLAGS_keepalive_seconds), 0.1, &options->keepalive_time),
+        ReadSeconds("keepalive-timeout-seconds", absl::GetFlag(FLAGS_keepalive_timeout_seconds), 0.1,
+                    &options->keepalive_timeout),
         ReadSeconds("max-unread-seconds", absl::GetFlag(FLAGS_max_unread_seconds), 0, &options->unread_patience)}) {
     if (!status.ok()) return status;
   }

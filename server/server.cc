@@ -1,7 +1,10 @@
 #include "server/server.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -20,19 +23,24 @@
 namespace spotlight::server {
 namespace {
 
-// A million tokens are 3 MB of ids and 5 MB of text; a chat's messages add their own.
-constexpr int kMaxReceiveBytes = 64 << 20;
 constexpr int kMinPingIntervalMs = 10 * 1000;
-// A host that vanished without a word is noticed within the sum of these, and its requests end.
-constexpr int kKeepaliveTimeMs = 60 * 1000;
-constexpr int kKeepaliveTimeoutMs = 20 * 1000;
-// What gRPC's own buffers may hold, all connections together, before it pushes back.
-constexpr size_t kGrpcMemoryBytes = 1 << 30;
-constexpr int kMaxStreamsPerConnection = 1024;
+constexpr int kMaxStreamsPerConnection = 128;
+// gRPC's own services, reflection and channelz, hold a thread for each open call. Nothing else takes from this bound.
+constexpr int kMaxIntrospectionThreads = 32;
 // How soon a stopped engine shows in the health service when nobody calls.
 constexpr std::chrono::seconds kEnginePollInterval(1);
 // What a collector gets at the end to take the last spans; an orchestrator's patience is counted in seconds.
 constexpr absl::Duration kTraceFlushTime = absl::Seconds(2);
+
+// What gRPC may hold of messages under way, all connections together: a quarter of the machine's memory, or of the
+// container's. Beyond it gRPC cancels streams without asking whose they are, so this is for the moment before the
+// kernel would end the process.
+size_t GrpcMemoryBytes() {
+  size_t bytes = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::ifstream limit("/sys/fs/cgroup/memory.max");  // a number, or "max"
+  if (size_t container = 0; limit >> container) bytes = std::min(bytes, container);
+  return bytes / 4;
+}
 
 // gRPC turns reflection and channelz on for every server of the process; this makes them one server's choice.
 class IntrospectionOption final : public grpc::ServerBuilderOption {
@@ -65,7 +73,9 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
       dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
-      orca_([this] { return load_reporter_.Report(engine_.load()); }),
+      open_streams_(options.max_open_streams),
+      health_(&open_streams_),
+      orca_([this] { return load_reporter_.Report(engine_.load()); }, &open_streams_),
       generation_(
           &authorizer_, [this](const CallRecord& record) { OnCallEnd(record); },
           options.load_reports
@@ -134,17 +144,23 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, ToMilliseconds(options.keepalive_time));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, ToMilliseconds(options.keepalive_timeout));
   // By default the pings stop after two without data, and a prefill sends none for minutes.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
-  builder.SetResourceQuota(grpc::ResourceQuota("server").Resize(kGrpcMemoryBytes));
+  builder.SetResourceQuota(
+      grpc::ResourceQuota("server").Resize(GrpcMemoryBytes()).SetMaxThreads(kMaxIntrospectionThreads));
   // gRPC 1.51's bandwidth probing stalls messages of megabytes for 10 s, seen in 1 of 80 under load. Fixed windows do
   // not.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
-  builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
+  builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+  // gRPC compares the compressed size with that bound, and then inflates: 400 KB to 400 MB. So compressed calls are
+  // refused, and a message that comes before the refusal takes effect stays as it is.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.SetMaxSendMessageSize(-1);
   if (options.max_connection_age > absl::ZeroDuration()) {
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, ToMilliseconds(options.max_connection_age));

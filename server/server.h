@@ -27,10 +27,15 @@
 #include "server/security/file_watch.h"
 #include "server/security/options.h"
 #include "server/security/tls.h"
+#include "server/stream_places.h"
 #include "server/tracing/options.h"
 #include "server/tracing/tracer.h"
 
 namespace spotlight::server {
+
+// A larger message is refused. A million tokens are 3 MB of ids and 5 MB of text; languages and code that take more
+// bytes a token have room, as has a chat with its roles.
+constexpr int kMaxRequestBytes = 16 << 20;
 
 struct ServerOptions {
   ListenAddress listen{"127.0.0.1", 50051};  // gRPC
@@ -40,10 +45,16 @@ struct ServerOptions {
   bool reflection = true;
   bool channelz = false;
   bool load_reports = true;  // ORCA: with each call and by its own service
+  // Watches of health and load reports out of band, which need no token and never end by themselves.
+  int64_t max_open_streams = 4096;
   // Connections older than this are asked to go, so that clients find new replicas; 0: never. Their streams then have
   // `connection_grace` to end; 0: as long as they take.
   absl::Duration max_connection_age;
   absl::Duration connection_grace;
+  // A client that has sent nothing for `keepalive_time` is pinged, in a call or not. Without an answer in
+  // `keepalive_timeout` its host is gone, and its requests end.
+  absl::Duration keepalive_time = absl::Seconds(60);
+  absl::Duration keepalive_timeout = absl::Seconds(20);
   absl::Duration unread_patience = absl::Minutes(5);  // for a client that takes nothing (unread_watch.h); 0: no bound
   bool share_prefix_cache = false;                    // among callers told apart by tokens or certificates, too
   std::string model_name;                             // the metrics' label
@@ -106,6 +117,7 @@ class Server {
   Tls tls_;
   Authorizer authorizer_;
   LoadReporter load_reporter_;
+  StreamPlaces open_streams_;  // of the two that follow
   HealthService health_;
   OrcaService orca_;
   GenerateService generation_;

@@ -2,6 +2,8 @@
 // that does not parse with an empty UNIMPLEMENTED, and a string that is not UTF-8 is such a message.
 #pragma once
 
+#include <cstddef>
+
 #include "absl/status/status.h"
 #include "google/protobuf/message.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -18,6 +20,13 @@ constexpr int kMaxMessageNumbers = 4 << 20;
 // INVALID_ARGUMENT names the string field that is not UTF-8, or says that the bytes are not this message, or have
 // too many parts or numbers.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message* message);
+
+// Of a request that anyone may send and that needs few bytes.
+constexpr size_t kMaxSmallMessageBytes = 4096;
+
+// As ParseMessage, of at most kMaxSmallMessageBytes; INVALID_ARGUMENT says so. Empties `bytes`, a call's request, which
+// gRPC would otherwise keep until the call ends, and hands out as const though nobody reads it again.
+absl::Status TakeSmallMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message);
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
 

@@ -13,6 +13,12 @@ namespace spotlight::client::bench {
 namespace {
 
 constexpr uint64_t kDefaultNumPrompts = 100;
+// A call beyond its server's bound on the streams of a connection would wait in this process. 100 is the least that
+// HTTP/2 recommends servers to allow.
+constexpr uint64_t kStreamsPerConnection = 100;
+constexpr uint64_t kMinConnections = 4;
+constexpr uint64_t kMaxConnections = 1024;
+constexpr uint64_t kUnboundedConnections = 16;  // at most, where nothing bounds the requests at a time
 constexpr LengthRange kDefaultInputLen{256, 256};
 constexpr LengthRange kDefaultOutputLen{128, 128};
 
@@ -101,10 +107,13 @@ OptionGroup TrafficOptions(BenchOptions* options) {
        Real("cancel-share", "SHARE", Between(0, 1),
             "share of the requests that are cancelled in the middle of their output; default 0",
             [=](double value) { options->workload.cancel_share = value; }),
-       Integer("connections", "N", Between(1, 1024),
-               absl::StrCat("connections that calls take in turn; default ", options->num_connections,
-                            ". A server bounds the streams of one: spotlight-server at 1,024"),
-               [=](int32_t value) { options->num_connections = value; })}};
+       Integer(
+           "connections", "N", Between(1, kMaxConnections),
+           absl::StrCat("connections that calls take in turn. A server bounds the streams of one, spotlight-server "
+                        "at 128. Default: one for ",
+                        kStreamsPerConnection, " of --max-concurrency, ", kMinConnections, " at least; without it for ",
+                        kStreamsPerConnection, " of --num-prompts, ", kMinConnections, " to ", kUnboundedConnections),
+           [=](int32_t value) { options->num_connections = value; })}};
 }
 
 OptionGroup WorkloadFlags(BenchOptions* options) {
@@ -215,6 +224,12 @@ absl::Status FinishOptions(BenchOptions* options) {
   }
   if (options->num_prompts.has_value() || !has_duration) {
     load.num_requests = options->num_prompts.value_or(kDefaultNumPrompts);
+  }
+  if (options->num_connections == 0) {
+    const bool is_bounded = load.max_concurrency > 0;
+    const uint64_t at_a_time = is_bounded ? static_cast<uint64_t>(load.max_concurrency) : load.num_requests;
+    options->num_connections = static_cast<int32_t>(std::clamp(at_a_time / kStreamsPerConnection + 1, kMinConnections,
+                                                               is_bounded ? kMaxConnections : kUnboundedConnections));
   }
   load.deadline = options->connection.deadline;
   return absl::OkStatus();

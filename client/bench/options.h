@@ -24,7 +24,7 @@ struct BenchOptions {
   BenchOptions& operator=(const BenchOptions&) = delete;
 
   ConnectionFlags connection;
-  int32_t num_connections = 4;
+  int32_t num_connections = 0;  // 0: as many as the requests at a time need
   LoadOptions load;
   int32_t num_warmups = 0;
   WorkloadOptions workload;

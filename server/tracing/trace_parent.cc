@@ -1,6 +1,8 @@
 #include "server/tracing/trace_parent.h"
 
 #include <cstddef>
+#include <iterator>
+#include <string>
 
 namespace spotlight::server {
 namespace {
@@ -9,8 +11,10 @@ namespace {
 constexpr size_t kMaxTraceparentBytes = 256;
 constexpr size_t kMaxTracestateBytes = 512;
 
-std::string OnlyValue(const grpc::CallbackServerContext& context, const char* name, size_t max_bytes) {
-  const auto values = context.client_metadata().equal_range(name);
+using Metadata = std::multimap<grpc::string_ref, grpc::string_ref>;
+
+std::string OnlyValue(const Metadata& metadata, const char* name, size_t max_bytes) {
+  const auto values = metadata.equal_range(name);
   if (values.first == values.second || std::next(values.first) != values.second) return "";
   const grpc::string_ref value = values.first->second;
   return value.size() > max_bytes ? "" : std::string(value.data(), value.size());
@@ -18,11 +22,15 @@ std::string OnlyValue(const grpc::CallbackServerContext& context, const char* na
 
 }  // namespace
 
-TraceParent TraceParentOf(const grpc::CallbackServerContext& context) {
+TraceParent ReadTraceParent(const Metadata& metadata) {
   TraceParent parent;
-  parent.traceparent = OnlyValue(context, "traceparent", kMaxTraceparentBytes);
-  if (!parent.traceparent.empty()) parent.tracestate = OnlyValue(context, "tracestate", kMaxTracestateBytes);
+  parent.traceparent = OnlyValue(metadata, "traceparent", kMaxTraceparentBytes);
+  if (!parent.traceparent.empty()) parent.tracestate = OnlyValue(metadata, "tracestate", kMaxTracestateBytes);
   return parent;
+}
+
+TraceParent TraceParentOf(const grpc::CallbackServerContext& context) {
+  return ReadTraceParent(context.client_metadata());
 }
 
 }  // namespace spotlight::server

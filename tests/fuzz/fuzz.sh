@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 seconds=$1
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(config hash_file request safetensors shard_index tokenizer)
+[ ${#targets[@]} -gt 0 ] || targets=(config hash_file open_request request safetensors shard_index tokenizer trace_parent)
 
 labels=()
 for target in "${targets[@]}"; do labels+=("//tests/fuzz:${target}_fuzzer"); done

@@ -280,6 +280,50 @@ def request_files():
     }
 
 
+# ---------------------------------------------------------------- requests that need no token
+
+def field(number, content):
+    """A length-delimited field of less than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def open_request_files():
+    def duration(seconds, nanos=b""):
+        return field(1, b"\x08" + seconds + nanos)
+
+    return {
+        "valid-health": b"h" + field(1, b"spotlight.v1.Generation"),
+        "valid-health-of-all": b"h",
+        "valid-health-unknown-field": b"h" + field(1, b"liveness") + b"\xf8\x07\x01",
+        "valid-orca": b"o" + duration(b"\x0a", b"\x10\x80\xca\xb5\xee\x01") + field(2, b"prompt_tokens"),
+        "valid-orca-negative": b"o" + duration(b"\xff" * 9 + b"\x01", b"\x10" + b"\xff" * 9 + b"\x01"),
+        "valid-orca-longest": b"o" + duration(b"\xff" * 8 + b"\x7f", b"\x10\xff\xff\xff\xff\x07"),
+        "refused-health-cut": b"h" + field(1, b"readiness")[:-3],
+        "refused-health-not-utf8": b"h" + field(1, b"\xff\xfe"),
+        "refused-health-long": b"h" + field(3, b"x" * 100) * 41,
+        "refused-orca-names": b"o" + field(2, b"") * 2049,
+        "refused-orca-interval": b"o" + field(1, b"\x08"),
+    }
+
+
+# ---------------------------------------------------------------- trace context
+
+def trace_parent_files():
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    return {
+        "valid-sampled": parent,
+        "valid-not-sampled": parent[:-1] + "0",
+        "valid-state": parent + "\0congo=t61rcWkgMzE,rojo=00f067aa0ba902b7",
+        "valid-broken-state": parent + "\0=,=x,\t,a=b=c,\u00e9=1",
+        "refused-version": "ff" + parent[2:],
+        "refused-zeros": f"00-{'0' * 32}-b7ad6b7169203331-01",
+        "refused-short": parent[:-4],
+        "refused-twice": f"{parent}\0\0{parent}",
+        "refused-long": parent + "-" + "x" * 256,
+        "refused-upper-case": parent.upper(),
+    }
+
+
 if __name__ == "__main__":
     write("config", config_files())
     write("safetensors", safetensors_files())
@@ -287,3 +331,5 @@ if __name__ == "__main__":
     write("hash_file", hash_file_files())
     write("tokenizer", tokenizer_files())
     write("request", request_files())
+    write("open_request", open_request_files())
+    write("trace_parent", trace_parent_files())

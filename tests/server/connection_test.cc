@@ -4,7 +4,8 @@
 #include <unistd.h>
 
 #include "grpcpp/generic/generic_stub.h"
-#include "tests/server/running_server.h"
+#include "tests/server/served_engine.h"
+#include "tests/testing/tcp_relay.h"
 
 namespace spotlight::server {
 namespace {
@@ -60,6 +61,42 @@ TEST_F(ConnectionGraceTest, AStreamThatOutlastsTheGraceIsCancelled) {
   engine_.TakeRequest();
   EXPECT_EQ(engine_.TakeCancel().reason, engine::CancelReason::kClientGone);
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+class KeepaliveTest : public ServedEngine {
+ protected:
+  KeepaliveTest() : ServedEngine(Options()) {}
+  static ServerOptions Options() {
+    ServerOptions options;
+    options.keepalive_time = absl::Milliseconds(400);
+    options.keepalive_timeout = absl::Milliseconds(400);
+    return options;
+  }
+};
+
+TEST_F(KeepaliveTest, AHostThatVanishesWithoutAWordGivesItsPlaceBack) {
+  Start();
+  spotlight::testing::TcpRelay relay(server_->grpc_port());
+  const auto relayed = v1::Generation::NewStub(
+      grpc::CreateChannel(absl::StrCat("127.0.0.1:", relay.port()), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext silent, alive;
+  v1::GenerateStreamResponse message;
+  const auto gone = relayed->GenerateStream(&silent, TokensRequest("gone", 4000));
+  ASSERT_TRUE(gone->Read(&message));
+  const auto kept = stub_->GenerateStream(&alive, TokensRequest("kept", 4000));
+  ASSERT_TRUE(kept->Read(&message));
+  runner_->Pause();  // a stream that sends nothing: only pings can tell
+  relay.Freeze();
+  const auto frozen = std::chrono::steady_clock::now();
+  EXPECT_EQ(served_->TakeCancel(), engine::CancelReason::kClientGone);
+  EXPECT_LT(std::chrono::steady_clock::now() - frozen, std::chrono::seconds(5)) << "0.8 s and a busy machine";
+  runner_->Resume();
+  EXPECT_EQ(TakeRecord().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(served_->Load().num_running, 1) << "a client that answers pings stays";
+  alive.TryCancel();
+  TakeRecord();
+  EXPECT_EQ(served_->Load().num_running, 0);
+  EXPECT_EQ(served_->Load().num_free_pages, 64);
 }
 
 class PingTest : public RunningServer {

@@ -85,6 +85,9 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
   EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
   EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
+  const auto pinging = Parse({"--model=x", "--keepalive-seconds=5", "--keepalive-timeout-seconds=1.5"});
+  EXPECT_EQ(pinging->options.server.keepalive_time, absl::Seconds(5));
+  EXPECT_EQ(pinging->options.server.keepalive_timeout, absl::Seconds(1.5));
   EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
 
@@ -159,6 +162,9 @@ TEST(CommandLineTest, SecurityFlagsThatMakeNoSenseAreErrors) {
             "--credentials-reload-seconds: must be 0.1 to 2e+06, got 0");
   EXPECT_EQ(Error({"--model=x", "--max-connection-age-seconds=-1"}),
             "--max-connection-age-seconds: must be 0 to 2e+06, got -1");
+  EXPECT_EQ(Error({"--model=x", "--keepalive-seconds=0"}), "--keepalive-seconds: must be 0.1 to 2e+06, got 0");
+  EXPECT_EQ(Error({"--model=x", "--keepalive-timeout-seconds=inf"}),
+            "--keepalive-timeout-seconds: must be 0.1 to 2e+06, got inf");
   EXPECT_EQ(Error({"--model=x", "--max-unread-seconds=nan"}), "--max-unread-seconds: must be 0 to 2e+06, got nan");
   EXPECT_EQ(Error({"--model=x", "--connection-grace-seconds=5"}),
             "--connection-grace-seconds: needs --max-connection-age-seconds");

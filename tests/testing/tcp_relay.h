@@ -1,4 +1,5 @@
-// A relay on the loopback that keeps a copy of what the server says: gRPC's own client hides some of it.
+// A relay on the loopback that keeps a copy of what the server says, since gRPC's own client hides some of it, and that
+// can fall silent.
 #pragma once
 
 #include <arpa/inet.h>
@@ -6,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <string>
@@ -36,6 +38,8 @@ class TcpRelay {
   TcpRelay& operator=(const TcpRelay&) = delete;
 
   int port() const { return port_; }
+  // From now on nothing is passed on and nothing closed: what a host's end looks like that loses its power.
+  void Freeze() { frozen_ = true; }
   std::string from_server() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return from_server_;
@@ -63,7 +67,11 @@ class TcpRelay {
   void Relay(int client, int server) {
     pollfd fds[] = {{client, POLLIN, 0}, {server, POLLIN, 0}, {listener_, 0, 0}};
     char chunk[1 << 16];
-    while (poll(fds, 3, -1) > 0 && fds[2].revents == 0) {
+    while (poll(fds, 3, kFreezeNoticedMs) >= 0 && fds[2].revents == 0) {
+      if (frozen_) {
+        fds[0].fd = fds[1].fd = -1;  // poll passes them over
+        continue;
+      }
       for (int i = 0; i < 2; ++i) {
         if (fds[i].revents == 0) continue;
         const ssize_t size = read(fds[i].fd, chunk, sizeof(chunk));
@@ -78,12 +86,15 @@ class TcpRelay {
     }
   }
 
+  static constexpr int kFreezeNoticedMs = 20;
+
   const int server_port_;
   const std::chrono::milliseconds delay_;
   const int listener_;
   int port_ = 0;
   mutable std::mutex mutex_;
   std::string from_server_;
+  std::atomic<bool> frozen_{false};
   std::thread thread_;
 };
 
