@@ -67,7 +67,7 @@ absl::Status CheckDeadline(const Rates& rates, const Work& work, const WaitingAh
   if (left_seconds <= 0) return Passed(left_seconds);
   if (rates.num_running == 0 && ahead.num_samples == 0) return absl::OkStatus();
   if (const double alone = AloneSeconds(rates, work); alone > left_seconds) return Hopeless(alone, left_seconds);
-  const double ahead_seconds = AheadSeconds(rates, ahead);
+  const double ahead_seconds = kAheadMargin * AheadSeconds(rates, ahead);
   const double own_seconds = kOwnMargin * OwnSeconds(rates, work);
   const double missing = ahead_seconds + own_seconds - left_seconds;
   if (missing <= 0) return absl::OkStatus();

@@ -3,7 +3,7 @@
 //   prefill(p, t)  = floor(p / C) chunk + (r > 0 ? t + (chunk - t) r / C : 0)     r = p mod C, C = max_step_tokens
 //   own            = prefill(computed_ratio P, step) + (O max(1, S / places) - 1) step
 //   ahead          = max(prefill(computed_ratio Q, step), (n + 1 - free places) / ends_per_second)
-//   estimate       = ahead + kOwnMargin own
+//   estimate       = kAheadMargin ahead + kOwnMargin own
 //   alone          = own with the fastest step ever measured in place of step and chunk
 //
 // P: prompt tokens, O: output tokens of each of S samples, which run side by side as far as there are places
@@ -43,6 +43,9 @@ struct WaitingAhead {
 // times a server's load nearly every request starts with as much time left as it needs and no more: with a margin fewer
 // start in vain and more end in time, on a steady machine and on a noisy one (tests/engine/overload_test.cc).
 inline constexpr double kOwnMargin = 1.15;
+// At the door alone: what has waited is judged by what is left to it. A request that is refused at once can go elsewhere;
+// one that is refused after it waited, or starts with no time to spare, has lost it.
+inline constexpr double kAheadMargin = 1.25;
 
 double OwnSeconds(const Rates& rates, const Work& work);
 double AloneSeconds(const Rates& rates, const Work& work);
