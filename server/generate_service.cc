@@ -18,8 +18,8 @@ namespace spotlight::server {
 namespace {
 
 // One: a second wakes for half of a step's messages only to wait for the connection that the first writes to. Measured
-// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, 19 with
-// two.
+// by benchmarks/streams:wire_overhead with 32 streams of the tiny model on two cores: 14 us of CPU a token, with
+// two 19.
 constexpr int kNumWriters = 1;
 // An answer at its bound takes a third of a second.
 constexpr int kNumLargeAnswerThreads = 1;

@@ -43,8 +43,8 @@ struct WaitingAhead {
 // times a server's load nearly every request starts with as much time left as it needs and no more: with a margin fewer
 // start in vain and more end in time, on a steady machine and on a noisy one (tests/engine/overload_test.cc).
 inline constexpr double kOwnMargin = 1.15;
-// At the door alone: what has waited is judged by what is left to it. A request that is refused at once can go elsewhere;
-// one that is refused after it waited, or starts with no time to spare, has lost it.
+// At the door alone: what has waited is judged by what is left to it. A request that is refused at once can go
+// elsewhere; one that is refused after it waited, or starts with no time to spare, has lost it.
 inline constexpr double kAheadMargin = 1.25;
 
 double OwnSeconds(const Rates& rates, const Work& work);

@@ -80,8 +80,9 @@ TEST(DeadlineTest, WhatNoServerCouldEndInTimeIsDeadlineExceededWithoutADelay) {
 TEST(DeadlineTest, WhatTheLoadForbidsIsResourceExhaustedWithTheTimeThatIsMissing) {
   const absl::Status status = CheckDeadline(BusyRates(), WorkOfTokens(10, 101), {39, 0}, absl::Seconds(2.5));
   EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
-  EXPECT_EQ(status.message(),
-            "deadline: in 2.5 s, and the request takes about 1.17 s at the present load, after about 2.5 s in the queue");
+  EXPECT_EQ(
+      status.message(),
+      "deadline: in 2.5 s, and the request takes about 1.17 s at the present load, after about 2.5 s in the queue");
   ASSERT_TRUE(RetryDelay(status).has_value());
   EXPECT_EQ(*RetryDelay(status), absl::Milliseconds(1166));
   EXPECT_TRUE(CheckDeadline(BusyRates(), WorkOfTokens(10, 101), {39, 0}, absl::Seconds(3.67)).ok());
