@@ -3,7 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "grpcpp/generic/generic_stub.h"
+#include "tests/server/raw_call.h"
 #include "tests/server/served_engine.h"
 #include "tests/testing/tcp_relay.h"
 
@@ -151,21 +151,10 @@ TEST_F(PingTest, ManyPingsWithoutDataAreAnswered) {
 }
 
 grpc::StatusCode AskChannelz(const std::shared_ptr<grpc::Channel>& channel) {
-  grpc::GenericStub stub(channel);
-  grpc::ClientContext context;
-  context.set_deadline(InSeconds(10));
-  grpc::CompletionQueue queue;
   const grpc::Slice empty("");
-  auto call =
-      stub.PrepareUnaryCall(&context, "/grpc.channelz.v1.Channelz/GetServers", grpc::ByteBuffer(&empty, 1), &queue);
-  call->StartCall();
   grpc::ByteBuffer reply;
-  grpc::Status status;
-  call->Finish(&reply, &status, nullptr);
-  void* tag;
-  bool ok;
-  queue.Next(&tag, &ok);
-  queue.Shutdown();
+  const grpc::Status status =
+      CallRaw(channel, "/grpc.channelz.v1.Channelz/GetServers", grpc::ByteBuffer(&empty, 1), &reply);
   EXPECT_TRUE(!status.ok() || reply.Length() > 0);
   return status.error_code();
 }

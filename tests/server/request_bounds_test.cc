@@ -7,6 +7,7 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "server/stream_places.h"
+#include "tests/server/raw_call.h"
 #include "tests/server/running_server.h"
 
 namespace spotlight::server {
@@ -24,21 +25,8 @@ class RequestBoundsTest : public RunningServer {
 
   grpc::Status Call(const std::string& method, const grpc::ByteBuffer& request,
                     grpc_compression_algorithm compression = GRPC_COMPRESS_NONE) {
-    grpc::GenericStub stub(channel_);
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
-    context.set_compression_algorithm(compression);
-    grpc::CompletionQueue queue;
-    auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
-    call->StartCall();
     grpc::ByteBuffer reply;
-    grpc::Status status;
-    call->Finish(&reply, &status, nullptr);
-    void* tag;
-    bool ok;
-    queue.Next(&tag, &ok);
-    queue.Shutdown();
-    return status;
+    return CallRaw(channel_, method, request, &reply, compression);
   }
 };
 
