@@ -118,8 +118,7 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
     Sequence* const sequence = waiting_.Front();
     waiting_.PopFront();
     if (sequence->start_number == 0) sequence->start_number = ++num_started_;
-    const auto is_older = [](uint64_t number, const Sequence* other) { return number < other->start_number; };
-    running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence->start_number, is_older), sequence);
+    InsertByStart(sequence, &running_);
     plan_chunk(sequence);
   }
 }

@@ -1,6 +1,7 @@
 // One request as the scheduler sees it: its tokens, where it is, and the pages it owns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -74,5 +75,12 @@ struct Sequence {
     return position < num_prompt ? prompt_token_ids[position] : output_token_ids[position - num_prompt];
   }
 };
+
+// Into a vector or deque that is in the order of first starts.
+template <class Sequences>
+void InsertByStart(Sequence* sequence, Sequences* sequences) {
+  const auto is_older = [](uint64_t number, const Sequence* other) { return number < other->start_number; };
+  sequences->insert(std::upper_bound(sequences->begin(), sequences->end(), sequence->start_number, is_older), sequence);
+}
 
 }  // namespace spotlight::engine

@@ -51,8 +51,7 @@ CallerFlow* WaitingLine::FlowOf(Sequence* sequence, PriorityClass* priority_clas
 }
 
 void WaitingLine::PushPreempted(Sequence* sequence) {
-  const auto is_older = [](uint64_t number, const Sequence* other) { return number < other->start_number; };
-  preempted_.insert(std::upper_bound(preempted_.begin(), preempted_.end(), sequence->start_number, is_older), sequence);
+  InsertByStart(sequence, &preempted_);
   ++size_;
 }
 
