@@ -59,12 +59,14 @@ Sequence* WaitingLine::Front() {
   if (!preempted_.empty()) return preempted_.front();
   const PriorityClass* const highest = Highest();
   if (highest == nullptr) return nullptr;
+  if (next_ != nullptr && next_follows_) return next_;
   CallerFlow* const below = NextBelow();
   const CallerFlow* const flow = below != nullptr ? below : NextFlow(*highest);
   const bool overtaken = next_ != nullptr && !next_is_below_ && flow->priority > next_->priority;
   if (next_ == nullptr || overtaken) {
     next_ = flow->waiting.begin()->second;
     next_is_below_ = below != nullptr;
+    next_follows_ = false;
   }
   return next_;
 }
@@ -115,20 +117,28 @@ void WaitingLine::PopFront() {
     preempted_.pop_front();
     return;
   }
-  next_ = nullptr;
   CallerFlow* const flow = sequence->flow;
-  PriorityClass& priority_class = classes_.at(flow->priority);
+  CountStart(*flow);
+  flow->service += sequence->num_tokens() - sequence->num_cached;
+  ++flow->num_held;
+  StopWaiting(sequence, &classes_.at(flow->priority));
+  const auto other = flow->waiting.upper_bound(sequence->id);
+  next_follows_ = sequence->num_samples > 1 && other != flow->waiting.end() &&
+                  other->second->first_sample_id == sequence->first_sample_id;
+  next_ = next_follows_ ? other->second : nullptr;
+}
+
+void WaitingLine::CountStart(const CallerFlow& flow) {
+  const PriorityClass& priority_class = classes_.at(flow.priority);
   ++num_starts_;
-  const bool was_highest = &priority_class == Highest();
-  if (was_highest && priority_class.num_waiting < static_cast<int32_t>(size_) + 1) {
+  if (&priority_class != Highest()) {
+    num_passed_over_ = next_follows_ ? num_passed_over_ - kStartsOfHighest : 0;
+    turns_.at(flow.caller).last = num_starts_;
+  } else if (priority_class.num_waiting < static_cast<int32_t>(size_) + 1) {
     ++num_passed_over_;
   } else {
     num_passed_over_ = 0;
-    if (!was_highest) turns_.at(flow->caller).last = num_starts_;
   }
-  flow->service += sequence->num_tokens() - sequence->num_cached;
-  ++flow->num_held;
-  StopWaiting(sequence, &priority_class);
 }
 
 void WaitingLine::StopWaiting(Sequence* sequence, PriorityClass* priority_class) {

@@ -15,6 +15,11 @@
 //
 // Which sequence is next stays so until it starts or leaves, though it waits for pages and others would fit (else a
 // large one might wait for ever); only a higher priority goes before it, unless it is next by that turn.
+//
+// Once a request's first sample has started, its others are next, whatever comes (in the bound above L is a request's
+// prompt times its samples): a client that reads one stream would wait between its samples for strangers, else. Below
+// the highest priority each counts as one of the starts in nine: there it is one in 9 m n, n the most samples of a
+// request.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +82,7 @@ class WaitingLine {
   static CallerFlow* NextFlow(const PriorityClass& priority_class);
   // Whose turn it is below the highest priority; null: nothing waits there, or it is not yet time.
   CallerFlow* NextBelow() const;
+  void CountStart(const CallerFlow& flow);
   void StopWaiting(Sequence* sequence, PriorityClass* priority_class);
   void DropIdle(Classes::iterator priority_class, CallerFlow* flow);
 
@@ -84,9 +90,12 @@ class WaitingLine {
   Classes classes_;
   std::unordered_map<std::string, Turn> turns_;  // by caller
   int64_t num_starts_ = 0;
-  int32_t num_passed_over_ = 0;  // starts since the latest that went below the highest priority, while something waited
-  Sequence* next_ = nullptr;     // chosen and not yet started
+  // Starts since the latest that went below the highest priority, while something waited there; less what that one's
+  // other samples took.
+  int32_t num_passed_over_ = 0;
+  Sequence* next_ = nullptr;  // chosen and not yet started
   bool next_is_below_ = false;
+  bool next_follows_ = false;  // is another sample of the request that started before it
   size_t size_ = 0;
 };
 

@@ -24,6 +24,15 @@ class WaitingLineTest : public testing::Test {
     line_.Push(sequence);
     return sequence;
   }
+  std::vector<Sequence*> PushSamples(const std::string& caller, int num_samples, int32_t priority = 0) {
+    std::vector<Sequence*> samples;
+    for (int i = 0; i < num_samples; ++i) {
+      samples.push_back(Push(caller, 10, priority));
+      samples.back()->first_sample_id = samples[0]->id;
+      samples.back()->num_samples = num_samples;
+    }
+    return samples;
+  }
   // Takes the next one; its answer is generated and it ends.
   Sequence* Serve(int32_t answer_tokens = 0) {
     Sequence* const next = line_.Front();
@@ -168,6 +177,33 @@ TEST_F(WaitingLineTest, WhoIsNextStaysSoUntilItStartsUnlessAHigherPriorityComes)
   line_.Forget(large);
   EXPECT_EQ(line_.Front()->caller, "b");
   EXPECT_EQ(line_.size(), 1u);
+}
+
+TEST_F(WaitingLineTest, TheOtherSamplesOfARequestFollowItsFirstBeforeCallersInTurnAndHigherPriorities) {
+  const std::vector<Sequence*> samples = PushSamples("a", 3);
+  Push("b");
+  EXPECT_EQ(Serve(), samples[0]);
+  Push("c", 10, 5);
+  EXPECT_EQ(Serve(), samples[1]);
+  EXPECT_EQ(Serve(), samples[2]);
+  EXPECT_EQ(Order(2), "cb");
+}
+
+TEST_F(WaitingLineTest, SamplesThatEndBeforeTheyStartHoldNobodyUp) {
+  const std::vector<Sequence*> samples = PushSamples("a", 3);
+  Push("b");
+  EXPECT_EQ(Serve(), samples[0]);
+  line_.Forget(samples[1]);
+  line_.Forget(samples[2]);
+  EXPECT_EQ(Order(1), "b");
+  EXPECT_TRUE(line_.empty());
+}
+
+TEST_F(WaitingLineTest, ManySamplesBelowTheHighestPriorityGetNoMoreStartsThanOne) {
+  for (int i = 0; i < 60; ++i) PushSamples("a", 3);
+  for (int i = 0; i < 400; ++i) Push("b", 10, 1);
+  const std::string order = Order(270);
+  EXPECT_EQ(std::count(order.begin(), order.end(), 'a'), 30) << order;
 }
 
 TEST_F(WaitingLineTest, APreemptedSequenceGoesFirstAndIsNotChargedAgain) {

@@ -1,5 +1,6 @@
 #include "tests/soak/population.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -80,6 +81,12 @@ StreamPlan Population::NextPlan() {
       break;
   }
   plan.request.set_priority(Uniform(-2, 2));
+  // One in eight asks for several samples, of fewer tokens each.
+  if (plan.behaviour != Behaviour::kStopsReading && Uniform(0, 7) == 0) {
+    const int num_samples = Uniform(2, 4);
+    plan.request.mutable_sampling()->set_n(num_samples);
+    output_tokens = std::max(1, output_tokens / num_samples);
+  }
   plan.request.mutable_stopping()->set_max_tokens(output_tokens);
   plan.request.mutable_stopping()->set_ignore_eos(true);
   plan.request.set_return_token_ids(true);
