@@ -1,0 +1,110 @@
+// The same checkpoint on the CPU and on a GPU: logits in fp32; greedy tokens in bf16, which sums in other orders round
+// apart.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/testing/model_harness.h"
+
+namespace spotlight {
+namespace {
+
+using testing::ArgMax;
+using testing::HarnessOptions;
+using testing::ModelHarness;
+
+constexpr int kNumPrompts = 3;
+constexpr int kNumTokens = 64;
+constexpr float kNearTie = 1e-2f;
+
+struct Model {
+  std::string name, folder, prompts;
+};
+
+std::string DefaultModelFolder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::string root = cache != nullptr ? cache : std::string(home != nullptr ? home : "") + "/.cache";
+  return root + "/spotlight/models/SmolLM2-135M-Instruct";
+}
+
+class DevicesTest : public ::testing::TestWithParam<Model> {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(GetParam().folder + "/config.json")) {
+      GTEST_SKIP() << GetParam().folder << " is missing: run 'make model'";
+    }
+    std::ifstream file("tests/testdata/goldens/" + GetParam().prompts);
+    ASSERT_TRUE(file) << GetParam().prompts;
+    for (const auto& example : nlohmann::json::parse(file)["cases"]) {
+      prompts_.push_back(example["prompt_token_ids"].get<std::vector<int32_t>>());
+    }
+    prompts_.resize(kNumPrompts);
+  }
+  static std::unique_ptr<ModelHarness> Create(at::ScalarType dtype, at::Device device) {
+    HarnessOptions options;
+    options.dtype = dtype;
+    options.device = device;
+    auto harness = ModelHarness::Create(GetParam().folder, options);
+    EXPECT_TRUE(harness.ok()) << harness.status();
+    return harness.ok() ? *std::move(harness) : nullptr;
+  }
+
+  std::vector<std::vector<int32_t>> prompts_;
+};
+
+TEST_P(DevicesTest, LogitsInFp32AreTheCpus) {
+  const auto cpu = Create(at::kFloat, at::kCPU), cuda = Create(at::kFloat, at::kCUDA);
+  ASSERT_TRUE(cpu != nullptr && cuda != nullptr);
+  for (const std::vector<int32_t>& prompt : prompts_) {
+    auto expected = cpu->Prefill(prompt), actual = cuda->Prefill(prompt);
+    for (int step = 0; step < kNumTokens; ++step) {
+      ASSERT_TRUE(expected.ok() && actual.ok()) << expected.status() << actual.status();
+      double error = 0, norm = 0;
+      for (size_t i = 0; i < expected->size(); ++i) {
+        error += std::pow(double{(*actual)[i]} - (*expected)[i], 2);
+        norm += std::pow(double{(*expected)[i]}, 2);
+      }
+      ASSERT_LT(std::sqrt(error / norm), 1e-3) << "step " << step;
+      const int32_t token = ArgMax(*expected);
+      expected = cpu->Decode(token);
+      actual = cuda->Decode(token);
+    }
+  }
+}
+
+TEST_P(DevicesTest, GreedyTokensInBf16AreTheCpusOrFlipANearTie) {
+  const auto cpu = Create(at::kBFloat16, at::kCPU), cuda = Create(at::kBFloat16, at::kCUDA);
+  ASSERT_TRUE(cpu != nullptr && cuda != nullptr);
+  for (const std::vector<int32_t>& prompt : prompts_) {
+    auto expected = cpu->Prefill(prompt), actual = cuda->Prefill(prompt);
+    for (int step = 0; step < kNumTokens; ++step) {
+      ASSERT_TRUE(expected.ok() && actual.ok()) << expected.status() << actual.status();
+      const int32_t token = ArgMax(*expected), other = ArgMax(*actual);
+      if (token != other) {
+        const float gap = std::min((*expected)[token] - (*expected)[other], (*actual)[other] - (*actual)[token]);
+        EXPECT_LT(gap, kNearTie) << "token " << step << ", " << token << " on the CPU, " << other << " on the GPU";
+        break;
+      }
+      expected = cpu->Decode(token);
+      actual = cuda->Decode(token);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, DevicesTest,
+                         ::testing::Values(Model{"TinyLlama", "tests/testdata/tiny-llama", "greedy_tiny_llama.json"},
+                                           Model{"TinyQwen2", "tests/testdata/tiny-qwen2", "greedy_tiny_qwen2.json"},
+                                           Model{"SmolLm2", DefaultModelFolder(), "greedy_smollm2.json"}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace spotlight
