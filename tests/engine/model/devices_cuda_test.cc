@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -21,8 +22,9 @@ using testing::ArgMax;
 using testing::HarnessOptions;
 using testing::ModelHarness;
 
-constexpr int kNumPrompts = 3;
+constexpr size_t kNumPrompts = 3;
 constexpr int kNumTokens = 64;
+// Of a logit's size: bf16 itself rounds to 0.4%.
 constexpr float kNearTie = 1e-2f;
 
 struct Model {
@@ -44,9 +46,11 @@ class DevicesTest : public ::testing::TestWithParam<Model> {
     }
     std::ifstream file("tests/testdata/goldens/" + GetParam().prompts);
     ASSERT_TRUE(file) << GetParam().prompts;
-    for (const auto& example : nlohmann::json::parse(file)["cases"]) {
+    const nlohmann::json goldens = nlohmann::json::parse(file);
+    for (const auto& example : goldens["cases"]) {
       prompts_.push_back(example["prompt_token_ids"].get<std::vector<int32_t>>());
     }
+    ASSERT_GE(prompts_.size(), kNumPrompts);
     prompts_.resize(kNumPrompts);
   }
   static std::unique_ptr<ModelHarness> Create(at::ScalarType dtype, at::Device device) {
@@ -91,7 +95,10 @@ TEST_P(DevicesTest, GreedyTokensInBf16AreTheCpusOrFlipANearTie) {
       const int32_t token = ArgMax(*expected), other = ArgMax(*actual);
       if (token != other) {
         const float gap = std::min((*expected)[token] - (*expected)[other], (*actual)[other] - (*actual)[token]);
-        EXPECT_LT(gap, kNearTie) << "token " << step << ", " << token << " on the CPU, " << other << " on the GPU";
+        EXPECT_LE(gap, kNearTie * std::abs((*expected)[token]))
+            << "token " << step << " is " << token << " on the CPU, " << other << " on the GPU";
+        std::printf("token %d: %d on the CPU, %d on the GPU, %.4f apart at %.2f\n", step, token, other, gap,
+                    (*expected)[token]);
         break;
       }
       expected = cpu->Decode(token);
