@@ -27,6 +27,10 @@ bool TakesHighestLogit(const SampleRow& row) {
 }
 
 SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const SampleRow& row) {
+  return SampleAt(logits, vocab_size, row, UniformDraw(row.seed, static_cast<uint64_t>(row.output_index)));
+}
+
+SampledToken Sampler::SampleAt(const float* logits, int32_t vocab_size, const SampleRow& row, double draw) {
   const SamplingParams& sampling = *row.sampling;
   SampledToken result;
   result.token_id = kNoToken;
@@ -44,7 +48,6 @@ SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const Samp
     result.token_id = scan_->Argmax();
   } else {
     const float scale = 1.0f / *sampling.temperature;
-    const double draw = UniformDraw(row.seed, static_cast<uint64_t>(row.output_index));
     const bool filtered = *sampling.top_k > 0 || *sampling.top_p < 1.0f || *sampling.min_p > 0;
     result.token_id = filtered ? DrawFiltered(vocab_size, sampling, scale, draw) : DrawFromAll(vocab_size, scale, draw);
   }

@@ -27,6 +27,8 @@ class Sampler {
   // logits [vocab_size] on the host. `row.sampling` has every optional resolved; ids in `row` are in [0, vocab_size).
   // token_id is kNoToken when the logits hold NaN, +infinity, or, after bias and bans, nothing finite.
   SampledToken Sample(const float* logits, int32_t vocab_size, const SampleRow& row);
+  // The same with another draw, of [0, 1), than the seed's.
+  SampledToken SampleAt(const float* logits, int32_t vocab_size, const SampleRow& row, double draw);
 
   // The log-probability of a given token, and of the likeliest ones. token_id is kNoToken as above.
   TokenLogprob Score(const float* logits, int32_t vocab_size, const ScoredToken& token);
