@@ -16,10 +16,13 @@ struct SampleRow {
   const SamplingParams* sampling = nullptr;  // every optional resolved
   uint64_t seed = 0;                         // with output_index, all that randomness depends on
   int32_t output_index = 0;                  // how many tokens the sequence has generated so far
+  uint64_t sequence_id = 0;                  // the same in every step of the sequence, and no other's
   int32_t num_logprobs = -1;                 // -1: none
   // For penalties: the prompt's distinct ids, and the generated ones in order. Null where no penalty is set.
   const std::vector<int32_t>* prompt_token_ids = nullptr;
   const std::vector<int32_t>* output_token_ids = nullptr;
+  // The latest generated token is that of this sample of the step before, and not yet in output_token_ids. -1: it is.
+  int32_t fed_sample = -1;
   // Ids that may not be sampled yet (min_tokens). Null: none.
   const std::vector<int32_t>* banned_token_ids = nullptr;
 };
@@ -50,7 +53,7 @@ struct Batch {
   int32_t num_decode_rows = 0;  // rows [num_dense_rows, num_decode_rows): sparse decode
   int32_t num_rows = 0;         // B; rows [num_decode_rows, num_rows): prefill chunks
 
-  std::vector<int32_t> token_ids;    // [T]
+  std::vector<int32_t> token_ids;    // [T] an id, or ~i: what sample i of the step before yields
   std::vector<int32_t> positions;    // [T]
   std::vector<int64_t> slots;        // [T] page * kPageTokens + slot
   std::vector<int32_t> query_begin;  // [B + 1] row r's tokens are [query_begin[r], query_begin[r + 1])

@@ -13,7 +13,9 @@ SampleRow MakeSampleRow(const Sequence& sequence, int32_t token_index) {
   row.token_index = token_index;
   row.sampling = &sequence.sampling;
   row.seed = sequence.seed;
-  row.output_index = static_cast<int32_t>(sequence.output_token_ids.size());
+  row.output_index = sequence.num_output_tokens();
+  row.sequence_id = sequence.id;
+  if (sequence.num_pending > 0) row.fed_sample = sequence.pending_sample;
   row.num_logprobs = sequence.num_logprobs;
   if (sequence.has_penalty) {
     row.prompt_token_ids = &sequence.distinct_prompt_token_ids.ids();
@@ -27,7 +29,8 @@ void AddScored(const PlanRow& row, int32_t first_token, std::vector<ScoredToken>
   const Sequence& sequence = *row.sequence;
   if (sequence.num_unscored() == 0) return;
   const int32_t end = std::min(row.begin + row.num_tokens, sequence.num_prompt_tokens() - 1);
-  for (int32_t position = sequence.num_scored; position < end; ++position) {
+  // What is before the row is computed, though perhaps not yet handed out.
+  for (int32_t position = std::max(sequence.num_scored, row.begin); position < end; ++position) {
     scored->push_back(
         {first_token + position - row.begin, sequence.prompt_token_ids[position + 1], sequence.num_prompt_logprobs});
   }

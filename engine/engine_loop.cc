@@ -65,16 +65,21 @@ EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, con
 EngineLoop::~EngineLoop() = default;
 
 bool EngineLoop::RunOnce() {
-  stats_ = StepStats();
   const bool arrived = TakeArrivals();
   if (!deadlines_.empty()) CheckDeadlines();
-  scheduler_.PlanStep(&plan_);
-  if (plan_.rows.empty()) {
-    if (!stats_.cancel_releases.empty()) ReportStep();
-    return arrived;
+  Step* const step = under_way_ == &steps_[0] ? &steps_[1] : &steps_[0];
+  step->start = clock_->Now();
+  scheduler_.PlanStep(&step->plan);
+  if (!step->plan.rows.empty()) {
+    LaunchStep(step);
+    return true;
   }
-  RunStep();
-  return true;
+  if (under_way_ != nullptr) {
+    EndStep();
+    return true;
+  }
+  if (!stats_.cancel_releases.empty()) ReportStep();
+  return arrived;
 }
 
 bool EngineLoop::TakeArrivals() {
@@ -178,60 +183,98 @@ void EngineLoop::CheckDeadlines() {
   for (const auto& [sample_id, status] : late) EndSamples(sample_id, status, FinishReason::kError, absl::nullopt);
 }
 
-void EngineLoop::RunStep() {
-  const absl::Duration start = clock_->Now();
-  const bool saturated = scheduler_.num_waiting() > 0 || scheduler_.num_running() == max_running_;
-  MarkScheduled(start);
-  SplitByRetrieval(policy_, &plan_);
-  BuildBatch(plan_, &batch_);
-  const bool sparse = plan_.num_dense_rows < plan_.num_decode_rows;
-  batch_.time_retrieval = sparse && num_steps_++ % kStepsPerRetrievalTiming == 0;
-  batch_.quality = quality_policy_.PlanSample(plan_);
+void EngineLoop::LaunchStep(Step* step) {
+  step->number = ++num_planned_;
+  step->saturated = scheduler_.num_waiting() > 0 || scheduler_.num_running() == max_running_;
+  MarkScheduled(step->plan, step->start);
+  SplitByRetrieval(policy_, &step->plan);
+  Batch& batch = step->batch;
+  BuildBatch(step->plan, &batch);
+  const bool sparse = step->plan.num_dense_rows < step->plan.num_decode_rows;
+  batch.time_retrieval = sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
+  batch.quality = quality_policy_.PlanSample(step->plan);
+  // Measuring waits for the device, and what it finds counts from the next step on.
+  const bool alone = runner_->max_in_flight() < 2 || batch.time_retrieval || batch.quality.has_value();
 
-  absl::StatusOr<StepResult> result = runner_->Run(batch_);
+  if (alone && under_way_ != nullptr) {
+    EndStep();
+    for (SampleRow& sample : batch.samples) sample.fed_sample = -1;  // the sequences have their tokens by now
+  }
+  if (!fault_.ok()) return;
+  if (absl::Status launched = runner_->Launch(batch); !launched.ok()) return Fail(launched);
+  scheduler_.Advance(step->plan);
+  if (under_way_ != nullptr) EndStep();
+  if (!fault_.ok()) return;
+  under_way_ = step;
+  if (alone) EndStep();
+}
+
+void EngineLoop::EndStep() {
+  const Step& step = *std::exchange(under_way_, nullptr);
+  const StepPlan& plan = step.plan;
+  const Batch& batch = step.batch;
+  const absl::Duration wait_start = clock_->Now();
+  absl::StatusOr<StepResult> result = runner_->Wait();
   if (!result.ok()) return Fail(result.status());
-  if (result->tokens.size() != batch_.samples.size() || result->scored.size() != batch_.scored.size()) {
+  if (result->tokens.size() != batch.samples.size() || result->scored.size() != batch.scored.size()) {
     return Fail(absl::InternalError(absl::StrCat("the runner gave ", result->tokens.size(), " tokens for ",
-                                                 batch_.samples.size(), " rows and ", result->scored.size(),
-                                                 " log-probabilities for ", batch_.scored.size(), " prompt tokens")));
+                                                 batch.samples.size(), " rows and ", result->scored.size(),
+                                                 " log-probabilities for ", batch.scored.size(), " prompt tokens")));
   }
   const absl::Duration now = clock_->Now();
-  scheduler_.Commit(plan_, result->tokens);
+  waited_ += now - wait_start;
+  scheduler_.Commit(plan, result->tokens);
 
-  stats_.num_decode_rows = plan_.num_decode_rows;
-  stats_.num_prefill_tokens = batch_.num_tokens() - plan_.num_decode_rows;
-  stats_.num_preempted = plan_.num_preempted;
-  stats_.num_prefix_query_tokens = plan_.num_prefix_query_tokens;
-  stats_.num_prefix_hit_tokens = plan_.num_prefix_hit_tokens;
+  stats_.num_decode_rows = plan.num_decode_rows;
+  stats_.num_prefill_tokens = batch.num_tokens() - plan.num_decode_rows;
+  stats_.num_preempted = plan.num_preempted;
+  stats_.num_prefix_query_tokens = plan.num_prefix_query_tokens;
+  stats_.num_prefix_hit_tokens = plan.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;
   stats_.cuda_graph = result->cuda_graph;
-  if (batch_.quality.has_value() && result->quality.has_value()) JudgeRetrieval(*result->quality);
+  if (batch.quality.has_value() && result->quality.has_value()) JudgeRetrieval(step, *result->quality);
   size_t next_token = 0, next_scored = 0;
-  for (int32_t r = 0; r < batch_.num_rows; ++r) {
-    const PlanRow& row = plan_.rows[r];
+  for (int32_t r = 0; r < batch.num_rows; ++r) {
+    const PlanRow& row = plan.rows[r];
+    const size_t first_scored = next_scored;
+    while (next_scored < batch.scored.size() && batch.scored[next_scored].token_index < batch.query_begin[r + 1]) {
+      ++next_scored;
+    }
+    const SampledToken* const token = row.samples ? &result->tokens[next_token++] : nullptr;
+    if (row.sequence->phase == SequencePhase::kOver) {
+      stats_.num_discarded_tokens += token != nullptr ? 1 : 0;
+      continue;
+    }
     ActiveRequest* const request = requests_.at(row.sequence->id).get();
-    if (r < plan_.num_decode_rows) CountDecodeRow(row, request);
-    const bool is_sound = DeliverPromptLogprobs(row, &result->scored, &next_scored);
-    if (!row.samples) continue;
-    const SampledToken& token = result->tokens[next_token++];
-    if (is_sound) Deliver(token, request, now);
+    if (r < plan.num_decode_rows) CountDecodeRow(row, request);
+    const bool is_sound =
+        DeliverPromptLogprobs(row.sequence, result->scored.data() + first_scored, next_scored - first_scored);
+    if (is_sound && token != nullptr) Deliver(*token, request, now);
   }
   for (const auto& [first_sample_id, status] : std::exchange(failed_, {})) {
     EndSamples(first_sample_id, status, FinishReason::kError, absl::nullopt);
   }
+  num_steps_ended_ = step.number;
+  const auto is_unused = [&](const auto& over) { return over.first <= num_steps_ended_; };
+  over_.erase(std::remove_if(over_.begin(), over_.end(), is_unused), over_.end());
   PublishLoad();
-  stats_.step_seconds = absl::ToDoubleSeconds(clock_->Now() - start);
-  scheduler_.Learn(plan_, stats_.step_seconds);
+
+  const absl::Duration end = clock_->Now(), begin = std::max(step.start, last_end_);
+  stats_.step_seconds = absl::ToDoubleSeconds(end - begin);
+  stats_.host_seconds = std::max(0.0, absl::ToDoubleSeconds(end - begin - waited_));
+  last_end_ = end;
+  waited_ = absl::ZeroDuration();
+  scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
-      {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, saturated});
+      {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;
   ReportStep();
 }
 
-void EngineLoop::MarkScheduled(absl::Duration now) {
+void EngineLoop::MarkScheduled(const StepPlan& plan, absl::Duration now) {
   // Decode rows have been scheduled before.
-  for (size_t r = plan_.num_decode_rows; r < plan_.rows.size(); ++r) {
-    ActiveRequest* const request = requests_.at(plan_.rows[r].sequence->id).get();
+  for (size_t r = plan.num_decode_rows; r < plan.rows.size(); ++r) {
+    ActiveRequest* const request = requests_.at(plan.rows[r].sequence->id).get();
     if (request->scheduled()) continue;
     request->OnScheduled(now);
     queue_->MarkRunning(request->key());
@@ -248,28 +291,26 @@ void EngineLoop::MarkStarted(const Sequence& sequence) {
   }
 }
 
-void EngineLoop::JudgeRetrieval(const RetrievalQuality& measured) {
-  Sequence* const sequence = plan_.rows[batch_.quality->row].sequence;
-  stats_.quality = quality_policy_.Judge(measured, batch_.quality->layer, sequence);
+void EngineLoop::JudgeRetrieval(const Step& step, const RetrievalQuality& measured) {
+  Sequence* const sequence = step.plan.rows[step.batch.quality->row].sequence;
+  if (sequence->phase == SequencePhase::kOver) return;
+  stats_.quality = quality_policy_.Judge(measured, step.batch.quality->layer, sequence);
   requests_.at(sequence->id)->OnQualitySample(*stats_.quality);
 }
 
-bool EngineLoop::DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob>* scored, size_t* next) {
-  Sequence* const sequence = row.sequence;
-  if (sequence->num_unscored() == 0) return true;
-  const int32_t end = std::min(row.begin + row.num_tokens, sequence->num_prompt_tokens() - 1);
+bool EngineLoop::DeliverPromptLogprobs(Sequence* sequence, TokenLogprob* scored, size_t count) {
+  if (count == 0) return true;
   Delta delta;
-  for (; sequence->num_scored < end; ++sequence->num_scored) {
-    TokenLogprob& logprob = (*scored)[(*next)++];
-    if (logprob.token_id == kNoToken) {
+  for (size_t i = 0; i < count; ++i) {
+    if (scored[i].token_id == kNoToken) {
       scheduler_.ForgetPages(*sequence);
       failed_.emplace_back(sequence->first_sample_id, UnusableLogits());
-      *next += end - sequence->num_scored - 1;
       return false;
     }
-    delta.prompt_logprobs.push_back(std::move(logprob));
+    delta.prompt_logprobs.push_back(std::move(scored[i]));
   }
-  if (!delta.prompt_logprobs.empty()) requests_.at(sequence->id)->sink()->OnDelta(std::move(delta));
+  sequence->num_scored += static_cast<int32_t>(count);
+  requests_.at(sequence->id)->sink()->OnDelta(std::move(delta));
   return true;
 }
 
@@ -324,14 +365,19 @@ void EngineLoop::Fail(const absl::Status& fault) {
     scheduler_.Finish(request->sequence());
     End(request, request->MakeFinish(fault_, FinishReason::kError));
   }
+  under_way_ = nullptr;  // nobody waits for it any more
+  num_steps_ended_ = num_planned_;
+  over_.clear();
 }
 
 void EngineLoop::End(ActiveRequest* request, Finish finish, int32_t wasted_tokens) {
   if (request->scheduled()) ++num_ended_;
   if (!request->started()) --num_unstarted_;
   const auto found = requests_.find(request->sequence()->id);
-  const std::unique_ptr<ActiveRequest> ended = std::move(found->second);
+  std::unique_ptr<ActiveRequest> owned = std::move(found->second);
+  ActiveRequest* const ended = owned.get();
   requests_.erase(found);
+  if (num_planned_ > num_steps_ended_) over_.emplace_back(num_planned_, std::move(owned));
   if (ActiveRequest* const other = FindSample(*ended->sequence())) {
     other->OnSampleEnd(*ended, wasted_tokens);
     return ended->sink()->OnSampleFinish(std::move(finish));
@@ -393,6 +439,7 @@ EngineLoad EngineLoop::load() const {
 
 void EngineLoop::ReportStep() {
   if (observer_ != nullptr) observer_->OnStep(stats_);
+  stats_ = StepStats();
 }
 
 }  // namespace spotlight::engine

@@ -1,5 +1,10 @@
 // The one engine thread's work: each pass takes what arrived, runs one step of the model over all running sequences,
 // and hands out what it made. The order of the calls, and nothing else, is decided here.
+//
+// Where the runner takes two steps at a time, a pass plans and launches a step while the one before is under way, and
+// hands out that one's tokens while its own is. A step is planned without the tokens of the one before: they are fed to
+// it on the device, and a sequence that turns out to have ended with such a token has one row too many, whose token
+// nobody sees. Steps that are measured run alone.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +44,9 @@ class EngineLoop {
              StatsObserver* observer, const Clock* clock);
   ~EngineLoop();
 
-  // One pass: arrivals, cancellations, deadlines, one step. False when there was nothing to do. When the runner fails,
-  // every request ends INTERNAL, those to come as well, and the queue is closed.
+  // One pass: arrivals, cancellations, deadlines, one step launched, one step ended. False when there was nothing to do
+  // and nothing is under way. When the runner fails, every request ends INTERNAL, those to come as well, and the queue
+  // is closed.
   bool RunOnce();
 
   // Of the latest pass: running sequences, as waiting those that were preempted and further samples of what has
@@ -58,13 +64,24 @@ class EngineLoop {
   void Cancel(const Cancellation& cancellation);
   // Ends what is past its deadline, and refuses what waits and can no longer end by it.
   void CheckDeadlines();
-  void RunStep();
-  void MarkScheduled(absl::Duration now);
+  // A step between its plan and its end.
+  struct Step {
+    StepPlan plan;
+    Batch batch;
+    uint64_t number = 0;
+    absl::Duration start = absl::ZeroDuration();
+    bool saturated = false;
+  };
+
+  void LaunchStep(Step* step);
+  // Waits for the step under way and hands out what it made.
+  void EndStep();
+  void MarkScheduled(const StepPlan& plan, absl::Duration now);
   // A sample of the request begins: the queue no longer counts it, and what of it still waits is counted here.
   void MarkStarted(const Sequence& sequence);
-  void JudgeRetrieval(const RetrievalQuality& measured);
-  // Hands out what was computed of a prompt row's log-probabilities, from *next on. False: the request will fail.
-  bool DeliverPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob>* scored, size_t* next);
+  void JudgeRetrieval(const Step& step, const RetrievalQuality& measured);
+  // Hands out what was computed of a prompt row's log-probabilities. False: the request will fail.
+  bool DeliverPromptLogprobs(Sequence* sequence, TokenLogprob* scored, size_t count);
   void CountDecodeRow(const PlanRow& row, ActiveRequest* request);
   void Deliver(const SampledToken& token, ActiveRequest* request, absl::Duration now);
   void Fail(const absl::Status& fault);
@@ -99,14 +116,19 @@ class EngineLoop {
   // Samples, as num_running and num_waiting of the scheduler.
   int32_t num_unstarted_ = 0;  // of requests that the queue counts
   int32_t num_ended_ = 0;      // that had been scheduled, since the latest step
-  uint64_t num_steps_ = 0;
+  uint64_t num_sparse_steps_ = 0;
   absl::Status fault_;
 
-  // Arrivals, plan and batch are kept from pass to pass for their memory.
+  // Arrivals and steps are kept from pass to pass for their memory.
   Arrivals arrivals_;
-  StepPlan plan_;
-  Batch batch_;
-  StepStats stats_;  // of the pass under way
+  Step steps_[2];
+  uint64_t num_planned_ = 0, num_steps_ended_ = 0;
+  Step* under_way_ = nullptr;  // launched
+  // Ended requests that a planned step may still have rows of, and the latest such step.
+  std::vector<std::pair<uint64_t, std::unique_ptr<ActiveRequest>>> over_;
+  absl::Duration last_end_ = absl::ZeroDuration();  // of a step
+  absl::Duration waited_ = absl::ZeroDuration();    // for the runner, since then
+  StepStats stats_;                                 // to be reported with the next step that ends
   // Requests to end after the step's tokens are delivered, by their first sample's id.
   std::vector<std::pair<uint64_t, absl::Status>> failed_;
 

@@ -1,4 +1,4 @@
-// Runs one step of the model over a batch: the engine's only way to the device. Tests use
+// Runs steps of the model over batches: the engine's only way to the device. Tests use
 // tests/testing/fake_model_runner.h.
 #pragma once
 
@@ -41,12 +41,19 @@ struct StepResult {
   bool cuda_graph = false;                     // replayed from a captured graph
 };
 
-// Engine thread only.
+// Steps run in the order of their launches. Engine thread only. An error is a device fault: the engine stops, and
+// nothing more is asked of the runner. Bad requests never get here.
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
-  // An error is a device fault: the engine stops. Bad requests never get here.
-  virtual absl::StatusOr<StepResult> Run(const Batch& batch) = 0;
+  // Steps that may be launched and not yet waited for: 1, or 2 where the host can plan a step, and hand out the tokens
+  // of the one before, while the device is at work.
+  virtual int32_t max_in_flight() const = 0;
+  // Starts a step. `batch` stays as it is until its Wait; what its samples point to, until Launch returns, and with one
+  // step in flight until its Wait.
+  virtual absl::Status Launch(const Batch& batch) = 0;
+  // The result of the earliest step that was launched and not yet waited for.
+  virtual absl::StatusOr<StepResult> Wait() = 0;
 };
 
 }  // namespace spotlight::engine

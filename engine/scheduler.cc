@@ -73,6 +73,10 @@ void Scheduler::PlanStep(StepPlan* plan) {
 void Scheduler::PlanDecode(StepPlan* plan) {
   for (size_t i = 0; i < running_.size();) {
     Sequence* const sequence = running_[i];
+    if (sequence->num_pending > 0 && sequence->num_tokens() >= sequence->max_tokens) {  // about to end
+      ++i;
+      continue;
+    }
     while (sequence->phase == SequencePhase::kDecode && !GrantPages(sequence, sequence->num_tokens())) {
       const size_t victim = Victim();
       Preempt(victim, plan);
@@ -199,10 +203,10 @@ const Sequence* Scheduler::OtherSample(const Sequence& sequence) const {
   return found == running_.end() ? nullptr : *found;
 }
 
-void Scheduler::NamePages(Sequence* sequence) {
+void Scheduler::NamePages(Sequence* sequence, int32_t num_tokens) {
   std::vector<PageHash>& hashes = sequence->page_hashes;
   if (hashes.empty()) return;
-  const int32_t full = std::min(sequence->num_cached, sequence->first_sparse) / kernels::kPageTokens;
+  const int32_t full = std::min(num_tokens, sequence->first_sparse) / kernels::kPageTokens;
   for (; sequence->num_named_pages < full; ++sequence->num_named_pages) {
     const int32_t index = sequence->num_named_pages;
     if (static_cast<int32_t>(hashes.size()) == index + 1) {
@@ -255,23 +259,37 @@ void Scheduler::Preempt(size_t victim, StepPlan* plan) {
   ++plan->num_preempted;
 }
 
+void Scheduler::Advance(const StepPlan& plan) {
+  int32_t num_samples = 0;
+  for (const PlanRow& row : plan.rows) {
+    Sequence* const sequence = row.sequence;
+    const int32_t sample = row.samples ? num_samples++ : -1;
+    if (sequence->phase == SequencePhase::kOver) continue;
+    sequence->num_cached = row.begin + row.num_tokens;
+    if (row.retrieval.num_select > 0) sequence->first_sparse = std::min(sequence->first_sparse, row.begin);
+    if (!row.samples) continue;
+    ++sequence->num_pending;
+    sequence->pending_sample = sample;
+    sequence->phase = SequencePhase::kDecode;
+  }
+}
+
 void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& tokens) {
   size_t next = 0;
   for (const PlanRow& row : plan.rows) {
     Sequence* const sequence = row.sequence;
-    sequence->num_cached = row.begin + row.num_tokens;
-    if (row.retrieval.num_select > 0) sequence->first_sparse = std::min(sequence->first_sparse, row.begin);
-    NamePages(sequence);
+    const int32_t token_id = row.samples ? tokens[next++].token_id : kNoToken;
+    if (sequence->phase == SequencePhase::kOver) continue;
+    // One that was preempted since has no pages.
+    if (sequence->phase != SequencePhase::kWaiting) NamePages(sequence, row.begin + row.num_tokens);
     if (!row.samples) continue;
-    assert(next < tokens.size());
-    const int32_t token_id = tokens[next++].token_id;
+    --sequence->num_pending;
     if (token_id != kNoToken) {
       sequence->output_token_ids.push_back(token_id);
       WaitingLine::OnToken(sequence);
     } else {
       ForgetPages(*sequence);
     }
-    sequence->phase = SequencePhase::kDecode;
   }
   assert(next == tokens.size());
 }
@@ -282,6 +300,7 @@ void Scheduler::Finish(Sequence* sequence) {
   if (sequence->phase != SequencePhase::kWaiting) {
     running_.erase(std::find(running_.begin(), running_.end(), sequence));
   }
+  sequence->phase = SequencePhase::kOver;
 }
 
 int64_t Scheduler::prefill_tokens_left() const {

@@ -53,14 +53,19 @@ class Scheduler {
 
   // sequence->max_tokens must fit the cache.
   void Add(Sequence* sequence);
-  // Fills `plan`; no rows: nothing to do. Every plan is followed by Commit before the next.
+  // Fills `plan`; no rows: nothing to do. Every plan is followed by Advance before the next, and by Commit before the
+  // next but one: the step before may be under way, and its tokens unknown. A sequence that has all its tokens by then
+  // has no row.
   void PlanStep(StepPlan* plan);
+  // The plan is under way, and steps planned from now on come after it.
+  void Advance(const StepPlan& plan);
   // The plan was run. `tokens` has one entry per row that samples, in order; kNoToken appends nothing, and the prefix
-  // cache forgets the sequence's pages.
+  // cache forgets the sequence's pages. What was finished meanwhile gets nothing.
   void Commit(const StepPlan& plan, const std::vector<SampledToken>& tokens);
   // How long the plan's step took, as seen by who waits for its tokens. 0 teaches nothing.
   void Learn(const StepPlan& plan, double seconds);
-  // Forgets a sequence in any phase; its pages are free on return.
+  // Forgets a sequence in any phase; its pages are free on return. A step under way may still write to them: steps run
+  // in their order, so that is before whoever gets them next does.
   void Finish(Sequence* sequence);
   // No later prompt finds the sequence's pages: what they hold is not to be trusted.
   void ForgetPages(const Sequence& sequence);
@@ -81,8 +86,8 @@ class Scheduler {
   bool AdoptPages(Sequence* sequence);
   // A running sequence of the same prompt; null: none.
   const Sequence* OtherSample(const Sequence& sequence) const;
-  // Offers the pages that are full to the prefix cache.
-  void NamePages(Sequence* sequence);
+  // Offers the pages that are full of its first `num_tokens` tokens to the prefix cache.
+  void NamePages(Sequence* sequence, int32_t num_tokens);
   // Grants pages up to `num_tokens` tokens; false when there are too few.
   bool GrantPages(Sequence* sequence, int32_t num_tokens);
   // Of running_, which sequence gives up its pages: see above. The oldest only when it runs alone.

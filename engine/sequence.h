@@ -19,6 +19,7 @@ enum class SequencePhase : uint8_t {
   kWaiting,  // owns no page
   kPrefill,  // owns pages for all of its tokens; their keys and values are being computed, a chunk a step
   kDecode,   // all its tokens but the latest are cached; a token a step
+  kOver,     // finished, in whatever phase it was; steps under way may still have a row of it
 };
 
 struct CallerFlow;  // waiting_line.h
@@ -52,6 +53,9 @@ struct Sequence {
   int32_t num_samples = 1;
 
   std::vector<int32_t> output_token_ids;
+  // Further tokens that steps under way will have generated, and the latest one's place among its step's samples.
+  int32_t num_pending = 0;
+  int32_t pending_sample = -1;
   SequencePhase phase = SequencePhase::kWaiting;
   uint64_t start_number = 0;   // in the order of first starts; 0: never started
   int32_t num_cached = 0;      // tokens whose keys and values are in the pages
@@ -66,13 +70,17 @@ struct Sequence {
   QualityState quality;
   CallerFlow* flow = nullptr;  // the waiting line's, until it is over
 
-  int32_t num_tokens() const { return static_cast<int32_t>(prompt_token_ids.size() + output_token_ids.size()); }
+  // Steps under way are counted as done, here and in num_cached.
+  int32_t num_output_tokens() const { return static_cast<int32_t>(output_token_ids.size()) + num_pending; }
+  int32_t num_tokens() const { return num_prompt_tokens() + num_output_tokens(); }
   int32_t num_prompt_tokens() const { return static_cast<int32_t>(prompt_token_ids.size()); }
   // Log-probabilities of the prompt's tokens that are still to be computed.
   int32_t num_unscored() const { return num_prompt_logprobs < 0 ? 0 : num_prompt_tokens() - 1 - num_scored; }
+  // As Batch::token_ids: ~pending_sample where a step under way will have generated it.
   int32_t token_id(int32_t position) const {
-    const auto num_prompt = static_cast<int32_t>(prompt_token_ids.size());
-    return position < num_prompt ? prompt_token_ids[position] : output_token_ids[position - num_prompt];
+    const int32_t output = position - num_prompt_tokens();
+    if (output < 0) return prompt_token_ids[position];
+    return output < static_cast<int32_t>(output_token_ids.size()) ? output_token_ids[output] : ~pending_sample;
   }
 };
 

@@ -39,11 +39,15 @@ struct CancelRelease {
 // One pass of the engine that did something. A pass that only released cancelled requests has no rows and takes 0
 // seconds.
 struct StepStats {
-  double step_seconds = 0;  // planning to the last delta, the model included
+  // Planning to the last delta, the model included; of steps that overlap, from the last delta of the one before.
+  double step_seconds = 0;
+  // As much of it as the engine's thread did not wait for the device. On a CPU all of it: the host is the device.
+  double host_seconds = 0;
   bool cuda_graph = false;  // the step was replayed from a captured graph
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_rows = 0;
   int32_t num_generated_tokens = 0;
+  int32_t num_discarded_tokens = 0;  // of rows whose sequence ended while the step was under way
   std::vector<RowRetrieval> sparse_rows;
   std::vector<int32_t> context_tokens;  // of every decode row
   std::vector<DenseReason> dense_rows;  // why, one per dense decode row

@@ -60,13 +60,47 @@ class TorchModelRunner : public ModelRunner {
     return graphs_->CaptureUsual(!parts_.hashes.empty());
   }
 
-  absl::StatusOr<StepResult> Run(const Batch& batch) override {
+  // The host samples: it needs a step's logits before it can feed the next.
+  int32_t max_in_flight() const override { return 1; }
+
+  absl::Status Launch(const Batch& batch) override {
+    step_.batch = &batch;
+    // A CPU has nothing that works by itself.
+    return stream_.has_value() ? Guarded([&] { return Start(); }) : absl::OkStatus();
+  }
+
+  absl::StatusOr<StepResult> Wait() override {
+    StepResult result;
+    absl::Status status = Guarded([&] {
+      if (!stream_.has_value()) {
+        if (absl::Status started = Start(); !started.ok()) return started;
+      }
+      result = End();
+      return absl::OkStatus();
+    });
+    if (!status.ok()) return status;
+    return result;
+  }
+
+ private:
+  // The step under way.
+  struct Step {
+    const Batch* batch = nullptr;
+    bool filled = false;  // nothing was computed
+    bool cuda_graph = false;
+    RetrievalSeconds seconds;
+    StepOutputs outputs;
+  };
+
+  // Runs `work` on the device and stream, torch's exceptions made a status.
+  template <class Work>
+  absl::Status Guarded(Work work) {
     try {
       const c10::InferenceMode no_autograd;
       const c10::OptionalDeviceGuard on_device(parts_.device);  // streams and events are the current device's
-      if (!stream_.has_value()) return RunStep(batch);
+      if (!stream_.has_value()) return work();
       const c10::cuda::CUDAStreamGuard on_stream(*stream_);
-      return RunStep(batch);
+      return work();
     } catch (const c10::Error& error) {
       return absl::InternalError(absl::StrCat("model step failed: ", error.what_without_backtrace()));
     } catch (const std::exception& error) {
@@ -74,31 +108,47 @@ class TorchModelRunner : public ModelRunner {
     }
   }
 
- private:
-  absl::StatusOr<StepResult> RunStep(const Batch& batch) {
+  absl::Status Start() {
     RECORD_USER_SCOPE("step");  // as profiles show it
-    StepResult result;
-    RetrievalSeconds seconds;
+    const Batch& batch = *step_.batch;
+    step_ = {&batch, false, false, {}, {}};
     absl::StatusOr<StepOutputs> outputs;
     if (graphs_ != nullptr && graphs_->Prepare(batch)) {
       outputs = graphs_->Run(batch);
-      result.cuda_graph = true;
+      step_.cuda_graph = true;
     } else {
-      auto step = inputs_.Copy(batch);
-      if (!step.ok()) return step.status();
-      if (parts_.fill_prompts && batch.num_rows > batch.num_decode_rows) return Fill(batch, *step);
-      outputs = Forward(*step, batch.time_retrieval ? &seconds : nullptr);
+      auto tensors = inputs_.Copy(batch);
+      if (!tensors.ok()) return tensors.status();
+      if (parts_.fill_prompts && batch.num_rows > batch.num_decode_rows) {
+        step_.filled = true;
+        return Fill(*tensors);
+      }
+      outputs = Forward(*tensors, batch.time_retrieval ? &step_.seconds : nullptr);
     }
     if (!outputs.ok()) return outputs.status();
-    if (seconds.total > 0) {
-      seconds.total += seconds.encode;
-      result.retrieval = seconds;
-    }
-    Sample(batch, *outputs, &result.tokens);
+    step_.outputs = *std::move(outputs);
+    return absl::OkStatus();
+  }
+
+  StepResult End() {
+    const Batch& batch = *step_.batch;
+    const StepOutputs outputs = std::exchange(step_.outputs, {});
+    StepResult result;
+    result.cuda_graph = step_.cuda_graph;
+    result.tokens.resize(batch.samples.size());
     result.scored.resize(batch.scored.size());
+    if (step_.filled) {
+      if (stream_.has_value()) stream_->synchronize();
+      return result;
+    }
+    if (step_.seconds.total > 0) {
+      step_.seconds.total += step_.seconds.encode;
+      result.retrieval = step_.seconds;
+    }
+    Sample(batch, outputs, &result.tokens);
     for (size_t begin = 0; begin < batch.scored.size(); begin += kScoredTile) {
       const size_t count = std::min(kScoredTile, batch.scored.size() - begin);
-      Score(outputs->scored.narrow(0, static_cast<int64_t>(begin), static_cast<int64_t>(count)), &batch.scored[begin],
+      Score(outputs.scored.narrow(0, static_cast<int64_t>(begin), static_cast<int64_t>(count)), &batch.scored[begin],
             &result.scored[begin]);
     }
     if (batch.quality.has_value()) result.quality = parts_.attention->TakeQuality();
@@ -124,18 +174,14 @@ class TorchModelRunner : public ModelRunner {
     return outputs;
   }
 
-  absl::StatusOr<StepResult> Fill(const Batch& batch, const StepTensors& step) {
+  absl::Status Fill(const StepTensors& step) {
     for (int32_t layer = 0; layer < parts_.num_layers; ++layer) {
       const auto hash = parts_.hashes.find(layer);
       auto status = parts_.attention->AppendRandom(layer, hash == parts_.hashes.end() ? nullptr : &hash->second, step,
                                                    parts_.dtype);
       if (!status.ok()) return status;
     }
-    if (stream_.has_value()) stream_->synchronize();
-    StepResult result;
-    result.tokens.resize(batch.samples.size());
-    result.scored.resize(batch.scored.size());
-    return result;
+    return absl::OkStatus();
   }
 
   void Score(const at::Tensor& states, const ScoredToken* tokens, TokenLogprob* logprobs) const {
@@ -197,6 +243,7 @@ class TorchModelRunner : public ModelRunner {
   StepInputs inputs_;
   const std::optional<c10::cuda::CUDAStream> stream_;  // on a GPU
   std::unique_ptr<DecodeGraphs> graphs_;               // null: every step is enqueued kernel by kernel
+  Step step_;
   at::Tensor host_logits_, host_best_, host_best_ids_;
 };
 

@@ -49,17 +49,20 @@ class StepTimes : public StatsObserver {
     MutexLock lock(&mutex_);
     batch_ = batch;
     seconds_.clear();
+    host_seconds_.clear();
     graphs_ = 0;
   }
   void OnStep(const StepStats& stats) override {
     MutexLock lock(&mutex_);
     if (stats.num_decode_rows != batch_ || stats.num_prefill_tokens > 0) return;
     seconds_.push_back(stats.step_seconds);
+    host_seconds_.push_back(stats.host_seconds);
     graphs_ += stats.cuda_graph ? 1 : 0;
   }
   void OnRequestEnd(const RequestStats&) override {}
-  std::vector<double> Take(int* graphs) {
+  std::vector<double> Take(std::vector<double>* host_seconds, int* graphs) {
     MutexLock lock(&mutex_);
+    *host_seconds = host_seconds_;
     *graphs = graphs_;
     return seconds_;
   }
@@ -68,7 +71,7 @@ class StepTimes : public StatsObserver {
   Mutex mutex_;
   int32_t batch_ ABSL_GUARDED_BY(mutex_) = 0;
   int graphs_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<double> seconds_ ABSL_GUARDED_BY(mutex_);
+  std::vector<double> seconds_ ABSL_GUARDED_BY(mutex_), host_seconds_ ABSL_GUARDED_BY(mutex_);
 };
 
 class WaitingSink : public ResponseSink {
@@ -96,6 +99,7 @@ class WaitingSink : public ResponseSink {
 
 struct Timing {
   double median_ms = 0, p99_ms = 0;
+  double host_ms = 0;  // median, of the engine's thread: not waiting for the device
   int steps = 0, graphs = 0;
 };
 
@@ -122,9 +126,13 @@ absl::StatusOr<Timing> Measure(Engine* engine, StepTimes* times, const Shape& sh
     if (auto status = sink->Wait(); !status.ok()) return status;
   }
   Timing timing;
-  std::vector<double> seconds = times->Take(&timing.graphs);
+  std::vector<double> host_seconds;
+  std::vector<double> seconds = times->Take(&host_seconds, &timing.graphs);
   if (seconds.size() <= kWarmUp) return absl::InternalError("the rows never decoded together");
   seconds.erase(seconds.begin(), seconds.begin() + kWarmUp);
+  host_seconds.erase(host_seconds.begin(), host_seconds.begin() + kWarmUp);
+  std::sort(host_seconds.begin(), host_seconds.end());
+  timing.host_ms = 1e3 * host_seconds[host_seconds.size() / 2];
   std::sort(seconds.begin(), seconds.end());
   timing.steps = static_cast<int>(seconds.size());
   timing.median_ms = 1e3 * seconds[seconds.size() / 2];
@@ -175,20 +183,22 @@ absl::Status Run() {
 
   const std::vector<std::string> modes = absl::StrSplit(absl::GetFlag(FLAGS_modes), ',');
   std::string rows;
-  printf("%-8s %8s %9s %12s %10s %8s\n", "mode", "batch", "context", "ms, median", "ms, p99", "graphs");
+  printf("%-8s %8s %9s %12s %10s %9s %8s\n", "mode", "batch", "context", "ms, median", "ms, p99", "host, %", "graphs");
   for (const Shape& shape : *shapes) {
-    double ms[2] = {0, 0};
+    double ms[2] = {0, 0}, host_ms[2] = {0, 0};
     for (const std::string& mode : modes) {
       const bool sparse = mode == "sparse";
       auto timing = Measure(loaded->engine.get(), &times, shape, sparse);
       if (!timing.ok()) return timing.status();
       ms[sparse ? 0 : 1] = timing->median_ms;
-      printf("%-8s %8d %9d %12.3f %10.3f %5d/%d\n", mode.c_str(), shape.batch, shape.context, timing->median_ms,
-             timing->p99_ms, timing->graphs, timing->steps + kWarmUp);
+      host_ms[sparse ? 0 : 1] = timing->host_ms;
+      printf("%-8s %8d %9d %12.3f %10.3f %9.1f %5d/%d\n", mode.c_str(), shape.batch, shape.context, timing->median_ms,
+             timing->p99_ms, 100 * timing->host_ms / timing->median_ms, timing->graphs, timing->steps + kWarmUp);
       fflush(stdout);
     }
     absl::StrAppend(&rows, rows.empty() ? "" : ",\n  ", "{\"op\": \"decode_step\", \"batch\": ", shape.batch,
-                    ", \"context\": ", shape.context, ", \"ms\": ", ms[0], ", \"dense_ms\": ", ms[1], "}");
+                    ", \"context\": ", shape.context, ", \"ms\": ", ms[0], ", \"dense_ms\": ", ms[1],
+                    ", \"host_ms\": ", host_ms[0], ", \"dense_host_ms\": ", host_ms[1], "}");
   }
   if (const std::string path = absl::GetFlag(FLAGS_json); !path.empty()) {
     std::ofstream file(path);

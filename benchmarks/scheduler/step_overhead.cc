@@ -27,8 +27,14 @@ class TextRunner : public engine::ModelRunner {
  public:
   explicit TextRunner(std::vector<int32_t> text) : text_(std::move(text)) {}
 
-  absl::StatusOr<StepResult> Run(const Batch& batch) override {
+  int32_t max_in_flight() const override { return 1; }
+  absl::Status Launch(const Batch& batch) override {
+    batch_ = &batch;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<StepResult> Wait() override {
     const auto start = Steady::now();
+    const Batch& batch = *batch_;
     StepResult result;
     result.tokens.resize(batch.samples.size());
     for (size_t i = 0; i < batch.samples.size(); ++i) {
@@ -42,6 +48,7 @@ class TextRunner : public engine::ModelRunner {
 
  private:
   const std::vector<int32_t> text_;
+  const Batch* batch_ = nullptr;
   double run_us_ = 0;
 };
 

@@ -41,8 +41,14 @@ class WaitingRunner : public engine::ModelRunner {
  public:
   WaitingRunner(std::vector<int32_t> text, int32_t model_us) : text_(std::move(text)), model_us_(model_us) {}
 
-  absl::StatusOr<engine::StepResult> Run(const engine::Batch& batch) override {
+  int32_t max_in_flight() const override { return 1; }
+  absl::Status Launch(const engine::Batch& batch) override {
+    batch_ = &batch;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<engine::StepResult> Wait() override {
     const auto start = Steady::now();
+    const engine::Batch& batch = *batch_;
     engine::StepResult result;
     result.tokens.resize(batch.samples.size());
     for (size_t i = 0; i < batch.samples.size(); ++i) {
@@ -57,6 +63,7 @@ class WaitingRunner : public engine::ModelRunner {
  private:
   const std::vector<int32_t> text_;
   const int32_t model_us_;
+  const engine::Batch* batch_ = nullptr;
   double run_us_ = 0;
 };
 

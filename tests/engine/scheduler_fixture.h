@@ -50,6 +50,7 @@ class SchedulerTest : public testing::Test {
     for (const PlanRow& row : plan.rows) {
       if (row.samples) tokens.emplace_back();
     }
+    scheduler_->Advance(plan);
     scheduler_->Commit(plan, tokens);
     std::vector<Sequence*> done;
     for (const PlanRow& row : plan.rows) {

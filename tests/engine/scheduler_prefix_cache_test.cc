@@ -93,6 +93,7 @@ TEST_F(SchedulerPrefixCacheTest, DenseAnswersAreCachedAndTokensFromTheFirstSpars
       if (step >= first_sparse_step) plan.rows.at(0).retrieval.num_select = 64;
       SampledToken token;
       token.token_id = 40 + step + first_sparse_step;  // each run another answer
+      scheduler_->Advance(plan);
       scheduler_->Commit(plan, {token});
       ids = sequence->prompt_token_ids.ids();
       ids.insert(ids.end(), sequence->output_token_ids.begin(), sequence->output_token_ids.end());
@@ -134,6 +135,7 @@ TEST_F(SchedulerPrefixCacheTest, PagesOfUnusableLogitsAreForgotten) {
   scheduler_->PlanStep(&plan);
   SampledToken none;
   none.token_id = kNoToken;
+  scheduler_->Advance(plan);
   scheduler_->Commit(plan, {none});
   Finish(bad);
   EXPECT_EQ(scheduler_->pages().num_kept(), 0);

@@ -295,6 +295,7 @@ TEST_F(SchedulerTest, ATokenThatCouldNotBeSampledIsNotAppended) {
   scheduler_->PlanStep(&plan);
   SampledToken none;
   none.token_id = kNoToken;
+  scheduler_->Advance(plan);
   scheduler_->Commit(plan, {none});
   EXPECT_TRUE(sequence->output_token_ids.empty());
   Finish(sequence);
@@ -442,6 +443,7 @@ class SchedulerInvariantTest : public SchedulerTest {
       std::vector<SampledToken> tokens(
           std::count_if(plan.rows.begin(), plan.rows.end(), [](const PlanRow& row) { return row.samples; }));
       for (SampledToken& token : tokens) token.token_id = static_cast<int32_t>(rng() % 3);
+      scheduler_->Advance(plan);
       scheduler_->Commit(plan, tokens);
       std::vector<Sequence*> done;
       for (const PlanRow& row : plan.rows) {

@@ -82,13 +82,40 @@ int32_t FakeModelRunner::max_rows() const {
   return max_rows_;
 }
 
-absl::StatusOr<StepResult> FakeModelRunner::Run(const Batch& batch) {
+int32_t FakeModelRunner::max_in_flight() const {
+  MutexLock lock(&mutex_);
+  return max_in_flight_;
+}
+
+void FakeModelRunner::SetMaxInFlight(int32_t steps) {
+  MutexLock lock(&mutex_);
+  max_in_flight_ = steps;
+}
+
+Batch FakeModelRunner::Fed(const Batch& batch) const {
+  Batch fed = batch;
+  for (int32_t& id : fed.token_ids) {
+    if (id < 0) id = std::max(tokens_before_.at(~id).token_id, 0);
+  }
+  return fed;
+}
+
+absl::StatusOr<StepResult> FakeModelRunner::Wait() {
+  if (results_.empty()) return absl::InternalError("no step is under way");
+  StepResult result = std::move(results_.front());
+  results_.pop_front();
+  return result;
+}
+
+absl::Status FakeModelRunner::Launch(const Batch& unfed) {
+  const Batch batch = Fed(unfed);
   std::function<void(const Batch&)> on_run;
   StepResult result;
   {
     MutexLock lock(&mutex_);
     while (paused_) resumed_.Wait(&mutex_);
     if (!failure_.ok()) return failure_;
+    if (static_cast<int32_t>(results_.size()) >= max_in_flight_) return absl::InternalError("too many steps under way");
     absl::Status status = Check(batch);
     if (!status.ok()) return status;
     ++num_runs_;
@@ -99,7 +126,14 @@ absl::StatusOr<StepResult> FakeModelRunner::Run(const Batch& batch) {
       const auto end = std::upper_bound(batch.query_begin.begin(), batch.query_begin.end(), sample.token_index);
       const int32_t row = static_cast<int32_t>(end - batch.query_begin.begin()) - 1;
       FillLogits(batch, row, batch.context_len[row], sample.output_index);
-      result.tokens.push_back(sampler_.Sample(logits_.data(), vocab_size_, sample));
+      SampleRow known = sample;
+      std::vector<int32_t> output;
+      if (sample.fed_sample >= 0 && sample.output_token_ids != nullptr) {
+        output = *sample.output_token_ids;
+        output.push_back(std::max(tokens_before_.at(sample.fed_sample).token_id, 0));
+        known.output_token_ids = &output;
+      }
+      result.tokens.push_back(sampler_.Sample(logits_.data(), vocab_size_, known));
     }
     for (const ScoredToken& token : batch.scored) {
       const auto end = std::upper_bound(batch.query_begin.begin(), batch.query_begin.end(), token.token_index);
@@ -111,8 +145,10 @@ absl::StatusOr<StepResult> FakeModelRunner::Run(const Batch& batch) {
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
     on_run = on_run_;
   }
+  tokens_before_ = result.tokens;
+  results_.push_back(std::move(result));
   if (on_run) on_run(batch);
-  return result;
+  return absl::OkStatus();
 }
 
 absl::Status FakeModelRunner::Check(const Batch& batch) const {

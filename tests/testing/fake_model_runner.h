@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <vector>
@@ -21,7 +22,8 @@
 
 namespace spotlight::engine {
 
-// Run is called on one thread; everything else is thread-safe. Owned by an engine it is reached by a plain pointer.
+// Launch and Wait are called on one thread; everything else is thread-safe. Owned by an engine it is reached by a plain
+// pointer.
 class FakeModelRunner : public ModelRunner {
  public:
   FakeModelRunner(int32_t num_pages, int32_t vocab_size);
@@ -32,11 +34,13 @@ class FakeModelRunner : public ModelRunner {
   void ScriptNan(int32_t first_prompt_token, int32_t output_index);
   // What the samples of such sequences measure as attention mass, the last one for ever; 1 of all others.
   void ScriptAttentionMass(int32_t first_prompt_token, std::vector<float> masses);
-  // Every Run from now on fails.
+  // Every step from now on fails.
   void Fail(absl::Status status);
-  // Called at the end of each Run, on its thread: lets a test move the clock or cancel while a step is under way.
+  // Called at the end of each Launch, on its thread: lets a test move the clock or cancel while a step is under way.
   void OnRun(std::function<void(const Batch&)> callback);
-  // Runs that begin wait until Resume.
+  // Steps under way at once; 1 unless told.
+  void SetMaxInFlight(int32_t steps);
+  // Steps that begin wait until Resume.
   void Pause();
   void Resume();
 
@@ -45,10 +49,15 @@ class FakeModelRunner : public ModelRunner {
   int32_t max_step_tokens() const;
   int32_t max_rows() const;
 
-  absl::StatusOr<StepResult> Run(const Batch& batch) override;
+  int32_t max_in_flight() const override;
+  // Computes the step, what it samples included.
+  absl::Status Launch(const Batch& batch) override;
+  absl::StatusOr<StepResult> Wait() override;
 
  private:
   absl::Status Check(const Batch& batch) const;
+  // `batch` with the tokens of the step before in place.
+  Batch Fed(const Batch& batch) const;
   void Append(const Batch& batch);
   RetrievalQuality Measure(const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The token at `position` of row `row`, through its page table.
@@ -62,6 +71,8 @@ class FakeModelRunner : public ModelRunner {
   std::vector<int32_t> cache_;  // [num_pages, kPageTokens]; -1: never written
   std::vector<float> logits_;
   Sampler sampler_;
+  std::vector<SampledToken> tokens_before_;  // of the latest step
+  std::deque<StepResult> results_;           // of those not waited for
 
   mutable Mutex mutex_;
   CondVar resumed_;
@@ -71,6 +82,7 @@ class FakeModelRunner : public ModelRunner {
   std::map<int32_t, int32_t> nan_from_ ABSL_GUARDED_BY(mutex_);
   std::map<int32_t, std::vector<float>> masses_ ABSL_GUARDED_BY(mutex_);
   std::function<void(const Batch&)> on_run_ ABSL_GUARDED_BY(mutex_);
+  int32_t max_in_flight_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_step_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_rows_ ABSL_GUARDED_BY(mutex_) = 0;
