@@ -1,7 +1,5 @@
 #include "engine/decode_graphs.h"
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/from_blob.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -15,6 +13,11 @@ namespace {
 
 constexpr size_t kMaxGraphs = 128;
 constexpr int64_t kPaddingSlot = -1;
+
+// Where row `row` of `batch` is in a padded one.
+int32_t PaddedRow(const Batch& batch, int32_t dense_rows, int32_t row) {
+  return row < batch.num_dense_rows ? row : dense_rows + row - batch.num_dense_rows;
+}
 
 }  // namespace
 
@@ -41,7 +44,7 @@ void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows,
   for (int32_t row = 0; row <= rows; ++row) padded->query_begin[row] = row;
   for (int32_t row = 0; row < rows; ++row) padded->samples[row].token_index = row;
   for (int32_t row = 0; row < batch.num_decode_rows; ++row) {
-    const int32_t to = row < batch.num_dense_rows ? row : dense_rows + row - batch.num_dense_rows;
+    const int32_t to = PaddedRow(batch, dense_rows, row);
     padded->token_ids[to] = batch.token_ids[row];
     padded->positions[to] = batch.positions[row];
     padded->slots[to] = batch.slots[row];
@@ -49,6 +52,14 @@ void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows,
     padded->num_select[to] = batch.num_select[row];
     std::copy_n(batch.page_table.begin() + static_cast<int64_t>(row) * batch.max_pages, batch.max_pages,
                 padded->page_table.begin() + static_cast<int64_t>(to) * padded->max_pages);
+  }
+}
+
+void PadSampleRows(const std::vector<kernels::SampleRowParams>& rows, const Batch& batch, const Batch& padded,
+                   std::vector<kernels::SampleRowParams>* padded_rows) {
+  padded_rows->assign(padded.num_rows, {});
+  for (size_t row = 0; row < rows.size(); ++row) {
+    (*padded_rows)[PaddedRow(batch, padded.num_dense_rows, static_cast<int32_t>(row))] = rows[row];
   }
 }
 
@@ -103,54 +114,41 @@ bool DecodeGraphs::Prepare(const Batch& batch) {
 absl::Status DecodeGraphs::Capture(const Key& key) {
   // Padding rows alone: nothing is written to the cache.
   PadDecodeBatch(Batch(), key.first, key.second, &padded_);
-  auto step = inputs_->Copy(padded_);
+  PadSampleRows({}, Batch(), padded_, &padded_rows_);
+  auto step = inputs_->Copy(padded_, padded_rows_);
   if (!step.ok()) return step.status();
   step->max_context = max_context_;
   // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
-  if (auto warm = forward_(*step); !warm.ok()) return warm.status();
+  if (auto warm = forward_(*step); !warm.ok()) return warm;
 
-  c10::cuda::getCurrentCUDAStream().synchronize();  // the next Copy reuses what this one reads
+  c10::cuda::getCurrentCUDAStream().synchronize();  // later Copies reuse what this one reads
 
-  auto captured = std::make_unique<Captured>();
-  captured->graph.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
-  absl::StatusOr<StepOutputs> outputs;
+  auto graph = std::make_unique<at::cuda::CUDAGraph>();
+  graph->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+  absl::Status status;
   try {
-    outputs = forward_(*step);
+    status = forward_(*step);
   } catch (...) {
     // The stream must not stay in capture, whatever the capture is worth.
     try {
-      captured->graph.capture_end();
+      graph->capture_end();
     } catch (const c10::Error&) {
     }
     throw;
   }
-  captured->graph.capture_end();
-  if (!outputs.ok()) return outputs.status();
-  // Views that own nothing: until the next step the graph's memory holds the outputs, and then another graph may use
-  // it.
-  const auto view = [](const at::Tensor& t) { return at::from_blob(t.data_ptr(), t.sizes(), t.options()); };
-  captured->outputs = {view(outputs->logits), view(outputs->best), view(outputs->best_ids), {}};
-  graphs_[key] = std::move(captured);
+  graph->capture_end();
+  if (!status.ok()) return status;
+  graphs_[key] = std::move(graph);
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepOutputs> DecodeGraphs::Run(const Batch& batch) {
+absl::Status DecodeGraphs::Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows) {
   const Key key = KeyOf(batch);
-  Captured* const captured = graphs_.at(key).get();
   PadDecodeBatch(batch, key.first, key.second, &padded_);
-  if (auto step = inputs_->Copy(padded_); !step.ok()) return step.status();
-  captured->graph.replay();
-
-  const int32_t dense = batch.num_dense_rows, sparse = batch.num_decode_rows - dense;
-  const StepOutputs& all = captured->outputs;
-  if (dense == 0 || sparse == 0 || dense == key.first) {
-    const auto rows = [&](const at::Tensor& t) { return t.narrow(0, 0, batch.num_decode_rows); };
-    return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
-  }
-  const auto rows = [&](const at::Tensor& t) {
-    return at::cat({t.narrow(0, 0, dense), t.narrow(0, key.first, sparse)});
-  };
-  return StepOutputs{rows(all.logits), rows(all.best), rows(all.best_ids), {}};
+  PadSampleRows(sample_rows, batch, padded_, &padded_rows_);
+  if (auto step = inputs_->Copy(padded_, padded_rows_); !step.ok()) return step.status();
+  graphs_.at(key)->replay();
+  return absl::OkStatus();
 }
 
 }  // namespace spotlight::engine

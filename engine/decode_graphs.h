@@ -13,22 +13,14 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "engine/batch.h"
 #include "engine/step_inputs.h"
+#include "kernels/sample.h"
 
 namespace spotlight::engine {
 
-// What a step leaves on the device, a row per sample; valid until the next step.
-struct StepOutputs {
-  at::Tensor logits;    // [samples, vocab] float
-  at::Tensor best;      // [samples] float: the highest logit; NaN where the row holds one
-  at::Tensor best_ids;  // [samples] int64: the lowest id that has it
-  at::Tensor scored;    // [Batch::scored, hidden] the states that give their log-probabilities; undefined: none
-};
-
-// Runs a step's kernels on the current stream.
-using StepForward = std::function<absl::StatusOr<StepOutputs>(const StepTensors& step)>;
+// Runs a step's kernels on the current stream, its sampling included.
+using StepForward = std::function<absl::Status(const StepTensors& step)>;
 
 // Engine thread only; every call under the runner's stream, which is not the default one.
 //
@@ -49,18 +41,13 @@ class DecodeGraphs {
   bool Prepare(const Batch& batch);
 
   // Prepare(batch).
-  absl::StatusOr<StepOutputs> Run(const Batch& batch);
+  absl::Status Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);
 
  private:
   using Key = std::pair<int32_t, int32_t>;  // dense rows, sparse rows
-  struct Captured {
-    at::cuda::CUDAGraph graph;
-    StepOutputs outputs;
-  };
-
   Key KeyOf(const Batch& batch) const;
   absl::Status Capture(const Key& key);
 
@@ -68,9 +55,10 @@ class DecodeGraphs {
   const int32_t max_rows_, max_context_;
   const StepForward forward_;
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
-  std::map<Key, std::unique_ptr<Captured>> graphs_;
+  std::map<Key, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
   std::set<Key> failed_;
   Batch padded_;
+  std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
 // Whether all rows decode and yield a token each, nothing is scored or measured, and no row has sink and recent tokens
@@ -80,5 +68,8 @@ bool IsPlainDecode(const Batch& batch);
 // `batch` with dense_rows dense and sparse_rows sparse decode rows; those that are none of batch's have context_len 0.
 // Every row is a sample; row r of batch's dense ones stays r, and its sparse ones begin at dense_rows.
 void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded);
+// The rows' parameters in the same places; those of padding have no output.
+void PadSampleRows(const std::vector<kernels::SampleRowParams>& rows, const Batch& batch, const Batch& padded,
+                   std::vector<kernels::SampleRowParams>* padded_rows);
 
 }  // namespace spotlight::engine

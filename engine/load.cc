@@ -210,6 +210,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.fill_prompts = options.fill_prompts;
   parts.dtype = dtype;
   parts.num_layers = config->num_layers;
+  parts.vocab_size = config->vocab_size;
   auto runner = MakeTorchModelRunner(std::move(parts));
   if (!runner.ok()) return runner.status();
   auto profiler = std::make_unique<StepProfiler>(MakeTorchRecorder(*device));

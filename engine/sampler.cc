@@ -9,21 +9,15 @@
 namespace spotlight::engine {
 namespace {
 
-constexpr float kGreedyTemperature = 1e-5f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-bool HasPenalty(const SamplingParams& sampling) {
-  return *sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
-}
 
 }  // namespace
 
-bool TakesHighestLogit(const SampleRow& row) {
+bool IsPenalised(const SampleRow& row) {
   const SamplingParams& sampling = *row.sampling;
-  const bool penalised = HasPenalty(sampling) && row.output_token_ids != nullptr;
-  const bool banned = row.banned_token_ids != nullptr && !row.banned_token_ids->empty();
-  return *sampling.temperature < kGreedyTemperature && !penalised && !banned && sampling.logit_bias.empty() &&
-         row.num_logprobs < 0;
+  const bool has_penalty =
+      *sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
+  return has_penalty && row.output_token_ids != nullptr;
 }
 
 SampledToken Sampler::Sample(const float* logits, int32_t vocab_size, const SampleRow& row) {
@@ -64,7 +58,7 @@ TokenLogprob Sampler::Score(const float* logits, int32_t vocab_size, const Score
 
 const float* Sampler::Adjust(const float* logits, int32_t vocab_size, const SampleRow& row) {
   const SamplingParams& sampling = *row.sampling;
-  const bool penalised = HasPenalty(sampling) && row.output_token_ids != nullptr;
+  const bool penalised = IsPenalised(row);
   const bool banned = row.banned_token_ids != nullptr && !row.banned_token_ids->empty();
   if (!penalised && !banned && sampling.logit_bias.empty()) return logits;
 

@@ -16,9 +16,10 @@
 
 namespace spotlight::engine {
 
-// Whether a row takes the highest of its raw logits and asks for nothing else: no penalty, bias, ban or
-// log-probability.
-bool TakesHighestLogit(const SampleRow& row);
+inline constexpr float kGreedyTemperature = 1e-5f;  // below it the highest logit is taken
+
+// Whether a row has penalties, and what they count.
+bool IsPenalised(const SampleRow& row);
 
 // Thread-compatible: keeps scratch of the vocabulary's size; one per thread. A row's token depends on its logits, its
 // sampling parameters, seed and output_index, on nothing else.

@@ -21,10 +21,11 @@ int64_t AlignedBytes(int64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// The arrays of a step, one behind the other: slots and sample_index, then the 32-bit ones.
-int64_t IntegerBytes(int64_t tokens, int64_t rows, int64_t samples) {
-  return AlignedBytes(tokens * 8) + AlignedBytes(samples * 8) + 3 * AlignedBytes(tokens * 4) +
-         2 * AlignedBytes(rows * 4);
+// The arrays of a step, one behind the other: the samples' rows, slots and sample_index, then the 32-bit ones. A token
+// is sampled or scored once at most.
+int64_t IntegerBytes(int64_t tokens, int64_t rows) {
+  return AlignedBytes(tokens * static_cast<int64_t>(sizeof(kernels::SampleRowParams))) + 2 * AlignedBytes(tokens * 8) +
+         3 * AlignedBytes(tokens * 4) + 2 * AlignedBytes(rows * 4);
 }
 
 // Packs arrays in pinned memory and hands out what they will be on the device.
@@ -35,11 +36,11 @@ class Packer {
 
   template <typename T>
   at::Tensor Add(const std::vector<T>& values, at::ScalarType dtype) {
-    const auto count = static_cast<int64_t>(values.size());
-    const auto bytes = count * static_cast<int64_t>(sizeof(T));
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
     std::memcpy(host_ + size_, values.data(), bytes);
     at::Tensor view =
-        at::from_blob(static_cast<std::byte*>(device_.data_ptr()) + size_, {count}, device_.options().dtype(dtype));
+        at::from_blob(static_cast<std::byte*>(device_.data_ptr()) + size_,
+                      {bytes / static_cast<int64_t>(c10::elementSize(dtype))}, device_.options().dtype(dtype));
     size_ += AlignedBytes(bytes);
     return view;
   }
@@ -61,19 +62,23 @@ at::Tensor View(const std::vector<T>& values, at::IntArrayRef shape, at::ScalarT
 
 StepInputs::StepInputs(const StepCapacity& capacity, at::Device device) : capacity_(capacity), device_(device) {
   if (!device.is_cuda()) return;
-  const int64_t bytes = IntegerBytes(capacity.max_tokens, capacity.max_rows, capacity.max_tokens);
+  const int64_t bytes = IntegerBytes(capacity.max_tokens, capacity.max_rows);
   const auto pinned = at::TensorOptions().pinned_memory(true);
-  host_integers_ = at::empty({bytes}, pinned.dtype(at::kByte));
+  for (Pinned& host : pinned_) {
+    host.integers = at::empty({bytes}, pinned.dtype(at::kByte));
+    host.page_table = at::empty({capacity.max_rows, capacity.max_pages}, pinned.dtype(at::kInt));
+  }
   integers_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
-  host_page_table_ = at::empty({capacity.max_rows, capacity.max_pages}, pinned.dtype(at::kInt));
   page_table_ = at::zeros({capacity.max_rows, capacity.max_pages}, at::TensorOptions().dtype(at::kInt).device(device));
 }
 
-absl::StatusOr<StepTensors> StepInputs::Copy(const Batch& batch) {
+absl::StatusOr<StepTensors> StepInputs::Copy(const Batch& batch,
+                                             const std::vector<kernels::SampleRowParams>& sample_rows) {
   token_context_ = batch.positions;
   for (int32_t& position : token_context_) ++position;
   sample_index_.clear();
   for (const SampleRow& row : batch.samples) sample_index_.push_back(row.token_index);
+  for (const ScoredToken& token : batch.scored) sample_index_.push_back(token.token_index);
   if (!device_.is_cuda()) return InPlace(batch);
 
   if (batch.num_tokens() > capacity_.max_tokens || batch.num_rows > capacity_.max_rows ||
@@ -82,9 +87,12 @@ absl::StatusOr<StepTensors> StepInputs::Copy(const Batch& batch) {
                                             batch.max_pages, " pages a row is larger than the runner was made for: ",
                                             capacity_.max_tokens, ", ", capacity_.max_rows, ", ", capacity_.max_pages));
   }
-  Packer packer(host_integers_, integers_);
+  const Pinned& host = pinned_[turn_];
+  turn_ ^= 1;
+  Packer packer(host.integers, integers_);
   StepTensors step;
   step.batch = &batch;
+  step.sample_rows = packer.Add(sample_rows, at::kByte);
   step.slots = packer.Add(batch.slots, at::kLong);
   step.sample_index = packer.Add(sample_index_, at::kLong);
   step.token_ids = packer.Add(batch.token_ids, at::kInt);
@@ -97,13 +105,13 @@ absl::StatusOr<StepTensors> StepInputs::Copy(const Batch& batch) {
 
   const auto stream = c10::cuda::getCurrentCUDAStream(device_.index()).stream();
   C10_CUDA_CHECK(
-      cudaMemcpyAsync(integers_.data_ptr(), host_integers_.data_ptr(), packer.size(), cudaMemcpyHostToDevice, stream));
+      cudaMemcpyAsync(integers_.data_ptr(), host.integers.data_ptr(), packer.size(), cudaMemcpyHostToDevice, stream));
   // A row's tail past the batch's longest is unspecified to the kernels: it keeps what it held.
   const size_t row_bytes = sizeof(int32_t) * batch.max_pages;
   if (row_bytes > 0) {
-    std::memcpy(host_page_table_.data_ptr(), batch.page_table.data(), row_bytes * batch.num_rows);
+    std::memcpy(host.page_table.data_ptr(), batch.page_table.data(), row_bytes * batch.num_rows);
     C10_CUDA_CHECK(cudaMemcpy2DAsync(page_table_.data_ptr(), sizeof(int32_t) * capacity_.max_pages,
-                                     host_page_table_.data_ptr(), row_bytes, row_bytes, batch.num_rows,
+                                     host.page_table.data_ptr(), row_bytes, row_bytes, batch.num_rows,
                                      cudaMemcpyHostToDevice, stream));
   }
   return step;

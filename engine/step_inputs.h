@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/batch.h"
 #include "engine/ops/attention.h"
+#include "kernels/sample.h"
 
 namespace spotlight::engine {
 
@@ -20,16 +21,17 @@ struct StepCapacity {
 };
 
 // Engine thread only. On a GPU a step's integers are packed in pinned memory and go over in one copy, the page table in
-// another.
+// another. Two steps may be under way: each has pinned memory of its own.
 class StepInputs {
  public:
   // Allocates for `capacity` on a GPU; nothing on the CPU, which reads a batch in place.
   StepInputs(const StepCapacity& capacity, at::Device device);
 
-  // Enqueued on the current stream: the step before must have ended, and `batch` must stay until this one has. On a GPU
-  // the tensors of two steps with equal numbers of tokens, rows and samples lie at equal addresses, so that a captured
-  // graph may read them. INTERNAL when the batch is larger than the capacity.
-  absl::StatusOr<StepTensors> Copy(const Batch& batch);
+  // Enqueued on the current stream: the step before the one before must have ended, and `batch` must stay until this
+  // one has. `sample_rows`: on a GPU, one for each sample and each scored token. On a GPU the tensors of two steps with
+  // equal numbers of tokens, rows and samples lie at equal addresses, so that a captured graph may read them. INTERNAL
+  // when the batch is larger than the capacity.
+  absl::StatusOr<StepTensors> Copy(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
  private:
   StepTensors InPlace(const Batch& batch);
@@ -38,9 +40,14 @@ class StepInputs {
   const at::Device device_;
   std::vector<int32_t> token_context_;
   std::vector<int64_t> sample_index_;
-  // GPU. Integers by Layout, then the page table of max_rows rows.
-  at::Tensor host_integers_, integers_;      // [bytes]
-  at::Tensor host_page_table_, page_table_;  // [max_rows, max_pages] int32
+  // On a GPU. A step's arrays one behind the other, then the page table of max_rows rows.
+  at::Tensor integers_;    // [bytes]
+  at::Tensor page_table_;  // [max_rows, max_pages] int32
+  struct Pinned {
+    at::Tensor integers, page_table;
+  };
+  Pinned pinned_[2];
+  int turn_ = 0;  // which of them the next step takes
 };
 
 }  // namespace spotlight::engine

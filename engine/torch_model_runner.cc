@@ -1,9 +1,5 @@
 #include "engine/torch_model_runner.h"
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/max.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/record_function.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
@@ -14,16 +10,15 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cmath>
+#include <deque>
 #include <exception>
 #include <optional>
-#include <tuple>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/decode_graphs.h"
+#include "engine/device_sampler.h"
 #include "engine/ops/parallel.h"
 #include "engine/sampler.h"
 
@@ -31,7 +26,7 @@ namespace spotlight::engine {
 namespace {
 
 // Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
-constexpr size_t kScoredTile = 64;
+constexpr int64_t kScoredTile = DeviceSampler::kMaxRows;
 
 // The runner's own stream of a GPU: graphs cannot be captured on the default one.
 std::optional<c10::cuda::CUDAStream> StreamOf(at::Device device) {
@@ -43,12 +38,15 @@ class TorchModelRunner : public ModelRunner {
  public:
   explicit TorchModelRunner(RunnerParts parts)
       : parts_(std::move(parts)), inputs_(parts_.capacity, parts_.device), stream_(StreamOf(parts_.device)) {
-    if (!stream_.has_value() || !parts_.cuda_graphs) return;
-    graphs_ = std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity.max_rows, parts_.max_context,
-                                             [this](const StepTensors& step) { return Forward(step, nullptr); });
+    if (!stream_.has_value()) return;
+    sampler_ = std::make_unique<DeviceSampler>(parts_.capacity, parts_.vocab_size, parts_.device);
+    if (!parts_.cuda_graphs) return;
+    graphs_ =
+        std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity.max_rows, parts_.max_context,
+                                       [this](const StepTensors& step) { return DecodeAndSample(step, nullptr); });
   }
 
-  // Before the first Run.
+  // Before the first step.
   absl::Status CaptureGraphs() {
     if (!stream_.has_value()) return absl::OkStatus();
     const c10::InferenceMode no_autograd;
@@ -60,36 +58,33 @@ class TorchModelRunner : public ModelRunner {
     return graphs_->CaptureUsual(!parts_.hashes.empty());
   }
 
-  // The host samples: it needs a step's logits before it can feed the next.
-  int32_t max_in_flight() const override { return 1; }
+  // A CPU has nothing that works by itself: there Wait does it all.
+  int32_t max_in_flight() const override { return stream_.has_value() ? 2 : 1; }
 
   absl::Status Launch(const Batch& batch) override {
-    step_.batch = &batch;
-    // A CPU has nothing that works by itself.
-    return stream_.has_value() ? Guarded([&] { return Start(); }) : absl::OkStatus();
+    steps_.push_back({&batch, false, {}});
+    return stream_.has_value() ? Guarded([&] { return Start(&steps_.back()); }) : absl::OkStatus();
   }
 
   absl::StatusOr<StepResult> Wait() override {
+    if (steps_.empty()) return absl::InternalError("no step is under way");
+    Step step = std::move(steps_.front());
+    steps_.pop_front();
     StepResult result;
-    absl::Status status = Guarded([&] {
-      if (!stream_.has_value()) {
-        if (absl::Status started = Start(); !started.ok()) return started;
-      }
-      result = End();
-      return absl::OkStatus();
-    });
+    result.tokens.resize(step.batch->samples.size());
+    result.scored.resize(step.batch->scored.size());
+    absl::Status status =
+        Guarded([&] { return stream_.has_value() ? Finish(&step, &result) : RunOnCpu(step, &result); });
     if (!status.ok()) return status;
     return result;
   }
 
  private:
-  // The step under way.
+  // One that was launched and not waited for.
   struct Step {
     const Batch* batch = nullptr;
-    bool filled = false;  // nothing was computed
     bool cuda_graph = false;
     RetrievalSeconds seconds;
-    StepOutputs outputs;
   };
 
   // Runs `work` on the device and stream, torch's exceptions made a status.
@@ -108,70 +103,85 @@ class TorchModelRunner : public ModelRunner {
     }
   }
 
-  absl::Status Start() {
+  // Enqueues all that a GPU does for a step.
+  absl::Status Start(Step* step) {
     RECORD_USER_SCOPE("step");  // as profiles show it
-    const Batch& batch = *step_.batch;
-    step_ = {&batch, false, false, {}, {}};
-    absl::StatusOr<StepOutputs> outputs;
+    const Batch& batch = *step->batch;
+    auto sample_rows = sampler_->Prepare(batch);
+    if (!sample_rows.ok()) return sample_rows.status();
     if (graphs_ != nullptr && graphs_->Prepare(batch)) {
-      outputs = graphs_->Run(batch);
-      step_.cuda_graph = true;
+      step->cuda_graph = true;
+      if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
-      auto tensors = inputs_.Copy(batch);
+      auto tensors = inputs_.Copy(batch, **sample_rows);
       if (!tensors.ok()) return tensors.status();
-      if (parts_.fill_prompts && batch.num_rows > batch.num_decode_rows) {
-        step_.filled = true;
-        return Fill(*tensors);
-      }
-      outputs = Forward(*tensors, batch.time_retrieval ? &step_.seconds : nullptr);
+      const bool fill = parts_.fill_prompts && batch.num_rows > batch.num_decode_rows;
+      absl::Status status =
+          fill ? Fill(*tensors) : DecodeAndSample(*tensors, batch.time_retrieval ? &step->seconds : nullptr);
+      if (!status.ok()) return status;
     }
-    if (!outputs.ok()) return outputs.status();
-    step_.outputs = *std::move(outputs);
+    sampler_->CopyOut(static_cast<int64_t>((*sample_rows)->size()));
     return absl::OkStatus();
   }
 
-  StepResult End() {
-    const Batch& batch = *step_.batch;
-    const StepOutputs outputs = std::exchange(step_.outputs, {});
-    StepResult result;
-    result.cuda_graph = step_.cuda_graph;
-    result.tokens.resize(batch.samples.size());
-    result.scored.resize(batch.scored.size());
-    if (step_.filled) {
-      if (stream_.has_value()) stream_->synchronize();
-      return result;
+  // What Start left.
+  absl::Status Finish(Step* step, StepResult* result) {
+    const kernels::SampleOutput* const outputs = sampler_->Take();
+    const size_t num_samples = step->batch->samples.size();
+    for (size_t i = 0; i < num_samples; ++i) {
+      result->tokens[i].token_id = outputs[i].token_id;
+      const int32_t num_top = step->batch->samples[i].num_logprobs;
+      if (num_top >= 0) result->tokens[i].logprob = LogprobOf(outputs[i], num_top);
     }
-    if (step_.seconds.total > 0) {
-      step_.seconds.total += step_.seconds.encode;
-      result.retrieval = step_.seconds;
+    for (size_t i = 0; i < result->scored.size(); ++i) {
+      result->scored[i] = LogprobOf(outputs[num_samples + i], step->batch->scored[i].num_top);
     }
-    Sample(batch, outputs, &result.tokens);
-    for (size_t begin = 0; begin < batch.scored.size(); begin += kScoredTile) {
-      const size_t count = std::min(kScoredTile, batch.scored.size() - begin);
-      Score(outputs.scored.narrow(0, static_cast<int64_t>(begin), static_cast<int64_t>(count)), &batch.scored[begin],
-            &result.scored[begin]);
-    }
-    if (batch.quality.has_value()) result.quality = parts_.attention->TakeQuality();
-    return result;
+    result->cuda_graph = step->cuda_graph;
+    FinishMeasuring(*step, result);
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<StepOutputs> Forward(const StepTensors& step, RetrievalSeconds* seconds) {
-    const int64_t num_samples = step.sample_index.size(0);
-    std::vector<int64_t> scored;
-    for (const ScoredToken& token : step.batch->scored) scored.push_back(token.token_index);
-    const auto num_scored = static_cast<int64_t>(scored.size());
-    at::Tensor wanted = step.sample_index;
-    if (num_scored > 0) wanted = at::cat({wanted, at::tensor(scored, at::kLong).to(parts_.device)});
-    auto states = parts_.decoder->HiddenStates(step, wanted, parts_.hashes, parts_.attention.get(), seconds);
-    if (!states.ok()) return states.status();
-    StepOutputs outputs;
-    outputs.logits = parts_.decoder->Logits(states->narrow(0, 0, num_samples));
-    if (num_scored > 0) outputs.scored = states->narrow(0, num_samples, num_scored);
-    // The CPU's sampler reads its logits once for everything.
-    if (stream_.has_value() && outputs.logits.size(0) > 0) {
-      std::tie(outputs.best, outputs.best_ids) = at::max(outputs.logits, 1);
+  void FinishMeasuring(const Step& step, StepResult* result) {
+    if (step.seconds.total > 0) {
+      result->retrieval = step.seconds;
+      result->retrieval->total += step.seconds.encode;
     }
-    return outputs;
+    if (step.batch->quality.has_value()) result->quality = parts_.attention->TakeQuality();
+  }
+
+  static TokenLogprob LogprobOf(const kernels::SampleOutput& output, int32_t num_top) {
+    TokenLogprob logprob;
+    logprob.token_id = output.token_id;
+    if (output.token_id == kNoToken) return logprob;
+    logprob.logprob = output.logprob;
+    for (int32_t i = 0; i < std::min(num_top, kernels::kMaxTopLogprobs) && output.top_ids[i] >= 0; ++i) {
+      logprob.top.emplace_back(output.top_ids[i], output.top_logprobs[i]);
+    }
+    return logprob;
+  }
+
+  // A whole step on a GPU, as graphs capture it: the tokens of the step before in, its own tokens out.
+  absl::Status DecodeAndSample(const StepTensors& step, RetrievalSeconds* seconds) {
+    if (auto status = sampler_->Feed(step.token_ids); !status.ok()) return status;
+    auto states = HiddenStates(step, seconds);
+    if (!states.ok()) return states.status();
+    RECORD_USER_SCOPE("sample");
+    const auto num_samples = static_cast<int64_t>(step.batch->samples.size());
+    const int64_t num_rows = states->size(0);
+    constexpr auto kRowBytes = static_cast<int64_t>(sizeof(kernels::SampleRowParams));
+    for (int64_t begin = 0, count = num_samples; begin < num_rows; begin += count) {
+      if (begin >= num_samples) count = std::min(kScoredTile, num_rows - begin);
+      if (count == 0) continue;
+      auto status = sampler_->Sample(parts_.decoder->HeadOutputs(states->narrow(0, begin, count)),
+                                     step.sample_rows.narrow(0, begin * kRowBytes, count * kRowBytes));
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  // Of the samples, then of the scored tokens.
+  absl::StatusOr<at::Tensor> HiddenStates(const StepTensors& step, RetrievalSeconds* seconds) {
+    return parts_.decoder->HiddenStates(step, step.sample_index, parts_.hashes, parts_.attention.get(), seconds);
   }
 
   absl::Status Fill(const StepTensors& step) {
@@ -181,70 +191,58 @@ class TorchModelRunner : public ModelRunner {
                                                    parts_.dtype);
       if (!status.ok()) return status;
     }
+    if (stream_.has_value()) sampler_->SampleNothing(step.sample_index.size(0));
     return absl::OkStatus();
   }
 
-  void Score(const at::Tensor& states, const ScoredToken* tokens, TokenLogprob* logprobs) const {
-    const at::Tensor logits = parts_.decoder->Logits(states).to(at::kCPU).contiguous();
+  absl::Status RunOnCpu(Step step, StepResult* result) {
+    RECORD_USER_SCOPE("step");
+    const Batch& batch = *step.batch;
+    auto tensors = inputs_.Copy(batch, {});
+    if (!tensors.ok()) return tensors.status();
+    if (parts_.fill_prompts && batch.num_rows > batch.num_decode_rows) return Fill(*tensors);
+    auto states = HiddenStates(*tensors, batch.time_retrieval ? &step.seconds : nullptr);
+    if (!states.ok()) return states.status();
+    SampleOnCpu(batch, *states, result);
+    FinishMeasuring(step, result);
+    return absl::OkStatus();
+  }
+
+  void SampleOnCpu(const Batch& batch, const at::Tensor& states, StepResult* result) {
+    RECORD_USER_SCOPE("sample");
+    const auto num_samples = static_cast<int64_t>(batch.samples.size());
+    if (num_samples > 0) {
+      OnEachRow(states.narrow(0, 0, num_samples), [&](Sampler* sampler, const float* logits, int32_t vocab, int64_t i) {
+        result->tokens[i] = sampler->Sample(logits, vocab, batch.samples[i]);
+      });
+    }
+    const auto num_scored = static_cast<int64_t>(batch.scored.size());
+    for (int64_t begin = 0; begin < num_scored; begin += kScoredTile) {
+      const at::Tensor tile = states.narrow(0, num_samples + begin, std::min(kScoredTile, num_scored - begin));
+      OnEachRow(tile, [&](Sampler* sampler, const float* logits, int32_t vocab, int64_t i) {
+        result->scored[begin + i] = sampler->Score(logits, vocab, batch.scored[begin + i]);
+      });
+    }
+  }
+
+  // work(sampler, logits, vocabulary, row) for every row, on all threads.
+  template <class Work>
+  void OnEachRow(const at::Tensor& states, const Work& work) const {
+    const at::Tensor logits = parts_.decoder->Logits(states).contiguous();
     const auto vocab_size = static_cast<int32_t>(logits.size(1));
     const float* const rows = logits.const_data_ptr<float>();
     ParallelFor(logits.size(0), 1, [&](int64_t begin, int64_t end) {
       thread_local Sampler sampler;
-      for (int64_t i = begin; i < end; ++i) {
-        logprobs[i] = sampler.Score(rows + i * vocab_size, vocab_size, tokens[i]);
-      }
+      for (int64_t i = begin; i < end; ++i) work(&sampler, rows + i * vocab_size, vocab_size, i);
     });
-  }
-
-  void Sample(const Batch& batch, const StepOutputs& outputs, std::vector<SampledToken>* tokens) {
-    RECORD_USER_SCOPE("sample");
-    const auto num_samples = static_cast<int64_t>(batch.samples.size());
-    tokens->resize(num_samples);
-    if (num_samples == 0) {
-      if (stream_.has_value()) stream_->synchronize();
-      return;
-    }
-    if (outputs.best.defined() && std::all_of(batch.samples.begin(), batch.samples.end(), TakesHighestLogit)) {
-      const at::Tensor best = ToHost(outputs.best, &host_best_);
-      const at::Tensor best_ids = ToHost(outputs.best_ids, &host_best_ids_);
-      stream_->synchronize();
-      for (int64_t i = 0; i < num_samples; ++i) {
-        const bool usable = std::isfinite(best.const_data_ptr<float>()[i]);
-        (*tokens)[i].token_id = usable ? static_cast<int32_t>(best_ids.const_data_ptr<int64_t>()[i]) : kNoToken;
-      }
-      return;
-    }
-    at::Tensor logits = outputs.logits;
-    if (stream_.has_value()) {
-      logits = ToHost(logits, &host_logits_);
-      stream_->synchronize();
-    }
-    const auto vocab_size = static_cast<int32_t>(logits.size(1));
-    const float* const rows = logits.const_data_ptr<float>();
-    ParallelFor(num_samples, 1, [&](int64_t begin, int64_t end) {
-      thread_local Sampler sampler;
-      for (int64_t i = begin; i < end; ++i) {
-        (*tokens)[i] = sampler.Sample(rows + i * vocab_size, vocab_size, batch.samples[i]);
-      }
-    });
-  }
-
-  // Enqueues the copy of `values` into pinned memory that is kept for it, and returns that.
-  static at::Tensor ToHost(const at::Tensor& values, at::Tensor* kept) {
-    if (!kept->defined() || kept->size(0) < values.size(0)) {
-      *kept = at::empty(values.sizes(), at::TensorOptions().dtype(values.scalar_type()).pinned_memory(true));
-    }
-    at::Tensor host = kept->narrow(0, 0, values.size(0));
-    host.copy_(values, /*non_blocking=*/true);
-    return host;
   }
 
   RunnerParts parts_;
   StepInputs inputs_;
   const std::optional<c10::cuda::CUDAStream> stream_;  // on a GPU
+  std::unique_ptr<DeviceSampler> sampler_;             // on a GPU
   std::unique_ptr<DecodeGraphs> graphs_;               // null: every step is enqueued kernel by kernel
-  Step step_;
-  at::Tensor host_logits_, host_best_, host_best_ids_;
+  std::deque<Step> steps_;
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Runs steps on LibTorch: copies a batch to the device, runs the decoder, samples. The only catch of torch's
-// exceptions.
+// Runs steps on LibTorch: copies a batch to the device, runs the decoder, samples. A GPU samples by itself and takes
+// two steps at a time; on a CPU engine/sampler.h does it. The only catch of torch's exceptions.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct RunnerParts {
   // For measuring: prompts fill the cache with random keys, values and codes, and their first token is 0.
   bool fill_prompts = false;
   at::ScalarType dtype = at::kFloat;
-  int32_t num_layers = 0;
+  int32_t num_layers = 0, vocab_size = 0;
 };
 
 // On a GPU this captures the usual decode steps, which takes a second or two. Errors are the device's.

@@ -27,6 +27,8 @@ ABSL_FLAG(std::string, shapes, "1x8192,1x32768,1x131072,1x524288,8x32768,8x13107
 ABSL_FLAG(std::string, modes, "sparse,dense", "of sparse, dense");
 ABSL_FLAG(double, budget, 0.02, "share of the context");
 ABSL_FLAG(int, steps, 40, "measured, after five that warm up");
+ABSL_FLAG(double, temperature, 0, "of every request; 0: greedy");
+ABSL_FLAG(double, top_p, 1, "of every request");
 ABSL_FLAG(bool, cuda_graphs, true, "replay steps from graphs");
 ABSL_FLAG(std::string, json, "", "write the figures there");
 ABSL_FLAG(std::string, commit, "unknown", "goes into the JSON");
@@ -115,7 +117,9 @@ absl::StatusOr<Timing> Measure(Engine* engine, StepTimes* times, const Shape& sh
     TokenPrompt prompt;
     prompt.token_ids.assign(shape.context - steps - spare, 7);
     request.prompt = std::move(prompt);
-    request.sampling.temperature = 0.0f;
+    request.sampling.temperature = static_cast<float>(absl::GetFlag(FLAGS_temperature));
+    request.sampling.top_p = static_cast<float>(absl::GetFlag(FLAGS_top_p));
+    request.sampling.seed = i;
     request.stopping.max_tokens = steps + spare;
     request.stopping.ignore_eos = true;
     request.retrieval.mode = sparse ? RetrievalMode::kSparse : RetrievalMode::kDense;
@@ -169,7 +173,8 @@ absl::Status Run() {
   options.retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
   options.scheduler.max_step_tokens = kStepTokens;
   options.scheduler.max_running = 1;
-  options.scheduler.prefix_cache = false;  // all prompts are alike, and each row is to read pages of its own
+  options.scheduler.max_token_gap_seconds = 1000;  // rows are admitted with whole prompts
+  options.scheduler.prefix_cache = false;          // all prompts are alike, and each row is to read pages of its own
   for (const Shape& shape : *shapes) {
     options.scheduler.max_running = std::max(options.scheduler.max_running, shape.batch);
     options.max_context_tokens = std::max(options.max_context_tokens, shape.context);
@@ -205,6 +210,7 @@ absl::Status Run() {
     file << "{\"device\": \"" << loaded->engine->model().device << "\", \"versions\": {\"libtorch\": \""
          << loaded->libtorch_version << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit)
          << "\", \"budget\": " << absl::GetFlag(FLAGS_budget)
+         << ", \"temperature\": " << absl::GetFlag(FLAGS_temperature) << ", \"top_p\": " << absl::GetFlag(FLAGS_top_p)
          << ", \"cuda_graphs\": " << (options.cuda_graphs ? "true" : "false") << ", \"rows\": [\n  " << rows
          << "\n]}\n";
     if (!file.good()) return absl::DataLossError(absl::StrCat(path, " could not be written"));

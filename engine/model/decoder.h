@@ -47,6 +47,8 @@ class Decoder {
                                           const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                           RetrievalSeconds* seconds) const;
   at::Tensor Logits(const at::Tensor& hidden_states) const;
+  // The same as the head gives them, in the weights' dtype.
+  at::Tensor HeadOutputs(const at::Tensor& hidden_states) const { return head_(hidden_states); }
 
  private:
   Decoder() = default;

@@ -29,7 +29,8 @@ struct StepTensors {
   at::Tensor context_len;    // [B] int32
   at::Tensor num_select;     // [B] int32
   at::Tensor token_context;  // [T] int32, positions + 1
-  at::Tensor sample_index;   // [samples] int64, tokens whose logits are wanted
+  at::Tensor sample_index;   // [samples + scored] int64, tokens whose logits are wanted
+  at::Tensor sample_rows;    // [samples + scored] kernels::SampleRowParams as bytes; on a GPU
   int32_t max_context = 0;   // longest of context_len
 };
 

@@ -58,6 +58,17 @@ TEST(DecodeGraphsTest, PaddingKeepsRowsOfAKindTogether) {
   for (int32_t row = 0; row < 6; ++row) EXPECT_EQ(padded.samples[row].token_index, row);
 }
 
+TEST(DecodeGraphsTest, SamplesOfPaddingHaveNoOutput) {
+  Batch padded;
+  PadDecodeBatch(MixedBatch(), 4, 2, &padded);
+  std::vector<kernels::SampleRowParams> rows(3), padded_rows;
+  for (int32_t row = 0; row < 3; ++row) rows[row].out = row;
+  PadSampleRows(rows, MixedBatch(), padded, &padded_rows);
+  ASSERT_EQ(padded_rows.size(), 6u);
+  const int32_t out[] = {0, 1, -1, -1, 2, -1};
+  for (int32_t row = 0; row < 6; ++row) EXPECT_EQ(padded_rows[row].out, out[row]) << row;
+}
+
 TEST(DecodeGraphsTest, ABatchOfNothingPadsToPaddingAlone) {
   Batch padded;
   PadDecodeBatch(MixedBatch(), 4, 2, &padded);

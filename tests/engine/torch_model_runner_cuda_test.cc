@@ -1,6 +1,8 @@
-// Decode steps replayed from CUDA graphs beside the same steps enqueued kernel by kernel.
+// A GPU's steps: replayed from CUDA graphs beside the same enqueued kernel by kernel, and sampled there beside the
+// host's sampler on a CPU.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +25,51 @@ struct Ask {
 
 struct Answer {
   std::vector<int32_t> token_ids;
-  std::vector<float> logprobs;
+  std::vector<TokenLogprob> logprobs, prompt_logprobs;
 };
+
+// What is asked of every request: greedy by default.
+using Shape = std::function<void(GenerateRequest*)>;
+
+void WithLogprobs(GenerateRequest* request) {
+  request->logprobs = 0;
+}
+
+// Everything that sampling knows.
+void WithEverything(GenerateRequest* request) {
+  SamplingParams& sampling = request->sampling;
+  sampling.temperature = 0.9f;
+  sampling.top_p = 0.95f;
+  sampling.top_k = 60;
+  sampling.min_p = 0.01f;
+  sampling.repetition_penalty = 1.2f;
+  sampling.presence_penalty = 0.3f;
+  sampling.frequency_penalty = 0.1f;
+  sampling.seed = 77;
+  sampling.logit_bias = {{17, 2.0f}, {99, -3.0f}};
+  request->stopping.min_tokens = 20;
+  request->stopping.stop_token_ids = {3, 17, 21, 40};
+  request->logprobs = 3;
+  request->prompt_logprobs = 2;
+}
+
+void ExpectSameBits(const std::vector<TokenLogprob>& a, const std::vector<TokenLogprob>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].logprob, b[i].logprob) << i;
+    EXPECT_EQ(a[i].top, b[i].top) << i;
+  }
+}
+
+void ExpectNear(const std::vector<TokenLogprob>& a, const std::vector<TokenLogprob>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].token_id, b[i].token_id) << i;
+    EXPECT_NEAR(a[i].logprob, b[i].logprob, 1e-3) << i;
+    ASSERT_EQ(a[i].top.size(), b[i].top.size()) << i;
+    for (size_t t = 0; t < a[i].top.size(); ++t) EXPECT_NEAR(a[i].top[t].second, b[i].top[t].second, 1e-3) << i;
+  }
+}
 
 struct Outcome {
   std::vector<Answer> answers;
@@ -39,12 +84,13 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
     ASSERT_TRUE(written.ok()) << written;
   }
 
-  // All at once. `logprobs`: the logits come to the host; else the device picks the token.
-  Outcome Generate(const std::vector<Ask>& asks, bool cuda_graphs, bool logprobs, DTypeChoice dtype) {
+  // All at once.
+  Outcome Generate(const std::vector<Ask>& asks, bool cuda_graphs, const Shape& shape, DTypeChoice dtype,
+                   const std::string& device = "cuda:0") {
     LoadOptions options;
     options.model_folder = kFolder;
     options.dtype = dtype;
-    options.device = "cuda:0";
+    options.device = device;
     options.hash = hash_path_;
     options.allow_untrained_hash = true;
     options.max_tokens_in_cache = 16384;
@@ -67,7 +113,7 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
       request.stopping.max_tokens = kOutputTokens;
       request.stopping.ignore_eos = true;
       request.retrieval.mode = asks[i].mode;
-      if (logprobs) request.logprobs = 0;
+      if (shape) shape(&request);
       sinks.push_back(std::make_shared<RecordingSink>());
       const absl::Status status = loaded->engine->Submit(request, sinks.back());
       EXPECT_TRUE(status.ok()) << status;
@@ -78,9 +124,8 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
       EXPECT_TRUE(finish.status.ok()) << finish.status;
       Answer answer;
       answer.token_ids = sink->token_ids();
-      for (const Delta& delta : sink->deltas()) {
-        for (const TokenLogprob& logprob : delta.logprobs) answer.logprobs.push_back(logprob.logprob);
-      }
+      answer.logprobs = sink->logprobs();
+      answer.prompt_logprobs = sink->prompt_logprobs();
       outcome.answers.push_back(answer);
     }
     loaded->engine.reset();
@@ -95,41 +140,51 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
 };
 
 TEST_F(TorchModelRunnerCudaTest, GraphsGiveTheSameBits) {
-  for (const DTypeChoice dtype : {DTypeChoice::kFp32, DTypeChoice::kBf16}) {
-    for (const RetrievalMode mode : {RetrievalMode::kDense, RetrievalMode::kSparse}) {
-      const std::vector<Ask> asks = {{900, mode}};
-      const Outcome eager = Generate(asks, false, true, dtype);
-      const Outcome graph = Generate(asks, true, true, dtype);
-      ASSERT_EQ(eager.answers.size(), 1u);
-      ASSERT_EQ(graph.answers.size(), 1u);
-      EXPECT_EQ(eager.graph_steps, 0);
-      // One step in some is measured, and that one is not replayed.
-      EXPECT_GT(graph.graph_steps, graph.decode_steps / 2);
-      EXPECT_EQ(graph.answers[0].token_ids, eager.answers[0].token_ids);
-      ASSERT_EQ(graph.answers[0].logprobs.size(), static_cast<size_t>(kOutputTokens));
-      EXPECT_EQ(graph.answers[0].logprobs, eager.answers[0].logprobs);
+  for (const Shape& shape : {Shape(WithLogprobs), Shape(WithEverything)}) {
+    for (const DTypeChoice dtype : {DTypeChoice::kFp32, DTypeChoice::kBf16}) {
+      for (const RetrievalMode mode : {RetrievalMode::kDense, RetrievalMode::kSparse}) {
+        const std::vector<Ask> asks = {{900, mode}};
+        const Outcome eager = Generate(asks, false, shape, dtype);
+        const Outcome graph = Generate(asks, true, shape, dtype);
+        ASSERT_EQ(eager.answers.size(), 1u);
+        ASSERT_EQ(graph.answers.size(), 1u);
+        EXPECT_EQ(eager.graph_steps, 0);
+        // One step in some is measured, and that one is not replayed.
+        EXPECT_GT(graph.graph_steps, graph.decode_steps / 2);
+        EXPECT_FALSE(graph.answers[0].token_ids.empty());
+        EXPECT_EQ(graph.answers[0].token_ids, eager.answers[0].token_ids);
+        ExpectSameBits(graph.answers[0].logprobs, eager.answers[0].logprobs);
+        ExpectSameBits(graph.answers[0].prompt_logprobs, eager.answers[0].prompt_logprobs);
+      }
     }
   }
 }
 
-TEST_F(TorchModelRunnerCudaTest, TheDevicePicksTheTokenThatTheHostWould) {
-  const std::vector<Ask> asks = {{900, RetrievalMode::kSparse}};
-  const Outcome host = Generate(asks, true, true, DTypeChoice::kBf16);
-  const Outcome device = Generate(asks, true, false, DTypeChoice::kBf16);
-  ASSERT_EQ(host.answers.size(), 1u);
-  ASSERT_EQ(device.answers.size(), 1u);
-  EXPECT_EQ(device.answers[0].token_ids, host.answers[0].token_ids);
+TEST_F(TorchModelRunnerCudaTest, TheDeviceSamplesWhatTheHostWould) {
+  for (const Shape& shape : {Shape(WithLogprobs), Shape(WithEverything)}) {
+    const std::vector<Ask> asks = {{300, RetrievalMode::kDense}, {65, RetrievalMode::kDense}};
+    const Outcome host = Generate(asks, true, shape, DTypeChoice::kFp32, "cpu");
+    const Outcome device = Generate(asks, true, shape, DTypeChoice::kFp32);
+    ASSERT_EQ(host.answers.size(), asks.size());
+    ASSERT_EQ(device.answers.size(), asks.size());
+    for (size_t i = 0; i < asks.size(); ++i) {
+      EXPECT_FALSE(host.answers[i].token_ids.empty());
+      EXPECT_EQ(device.answers[i].token_ids, host.answers[i].token_ids) << i;
+      ExpectNear(device.answers[i].logprobs, host.answers[i].logprobs);
+      ExpectNear(device.answers[i].prompt_logprobs, host.answers[i].prompt_logprobs);
+    }
+  }
 }
 
 TEST_F(TorchModelRunnerCudaTest, PaddedAndMixedRowsGetTheTokensOfRowsAlone) {
   const std::vector<Ask> asks = {{300, RetrievalMode::kDense},  {900, RetrievalMode::kSparse},
                                  {65, RetrievalMode::kDense},   {1500, RetrievalMode::kSparse},
                                  {640, RetrievalMode::kSparse}, {33, RetrievalMode::kDense}};
-  const Outcome together = Generate(asks, true, false, DTypeChoice::kFp32);
+  const Outcome together = Generate(asks, true, nullptr, DTypeChoice::kFp32);
   ASSERT_EQ(together.answers.size(), asks.size());
   EXPECT_GT(together.graph_steps, together.decode_steps / 2);
   for (size_t i = 0; i < asks.size(); ++i) {
-    const Outcome alone = Generate({asks[i]}, false, false, DTypeChoice::kFp32);
+    const Outcome alone = Generate({asks[i]}, false, nullptr, DTypeChoice::kFp32);
     ASSERT_EQ(alone.answers.size(), 1u);
     EXPECT_EQ(together.answers[i].token_ids, alone.answers[0].token_ids) << i;
   }
