@@ -16,9 +16,10 @@
 namespace spotlight::engine {
 namespace {
 
-constexpr double kMaxSlowdown = 3;    // of a step that decodes, by prompts
-constexpr double kAimedShare = 0.85;  // of the longest step allowed: predictions err
-constexpr int32_t kMinChunkTokens = kernels::kPageTokens;
+constexpr double kMaxSlowdown = 3;       // of a step that decodes, by prompts
+constexpr double kAimedShare = 0.85;     // of the longest step allowed: predictions err
+constexpr int32_t kMinChunkTokens = 16;  // of the first prompt of a step
+constexpr int32_t kMinFurtherChunkTokens = kernels::kPageTokens;
 
 // At most `length`, four lengths to an octave: matrix libraries prepare for every number of rows that is new to them.
 int32_t OneOfFewLengths(int32_t length) {
@@ -100,9 +101,9 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
     if (work.num_decode_rows == 0) return budget;
     return std::min(budget, OneOfFewLengths(step_times_.MaxChunkTokens(work, begin, seconds)));
   };
-  // The first prompt always goes on, if only by a page.
+  // The first prompt always goes on, if only by a little.
   const auto has_room = [&] {
-    return budget > 0 && (work.num_prefill_tokens == 0 || time_left(0) >= std::min(kMinChunkTokens, budget));
+    return budget > 0 && (work.num_prefill_tokens == 0 || time_left(0) >= std::min(kMinFurtherChunkTokens, budget));
   };
   const auto plan_chunk = [&](Sequence* sequence) {
     const int32_t begin = sequence->num_cached, remaining = sequence->num_tokens() - begin;

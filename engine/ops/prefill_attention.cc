@@ -127,12 +127,33 @@ class Attention {
                                                   /*dropout_p=*/0.0, causal, /*return_debug_mask=*/false, scale_);
       return TokensFirst(std::get<0>(result), std::get<1>(result));
     }
-    const auto result = at::_scaled_dot_product_flash_attention(heads, keys, values, /*dropout_p=*/0.0, causal,
+    if (!causal) return Packed(q, kv);
+    const auto result = at::_scaled_dot_product_flash_attention(heads, keys, values, /*dropout_p=*/0.0,
+                                                                /*is_causal=*/true,
                                                                 /*return_debug_mask=*/false, scale_);
     return TokensFirst(std::get<0>(result), std::get<1>(result));
   }
 
  private:
+  // Without a mask the queries of a group are rows of their KV head: a few tokens' fill flash attention's blocks of 64
+  // rows, and it cuts the keys so that they fill the device.
+  Attended Packed(const at::Tensor& q, const KeysAndValues& kv) const {
+    const int64_t tokens = q.size(0), kv_heads = kv.keys.size(0), head_dim = q.size(2);
+    const at::Tensor rows = q.view({tokens, kv_heads, group_, head_dim})
+                                .permute({1, 2, 0, 3})
+                                .reshape({1, kv_heads, group_ * tokens, head_dim});
+    const auto result = at::_scaled_dot_product_flash_attention(rows, kv.keys.unsqueeze(0), kv.values.unsqueeze(0),
+                                                                /*dropout_p=*/0.0, /*is_causal=*/false,
+                                                                /*return_debug_mask=*/false, scale_);
+    // [1, Hkv, G * T, D] -> [T, Hq, D]
+    const at::Tensor out = std::get<0>(result)
+                               .reshape({kv_heads, group_, tokens, head_dim})
+                               .permute({2, 0, 1, 3})
+                               .reshape(q.sizes())
+                               .contiguous();
+    return {out, std::get<1>(result).reshape({q.size(1), tokens})};
+  }
+
   static bool HasCudnn(at::Device device) {
     int major = 0;
     return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index()) == cudaSuccess &&
@@ -195,10 +216,14 @@ absl::Status PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const a
 int64_t PrefillAttentionBytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int64_t tokens,
                               int64_t max_context, const PrefillBlocks& blocks) {
   constexpr int64_t kElement = 2;
-  const int64_t keys = std::min(max_context, blocks.max_keys + blocks.unit);
+  // Flash attention's own results where it cuts the keys: blocks of 64 rows, about two for each multiprocessor, in
+  // fp32.
+  constexpr int64_t kCutRows = 64 * 512;
+  const int64_t keys = std::min(max_context, blocks.max_keys);
   const int64_t queries = std::min(tokens, blocks.max_queries);
   const int64_t part = int64_t{num_q_heads} * (head_dim * kElement + static_cast<int64_t>(sizeof(float)));
-  return 2 * num_kv_heads * head_dim * kElement * keys + (kMaxAttentionParts + 1) * part * queries;
+  return 2 * num_kv_heads * head_dim * kElement * keys + (kMaxAttentionParts + 1) * part * queries +
+         kCutRows * (head_dim + 1) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace spotlight::engine

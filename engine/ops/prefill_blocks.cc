@@ -32,9 +32,9 @@ std::vector<PrefillPiece> SplitPrefill(int64_t past, int64_t context, const Pref
     piece.end = position + (whole ? LargestBlock(blocks.unit, std::min(left, blocks.max_queries))
                                   : std::min(left, blocks.unit - beyond));
     int64_t begin = 0;
-    while (whole ? begin < position : position - begin > blocks.max_keys) {
-      const int64_t keys =
-          whole ? LargestBlock(blocks.unit, std::min(position - begin, blocks.max_keys)) : blocks.max_keys;
+    while (begin < position - beyond) {
+      const int64_t keys_left = std::min(position - beyond - begin, blocks.max_keys);
+      const int64_t keys = whole ? LargestBlock(blocks.unit, keys_left) : keys_left;
       piece.parts.push_back({begin, begin + keys});
       begin += keys;
     }

@@ -21,8 +21,8 @@ struct PrefillBlocks {
 };
 
 // Queries at positions [begin, end) of a sequence, and the keys that they attend to, part by part. The last part ends
-// with the queries' own keys and is causal: the query at position p sees keys up to p. It has as many keys as queries
-// where IsBlock holds; else more may come before. All others are seen by every query.
+// with the queries' own keys and is causal: the query at position p sees keys up to p. It begins with the queries or,
+// where these do not begin at a unit, at the unit before them. All others are seen by every query, and are whole units.
 struct PrefillPiece {
   struct Keys {
     int64_t begin = 0, end = 0;

@@ -118,7 +118,7 @@ TEST_F(SchedulerTest, TheGapMayBeGivenAndAPromptAlwaysGoesOn) {
       EXPECT_GT(SecondsOf(plan), 0.04);
       EXPECT_LE(SecondsOf(plan), 0.06);
     } else {
-      EXPECT_EQ(plan.rows[1].num_tokens, kernels::kPageTokens);
+      EXPECT_EQ(plan.rows[1].num_tokens, 16);
     }
     Finish(stream);
     Finish(prompt);
