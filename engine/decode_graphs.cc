@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t kMaxGraphs = 128;
 constexpr int64_t kPaddingSlot = -1;
+// Of a graph, what the driver keeps on the device for it.
+constexpr int64_t kLayerBytes = int64_t{64} << 10;
 
 // Where row `row` of `batch` is in a padded one.
 int32_t PaddedRow(const Batch& batch, int32_t dense_rows, int32_t row) {
@@ -68,6 +70,10 @@ int32_t DecodeGraphs::Bucket(int32_t rows, int32_t max_rows) {
   int32_t bucket = 1;
   while (bucket < rows) bucket += bucket < 8 ? bucket : std::max(8, bucket / 64 * 8);
   return std::min(bucket, max_rows);
+}
+
+int64_t DecodeGraphs::Bytes(int32_t num_layers, int64_t step_bytes) {
+  return static_cast<int64_t>(kMaxGraphs) * num_layers * kLayerBytes + step_bytes;
 }
 
 DecodeGraphs::DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward)

@@ -29,6 +29,9 @@ using StepForward = std::function<absl::Status(const StepTensors& step)>;
 // (context_len 0, no slot). A padded row computes what it would in a step of its own (kernels/sparse_decode.h).
 class DecodeGraphs {
  public:
+  // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
+  static int64_t Bytes(int32_t num_layers, int64_t step_bytes);
+
   // `inputs` outlives this and feeds no one else meanwhile.
   DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward);
 

@@ -110,6 +110,7 @@ std::string DescribeQuality(const QualityOptions& options) {
 // Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
 // fp32 every prompt token takes the workspace of a decode row.
 constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
+constexpr size_t kMaxEosTokens = 128;
 
 SchedulerOptions ResolveScheduler(SchedulerOptions options, at::Device device, at::ScalarType dtype) {
   if (options.max_step_tokens == 0) {
@@ -123,6 +124,10 @@ bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device devic
   // On a GPU the second selection costs more than the shorter scan spares, at every length measured.
   const bool pays = hash.prefix_bits >= 32 && device.is_cpu();
   return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && pays);
+}
+
+int32_t PagesOf(int32_t tokens) {
+  return (tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
 }
 
 absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* observer) {
@@ -140,6 +145,11 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   }
   if (options.max_context_tokens > 0) {
     config->max_context_tokens = std::min(config->max_context_tokens, options.max_context_tokens);
+  }
+  // Until min_tokens they are banned, together with a request's stop tokens (kernels/sample.h has room for so many).
+  if (config->eos_token_ids.size() > kMaxEosTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("config.json: eos_token_id: at most ", kMaxEosTokens, " ids, got ", config->eos_token_ids.size()));
   }
   const at::ScalarType dtype = ResolveDType(options.dtype, *device);
 
@@ -177,11 +187,20 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.max_decode_rows = scheduler.max_running;
   attention_options.max_chunk_tokens = scheduler.max_step_tokens;
   attention_options.max_context = config->max_context_tokens;
+  parts.capacity.max_rows = scheduler.max_running;
+  parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
+  parts.capacity.max_pages = PagesOf(config->max_context_tokens);
+  parts.cuda_graphs = options.cuda_graphs;
+  parts.fill_prompts = options.fill_prompts;
+  parts.dtype = dtype;
+  parts.num_layers = config->num_layers;
+  parts.vocab_size = config->vocab_size;
   CacheSizing sizing;
   sizing.max_tokens = options.max_tokens_in_cache;
   sizing.memory_share = options.cache_memory_share;
   sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device) +
-                         Decoder::ActivationBytes(*config, scheduler.max_step_tokens, dtype);
+                         Decoder::ActivationBytes(*config, scheduler.max_step_tokens, dtype) +
+                         TorchModelRunnerBytes(parts, Decoder::ActivationBytes(*config, 1, dtype));
   sizing.max_running = scheduler.max_running;
   sizing.max_context = config->max_context_tokens;
   auto num_pages = NumCachePages(sizing, shape, dtype, *device);
@@ -202,15 +221,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 
-  parts.capacity.max_rows = scheduler.max_running;
-  parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
-  parts.capacity.max_pages = (config->max_context_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
+  parts.capacity.max_pages = PagesOf(config->max_context_tokens);
   parts.max_context = config->max_context_tokens;
-  parts.cuda_graphs = options.cuda_graphs;
-  parts.fill_prompts = options.fill_prompts;
-  parts.dtype = dtype;
-  parts.num_layers = config->num_layers;
-  parts.vocab_size = config->vocab_size;
   auto runner = MakeTorchModelRunner(std::move(parts));
   if (!runner.ok()) return runner.status();
   auto profiler = std::make_unique<StepProfiler>(MakeTorchRecorder(*device));

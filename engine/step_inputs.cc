@@ -60,6 +60,10 @@ at::Tensor View(const std::vector<T>& values, at::IntArrayRef shape, at::ScalarT
 
 }  // namespace
 
+int64_t StepInputs::Bytes(const StepCapacity& capacity) {
+  return IntegerBytes(capacity.max_tokens, capacity.max_rows) + int64_t{4} * capacity.max_rows * capacity.max_pages;
+}
+
 StepInputs::StepInputs(const StepCapacity& capacity, at::Device device) : capacity_(capacity), device_(device) {
   if (!device.is_cuda()) return;
   const int64_t bytes = IntegerBytes(capacity.max_tokens, capacity.max_rows);

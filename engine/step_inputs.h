@@ -24,6 +24,9 @@ struct StepCapacity {
 // another. Two steps may be under way: each has pinned memory of its own.
 class StepInputs {
  public:
+  // What one allocates on a GPU.
+  static int64_t Bytes(const StepCapacity& capacity);
+
   // Allocates for `capacity` on a GPU; nothing on the CPU, which reads a batch in place.
   StepInputs(const StepCapacity& capacity, at::Device device);
 

@@ -28,6 +28,10 @@ namespace {
 // Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
 constexpr int64_t kScoredTile = DeviceSampler::kMaxRows;
 
+// On a GPU: workspaces of matrix libraries, kernels that are loaded when they are first launched, and what the
+// allocator rounds up.
+constexpr int64_t kLibraryBytes = int64_t{256} << 20;
+
 // The runner's own stream of a GPU: graphs cannot be captured on the default one.
 std::optional<c10::cuda::CUDAStream> StreamOf(at::Device device) {
   if (!device.is_cuda()) return std::nullopt;
@@ -246,6 +250,17 @@ class TorchModelRunner : public ModelRunner {
 };
 
 }  // namespace
+
+int64_t TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes) {
+  if (parts.device.is_cpu()) return 0;
+  const StepCapacity& capacity = parts.capacity;
+  const int64_t logits = std::max<int64_t>(capacity.max_rows, kScoredTile) * parts.vocab_size *
+                         static_cast<int64_t>(c10::elementSize(parts.dtype));
+  const int64_t graphs =
+      parts.cuda_graphs ? DecodeGraphs::Bytes(parts.num_layers, capacity.max_rows * row_bytes + logits) : 0;
+  return StepInputs::Bytes(capacity) + DeviceSampler::Bytes(capacity, parts.vocab_size) + logits + graphs +
+         kLibraryBytes;
+}
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchModelRunner(RunnerParts parts) {
   auto runner = std::make_unique<TorchModelRunner>(std::move(parts));

@@ -33,6 +33,10 @@ struct RunnerParts {
   int32_t num_layers = 0, vocab_size = 0;
 };
 
+// What a runner allocates on a GPU beside its parts: a step's integers, logits, samples and captured graphs, and what
+// libraries take at their first calls. 0 on the CPU. `row_bytes`: what a decode row allocates in the decoder.
+int64_t TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes);
+
 // On a GPU this captures the usual decode steps, which takes a second or two. Errors are the device's.
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchModelRunner(RunnerParts parts);
 
