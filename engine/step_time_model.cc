@@ -11,7 +11,7 @@ constexpr double kMaxOutlier = 4;         // a step counts as no more than this 
 constexpr int kSweeps = 64;               // per step; the solution of the step before is where they begin
 // Of the features, in a sweep. While few steps are remembered, time is put down to the first ones: a step's own time
 // and tokens.
-constexpr int kSweepOrder[] = {2, 0, 3, 1};
+constexpr int kSweepOrder[] = {2, 0, 3, 4, 1};
 constexpr double kRise = 0.5, kFall = 0.1;
 constexpr double kMinCorrection = 0.5, kMaxCorrection = 4;
 // Features of about the same size make the sweeps converge: thousands of tokens, millions of pairs.
@@ -25,12 +25,13 @@ int32_t Octave(double value) {
 
 void StepWork::AddChunk(int32_t begin, int32_t count) {
   num_prefill_tokens += count;
+  past += begin;
   attended += static_cast<double>(count) * begin + 0.5 * count * (count + 1.0);
 }
 
 StepTimeModel::Features StepTimeModel::FeaturesOf(const StepWork& work) {
   return {1, static_cast<double>(work.num_decode_rows), kTokenScale * work.num_prefill_tokens,
-          kAttendedScale * work.attended};
+          kAttendedScale * work.attended, kTokenScale * work.past};
 }
 
 void StepTimeModel::Fit::Add(int32_t octaves, const Features& features, double seconds) {

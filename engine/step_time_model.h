@@ -1,9 +1,10 @@
 // How long a step will take, learned from the steps before it: what a chunk of a prompt may hold while others decode.
 //
-//   seconds = c0 + c1 * decode rows + c2 * prefill tokens + c3 * attended          (a step with prefill)
-//   seconds = d0 + d1 * decode rows                                                 (a step without)
+//   seconds = c0 + c1 * decode rows + c2 * prefill tokens + c3 * attended + c4 * past   (a step with prefill)
+//   seconds = d0 + d1 * decode rows                                                     (a step without)
 //
-// `attended` counts the pairs of a prefill token and a cached token that it sees. The two are fitted apart: a step that
+// `attended` counts the pairs of a prefill token and a cached token that it sees, `past` the tokens before the chunks,
+// which are read however few tokens a chunk has. The two are fitted apart: a step that
 // only decodes may be a CUDA graph. Coefficients are not negative. They are fitted to one remembered step (an average
 // of the latest ones) for every octave of prefill tokens and of their context, of decode rows in the other case, so
 // that hundreds of steps of one size do not make it forget what the others were like; each counts by its relative
@@ -20,7 +21,7 @@ namespace spotlight::engine {
 struct StepWork {
   int32_t num_decode_rows = 0;
   int32_t num_prefill_tokens = 0;
-  double attended = 0;
+  double attended = 0, past = 0;
 
   // The tokens [begin, begin + count) of a prompt.
   void AddChunk(int32_t begin, int32_t count);
@@ -43,7 +44,7 @@ class StepTimeModel {
   static constexpr int32_t kFirstChunkTokens = 256;
 
  private:
-  static constexpr int kFeatures = 4;
+  static constexpr int kFeatures = 5;
   using Features = std::array<double, kFeatures>;
 
   // A linear function with coefficients >= 0, fitted to remembered points.

@@ -23,7 +23,7 @@
 ABSL_FLAG(std::string, model, "benchmarks/engine/qwen2.5-7b-shape", "folder of a config.json");
 ABSL_FLAG(std::string, hash, "", "hash file for it (make_untrained_hash --random-weights 1); needed");
 ABSL_FLAG(std::string, device, "auto", "cpu, cuda:N or auto");
-ABSL_FLAG(std::string, shapes, "1x8192,1x32768,1x131072,1x524288,8x32768,8x131072", "BATCHxCONTEXT, by commas");
+ABSL_FLAG(std::string, shapes, "1x8192,1x32768,1x131072,1x524288,8x32768,8x131072,32x8192", "BATCHxCONTEXT, by commas");
 ABSL_FLAG(std::string, modes, "sparse,dense", "of sparse, dense");
 ABSL_FLAG(double, budget, 0.02, "share of the context");
 ABSL_FLAG(int, steps, 40, "measured, after five that warm up");

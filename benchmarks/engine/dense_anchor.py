@@ -71,7 +71,7 @@ def median_ms(graph, steps=20):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="1x8192,1x32768,1x131072,1x524288,8x32768,8x131072")
+    parser.add_argument("--shapes", default="1x8192,1x32768,1x131072,1x524288,8x32768,8x131072,32x8192")
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
     torch.manual_seed(0)
