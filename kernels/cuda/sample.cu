@@ -9,7 +9,6 @@
 namespace spotlight::kernels::cuda {
 namespace {
 
-constexpr int kClusterBlocks = 8;
 constexpr int kVector = 8;  // logits that a thread loads at once
 constexpr int kCountThreads = 256;
 constexpr float kOne = 0x1p44f;  // of a weight
@@ -289,7 +288,8 @@ Spread SpreadOf(int32_t vocab_size, LaunchSequence* sequence) {
   sequence->Check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   Spread spread;
   // Clusters are there where the code of sm_90 runs.
-  if (sequence->CanWait(reinterpret_cast<const void*>(SampleRows<float, true>))) spread.num_blocks = kClusterBlocks;
+  if (sequence->CanWait(reinterpret_cast<const void*>(SampleRows<float, true>)))
+    spread.num_blocks = kSampleClusterBlocks;
   const int warps = spread.num_blocks * kSampleWarps;
   spread.segment = ((vocab_size + warps - 1) / warps + kVector - 1) / kVector * kVector;
   spread.bytes = sizeof(uint32_t) * kSampleWarps * spread.segment;

@@ -15,6 +15,7 @@ namespace spotlight::kernels::cuda {
 
 constexpr int kSampleThreads = 512;
 constexpr int kSampleWarps = kSampleThreads / 32;
+constexpr int kSampleClusterBlocks = 8;      // of a row, where there are clusters
 constexpr int kSampleBins = kSampleThreads;  // of a histogram, a thread each
 constexpr int kSampleBinBits = 9;
 constexpr unsigned kAllLanes = ~0u;
@@ -160,10 +161,20 @@ class SampleRow {
   __device__ int32_t Find(const Sums& sums, uint64_t target, Measure measure) {
     uint64_t found = 0;
     if (sums.before <= target && target < sums.before + sums.warp) {
-      uint64_t before = sums.before;
-      for (int begin = warp_begin_; begin < warp_end_; begin += 32) {
+      // Each lane sums a run of its own, then all of them search the run that reaches the target.
+      const int count = (warp_end_ - warp_begin_ + 31) / 32;
+      int begin = min(warp_begin_ + lane_ * count, warp_end_);
+      int end = min(begin + count, warp_end_);
+      uint64_t mine = 0;
+      for (int id = begin; id < end; ++id) mine += measure(values_[id - block_begin_], id);
+      const uint64_t through = sums.before + WarpInclusive(mine);
+      const int lane = __ffs(__ballot_sync(kAllLanes, through > target)) - 1;
+      uint64_t before = __shfl_sync(kAllLanes, through - mine, lane);
+      begin = __shfl_sync(kAllLanes, begin, lane);
+      end = __shfl_sync(kAllLanes, end, lane);
+      for (; begin < end; begin += 32) {
         const int id = begin + lane_;
-        const uint64_t inclusive = before + WarpInclusive(id < warp_end_ ? measure(values_[id - block_begin_], id) : 0);
+        const uint64_t inclusive = before + WarpInclusive(id < end ? measure(values_[id - block_begin_], id) : 0);
         const unsigned over = __ballot_sync(kAllLanes, inclusive > target);
         if (over != 0) {
           found = begin + __ffs(over);
@@ -208,11 +219,22 @@ class SampleRow {
     Sync();
     uint32_t count = 0;
     uint64_t measure = 0;
-    for (int block = 0; block < num_blocks_; ++block) {
-      count += Read(&counts[threadIdx.x], block);
+    // All reads on their way before the first is used.
+    uint32_t of_blocks[3][kSampleClusterBlocks];
+#pragma unroll
+    for (int i = 0; i < kSampleClusterBlocks; ++i) {
+      const int block = min(i, num_blocks_ - 1);
+      of_blocks[0][i] = Read(&counts[threadIdx.x], block);
       if constexpr (kWeighted) {
-        measure += (uint64_t{Read(&highs[threadIdx.x], block)} << 32) + Read(&lows[threadIdx.x], block);
+        of_blocks[1][i] = Read(&lows[threadIdx.x], block);
+        of_blocks[2][i] = Read(&highs[threadIdx.x], block);
       }
+    }
+#pragma unroll
+    for (int i = 0; i < kSampleClusterBlocks; ++i) {
+      if (i >= num_blocks_) continue;
+      count += of_blocks[0][i];
+      if constexpr (kWeighted) measure += (uint64_t{of_blocks[2][i]} << 32) + of_blocks[1][i];
     }
     if constexpr (!kWeighted) measure = count;
     const uint64_t inclusive = WarpInclusive(measure);
