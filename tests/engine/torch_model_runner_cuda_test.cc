@@ -2,6 +2,9 @@
 // host's sampler on a CPU.
 #include <gtest/gtest.h>
 
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <cuda_runtime_api.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -73,7 +76,7 @@ void ExpectNear(const std::vector<TokenLogprob>& a, const std::vector<TokenLogpr
 
 struct Outcome {
   std::vector<Answer> answers;
-  int32_t graph_steps = 0, decode_steps = 0;
+  int32_t graph_steps = 0, decode_steps = 0, num_pages = 0;
 };
 
 class TorchModelRunnerCudaTest : public ::testing::Test {
@@ -84,9 +87,7 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
     ASSERT_TRUE(written.ok()) << written;
   }
 
-  // All at once.
-  Outcome Generate(const std::vector<Ask>& asks, bool cuda_graphs, const Shape& shape, DTypeChoice dtype,
-                   const std::string& device = "cuda:0") {
+  LoadOptions Options(bool cuda_graphs, DTypeChoice dtype, const std::string& device = "cuda:0") const {
     LoadOptions options;
     options.model_folder = kFolder;
     options.dtype = dtype;
@@ -97,11 +98,21 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
     options.cuda_graphs = cuda_graphs;
     options.scheduler.max_running = 12;
     options.quality.sample_every = 0;
+    return options;
+  }
+
+  // All at once.
+  Outcome Generate(const std::vector<Ask>& asks, bool cuda_graphs, const Shape& shape, DTypeChoice dtype,
+                   const std::string& device = "cuda:0") {
+    return Generate(asks, shape, Options(cuda_graphs, dtype, device));
+  }
+  Outcome Generate(const std::vector<Ask>& asks, const Shape& shape, const LoadOptions& options) {
     RecordingObserver observer;
     Outcome outcome;
     auto loaded = LoadEngine(options, &observer);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     if (!loaded.ok()) return outcome;
+    outcome.num_pages = loaded->engine->options().scheduler.num_pages;
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     for (size_t i = 0; i < asks.size(); ++i) {
       std::vector<int32_t> prompt;
@@ -188,6 +199,29 @@ TEST_F(TorchModelRunnerCudaTest, PaddedAndMixedRowsGetTheTokensOfRowsAlone) {
     ASSERT_EQ(alone.answers.size(), 1u);
     EXPECT_EQ(together.answers[i].token_ids, alone.answers[0].token_ids) << i;
   }
+}
+
+// All but a little of the device's memory is taken, and the cache has all of that little that is not counted for steps.
+TEST_F(TorchModelRunnerCudaTest, ACacheOfAllTheMemoryLeavesRoomForEverythingElse) {
+  constexpr size_t kLeft = size_t{600} << 20;
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  size_t free_bytes = 0, total_bytes = 0;
+  ASSERT_EQ(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+  ASSERT_GT(free_bytes, kLeft);
+  void* taken = nullptr;
+  ASSERT_EQ(cudaMalloc(&taken, free_bytes - kLeft), cudaSuccess);
+  LoadOptions options = Options(true, DTypeChoice::kBf16);
+  options.max_tokens_in_cache = 0;
+  options.cache_memory_share = 1;
+  options.scheduler.max_running = 64;
+  std::vector<Ask> asks;
+  for (int32_t i = 0; i < 64; ++i)
+    asks.push_back({100 + 97 * i, i % 3 == 0 ? RetrievalMode::kDense : RetrievalMode::kSparse});
+  const Outcome outcome = Generate(asks, WithEverything, options);
+  cudaFree(taken);
+  EXPECT_EQ(outcome.answers.size(), asks.size());
+  EXPECT_LT(outcome.num_pages, 64 * 8192 / 64) << "the memory was not what bounded the cache";
+  EXPECT_GT(outcome.num_pages, 1000) << "this test wants more memory left";
 }
 
 }  // namespace
