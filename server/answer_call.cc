@@ -5,16 +5,30 @@
 
 namespace spotlight::server {
 
+void AnswerCall::Read(grpc::CallbackServerContext* context, std::function<void(grpc::ByteBuffer*)> answer) {
+  answer_ = std::move(answer);
+  ReadRequest(call_.environment().request_reads, RequestReads::Room::kCallers, caller(), context);
+}
+
 void AnswerCall::Answer(const google::protobuf::Message& response) {
-  *reply_ = SerializeMessage(response);
+  reply_ = SerializeMessage(response);
   End(absl::OkStatus());
 }
 
 void AnswerCall::End(const absl::Status& status) {
   call_.SetStatus(status);
-  call_.Closing(status.ok() ? reply_->Length() : 0);
+  call_.Closing(reply_.Length());
   call_.WriteBegins();
-  Finish(ToGrpcStatus(status));
+  if (status.ok()) {
+    StartWriteAndFinish(&reply_, grpc::WriteOptions(), grpc::Status::OK);
+  } else {
+    Finish(ToGrpcStatus(status));
+  }
+}
+
+void AnswerCall::OnCancel() {
+  call_.Cancelled();
+  CancelRead();
 }
 
 void AnswerCall::OnDone() {

@@ -101,6 +101,7 @@ const std::vector<FlagGroup>& Groups() {
         {"connection_grace_seconds", "S"},
         {"keepalive_seconds", "S"},
         {"keepalive_timeout_seconds", "S"},
+        {"request_read_seconds", "S"},
         {"max_unread_seconds", "S"},
         {"load_reports", ""},
         {"reflection", "auto|on|off"},

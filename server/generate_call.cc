@@ -46,8 +46,6 @@ GenerateCall::GenerateCall(const char* method, grpc::CallbackServerContext* cont
 
 absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engine::ResponseSink> sink) {
   record_.request_id = accepted.request.request_id;
-  Enter(std::move(accepted.authorization));
-  // Set before the engine can finish: gRPC may report a cancel as soon as the handler has returned.
   engine_ = accepted.engine;
   accepted.request.caller = CallerOf(record_.caller, *context_);
   if (deadline_ != std::chrono::system_clock::time_point::max()) {
@@ -56,7 +54,9 @@ absl::Status GenerateCall::Submit(AcceptedRequest accepted, std::shared_ptr<engi
   submission_ = sink.get();
   record_.accepted_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   absl::Status status = engine_->Submit(std::move(accepted.request), std::move(sink));
-  if (!status.ok()) engine_ = nullptr;
+  if (!status.ok()) return status;
+  submitted_.store(true);
+  if (cancelled()) CancelInEngine();  // in the meantime: one of the two sees the other
   return status;
 }
 
@@ -72,8 +72,12 @@ engine::CancelReason GenerateCall::ReasonOfCancel() const {
 
 void GenerateCall::Cancel() {
   Cancelled();
+  if (submitted_.load()) CancelInEngine();
+}
+
+void GenerateCall::CancelInEngine() {
   // NOT_FOUND: the request ended in the same moment, and its OnFinish has come or is coming.
-  if (engine_ == nullptr || finished_.load(std::memory_order_acquire)) return;
+  if (finished_.load(std::memory_order_acquire)) return;
   engine_->Cancel(record_.request_id, ReasonOfCancel(), {submission_}).IgnoreError();
 }
 

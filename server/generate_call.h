@@ -5,12 +5,15 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "server/proto_conversion.h"
 #include "server/security/authorizer.h"
 #include "server/served_call.h"
@@ -24,10 +27,17 @@ struct AcceptedRequest {
   engine::Engine* engine = nullptr;
   engine::GenerateRequest request;
   ReturnOptions wanted;
-  Authorization authorization;
 };
 
-// Used in the order Submit or Refused, Finished, Closing, Ended; thread-safe where a comment says so.
+// Parses a request and checks it; empties `bytes`.
+using RequestAcceptor = std::function<absl::StatusOr<AcceptedRequest>(const Authorization&, grpc::ByteBuffer* bytes)>;
+
+// Owned by the service and outliving every call.
+struct GenerateEnvironment : CallEnvironment {
+  RequestAcceptor accept;
+};
+
+// Used in the order Enter, Submit or none, Finished, Closing, Ended; thread-safe where a comment says so.
 class GenerateCall : public ServedCall {
  public:
   GenerateCall(const char* method, grpc::CallbackServerContext* context, const CallEnvironment* environment);
@@ -39,7 +49,6 @@ class GenerateCall : public ServedCall {
   // request that has its id by now.
   void Cancel();
 
-  void set_caller(const std::string& name) { record_.caller = name; }  // of a call that is refused unread
   void Finished(engine::Finish finish);
   // As ServedCall's, with the load report.
   void Closing(size_t num_bytes);
@@ -47,11 +56,13 @@ class GenerateCall : public ServedCall {
 
  private:
   engine::CancelReason ReasonOfCancel() const;
+  void CancelInEngine();
 
   const std::chrono::system_clock::time_point arrival_;
   const std::chrono::system_clock::time_point deadline_;
-  engine::Engine* engine_ = nullptr;                  // null: refused
+  engine::Engine* engine_ = nullptr;
   const engine::ResponseSink* submission_ = nullptr;  // outlives this
+  std::atomic<bool> submitted_{false};                // the engine has it; what it is cancelled by was set before
   std::atomic<bool> finished_{false};
 };
 

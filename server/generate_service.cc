@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/spotlight/v1/generation.pb.h"
 #include "server/answer_call.h"
 #include "server/generate_stream.h"
 #include "server/generate_unary.h"
@@ -27,10 +28,10 @@ constexpr size_t kMaxQueuedTasks = 64 << 10;
 // Encoding 128K tokens takes a third of a second; two at a time leave the cores to the engine.
 constexpr int kNumEncoders = 2;
 
-// gRPC keeps the bytes of a call's request until the call ends, and hands them out as const; nobody reads them again.
-absl::Status TakeMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
+// The bytes are the call's until it ends, and nobody reads them again.
+absl::Status TakeMessage(grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
   const absl::Status status = ParseMessage(*bytes, message);
-  const_cast<grpc::ByteBuffer*>(bytes)->Clear();
+  bytes->Clear();
   return status;
 }
 
@@ -40,11 +41,16 @@ std::string CallersSalt(const std::string& caller, const std::string& salt) {
   return absl::StrCat(caller.size(), ":", caller, salt);
 }
 
+absl::Status Draining() {
+  return absl::UnavailableError("the server is draining and takes no new requests");
+}
+
 }  // namespace
 
 GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_call_end,
                                  std::function<std::string(const CallRecord&)> load_report,
-                                 absl::Duration unread_patience, bool traced, bool share_prefix_cache)
+                                 absl::Duration unread_patience, RequestReads* request_reads, bool traced,
+                                 bool share_prefix_cache)
     : authorizer_(authorizer),
       share_prefix_cache_(share_prefix_cache),
       start_(std::chrono::system_clock::now()),
@@ -60,11 +66,31 @@ GenerateService::GenerateService(const Authorizer* authorizer, CallObserver on_c
   environment_.traced = traced;
   environment_.unread_watch = &unread_watch_;
   environment_.untaken_answers = &untaken_answers_;
+  environment_.request_reads = request_reads;
+  environment_.accept = [this](const Authorization& authorization, grpc::ByteBuffer* bytes) {
+    return Accept(authorization, bytes);
+  };
+  using Context = grpc::CallbackServerContext;
+  AddRawMethod("/spotlight.v1.Generation/Generate",
+               [this](Context* context) { return Generate<GenerateUnary>(context); });
+  AddRawMethod("/spotlight.v1.Generation/GenerateStream",
+               [this](Context* context) { return Generate<GenerateStream>(context); });
+  AddRawMethod("/spotlight.v1.Generation/Tokenize", [this](Context* context) { return Tokenize(context); });
+  AddRawMethod("/spotlight.v1.Generation/Detokenize", [this](Context* context) { return Detokenize(context); });
+  AddRawMethod("/spotlight.v1.Generation/Abort", [this](Context* context) { return Abort(context); });
+  AddRawMethod("/spotlight.v1.Generation/GetModelInfo", [this](Context* context) { return GetModelInfo(context); });
+  AddRawMethod("/spotlight.v1.Generation/GetServerInfo", [this](Context* context) { return GetServerInfo(context); });
+  AddRawMethod("/spotlight.v1.Generation/GetLoads", [this](Context* context) { return GetLoads(context); });
 }
 
 void GenerateService::Serve(engine::Engine* engine, std::string libtorch_version) {
   libtorch_version_ = std::move(libtorch_version);
   engine_.store(engine, std::memory_order_release);
+}
+
+void GenerateService::Drain() {
+  draining_.store(true);
+  environment_.request_reads->EndAll(RequestReads::Room::kCallers, Draining());
 }
 
 absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
@@ -74,15 +100,13 @@ absl::StatusOr<engine::Engine*> GenerateService::ReadyEngine() const {
 }
 
 absl::StatusOr<AcceptedRequest> GenerateService::Accept(const Authorization& authorization,
-                                                        const grpc::ByteBuffer* bytes) const {
-  if (!authorization.status.ok()) return authorization.status;
-  const auto engine = ReadyEngine();
-  if (!engine.ok()) return engine.status();
+                                                        grpc::ByteBuffer* bytes) const {
+  engine::Engine* const engine = engine_.load(std::memory_order_acquire);  // the call was let in, so it is there
   v1::GenerateRequest request;
   if (absl::Status status = TakeMessage(bytes, &request); !status.ok()) return status;
   AcceptedRequest accepted;
   accepted.wanted = ToReturnOptions(request);
-  auto converted = ToEngineRequest(&request, (*engine)->model());
+  auto converted = ToEngineRequest(&request, engine->model());
   if (!converted.ok()) return converted.status();
   const absl::Status allowed =
       authorizer_->AuthorizeRequest(authorization, {converted->priority, converted->sampling.n});
@@ -90,73 +114,56 @@ absl::StatusOr<AcceptedRequest> GenerateService::Accept(const Authorization& aut
   if (authorization.caller.is_identified && !share_prefix_cache_) {
     converted->cache_salt = CallersSalt(authorization.caller.name, converted->cache_salt);
   }
-  accepted.engine = *engine;
+  accepted.engine = engine;
   accepted.request = *std::move(converted);
   return accepted;
 }
 
-grpc::ServerUnaryReactor* GenerateService::Generate(grpc::CallbackServerContext* context,
-                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+template <class Call>
+RequestReactor* GenerateService::Generate(grpc::CallbackServerContext* context) {
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization, request);
-  if (!accepted.ok()) {
-    authorization.place = nullptr;  // before the client knows
-    return GenerateUnary::Refuse(context, &environment_, authorization.caller.name, accepted.status());
-  }
-  accepted->authorization = std::move(authorization);
-  return GenerateUnary::Start(context, &environment_, *std::move(accepted), reply);
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateService::GenerateStream(grpc::CallbackServerContext* context,
-                                                                            const grpc::ByteBuffer* request) {
-  Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
-  auto accepted = Accept(authorization, request);
-  if (!accepted.ok()) {
-    authorization.place = nullptr;  // before the client knows
-    return server::GenerateStream::Refuse(context, &environment_, authorization.caller.name, accepted.status());
-  }
-  accepted->authorization = std::move(authorization);
-  return server::GenerateStream::Start(context, &environment_, *std::move(accepted));
+  absl::Status status = authorization.status.ok() ? ReadyEngine().status() : authorization.status;
+  if (status.ok() && draining_.load()) status = Draining();
+  return Call::Start(context, &environment_, std::move(authorization), status);
 }
 
 template <class Request, class Response>
-grpc::ServerUnaryReactor* GenerateService::Answer(
-    const char* method, Scope scope, grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
-    grpc::ByteBuffer* reply, engine::FairWorkers* workers,
-    std::function<absl::Status(engine::Engine*, Request*, Response*)> ask,
-    std::function<absl::Status(const engine::Engine&, const Request&)> check) {
-  auto* const call = new AnswerCall(method, context, &environment_, reply);  // deletes itself
+RequestReactor* GenerateService::Answer(const char* method, Scope scope, grpc::CallbackServerContext* context,
+                                        engine::FairWorkers* workers,
+                                        std::function<absl::Status(engine::Engine*, Request*, Response*)> ask,
+                                        std::function<absl::Status(const engine::Engine&, const Request&)> check) {
+  auto* const call = new AnswerCall(method, context, &environment_);  // deletes itself
   const CallCost cost = scope == Scope::kGenerate ? CallCost::kRequest : CallCost::kFree;
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), scope, cost);
   const auto engine = authorization.status.ok() ? ReadyEngine() : authorization.status;
   call->Enter(std::move(authorization));
-  const auto request = std::make_shared<Request>();
-  absl::Status status = engine.ok() ? TakeMessage(bytes, request.get()) : engine.status();
-  if (status.ok() && check != nullptr) status = check(**engine, *request);
-  if (!status.ok()) {
-    call->Refuse(status);
+  if (!engine.ok()) {
+    call->Refuse(engine.status());
     return call;
   }
-  const auto run = [call, engine = *engine, request, ask = std::move(ask)] {
-    if (call->cancelled()) return call->Refuse(absl::CancelledError("cancelled before it was answered"));
-    Response response;
-    const absl::Status status = ask(engine, request.get(), &response);
-    status.ok() ? call->Answer(response) : call->Refuse(status);
-  };
-  if (workers == nullptr) {
-    run();
-    return call;
-  }
-  const auto num_bytes = static_cast<int64_t>(request->SpaceUsedLong());
-  status = workers->Post({"", CallerOf(call->caller(), *context), num_bytes, run});
-  if (!status.ok()) call->Refuse(status);
+  call->Read(context, [call, context, engine = *engine, workers, ask = std::move(ask),
+                       check = std::move(check)](grpc::ByteBuffer* bytes) {
+    const auto request = std::make_shared<Request>();
+    absl::Status status = TakeMessage(bytes, request.get());
+    if (status.ok() && check != nullptr) status = check(*engine, *request);
+    if (!status.ok()) return call->Refuse(status);
+    const auto run = [call, engine, request, ask] {
+      if (call->cancelled()) return call->Refuse(absl::CancelledError("cancelled before it was answered"));
+      Response response;
+      const absl::Status status = ask(engine, request.get(), &response);
+      status.ok() ? call->Answer(response) : call->Refuse(status);
+    };
+    if (workers == nullptr) return run();
+    const auto num_bytes = static_cast<int64_t>(request->SpaceUsedLong());
+    status = workers->Post({"", CallerOf(call->caller(), *context), num_bytes, run});
+    if (!status.ok()) call->Refuse(status);
+  });
   return call;
 }
 
-grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
-                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context) {
   return Answer<v1::TokenizeRequest, v1::TokenizeResponse>(
-      "Tokenize", Scope::kGenerate, context, request, reply, &encoders_,
+      "Tokenize", Scope::kGenerate, context, &encoders_,
       [](engine::Engine* engine, v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
         const auto prompt = ToEnginePrompt(request);
         if (!prompt.ok()) return prompt.status();
@@ -171,10 +178,9 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
       });
 }
 
-grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context,
-                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::Detokenize(grpc::CallbackServerContext* context) {
   return Answer<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      "Detokenize", Scope::kGenerate, context, request, reply, &encoders_,
+      "Detokenize", Scope::kGenerate, context, &encoders_,
       [](engine::Engine* engine, v1::DetokenizeRequest* request, v1::DetokenizeResponse* response) {
         auto text = engine->Detokenize({request->token_ids().begin(), request->token_ids().end()});
         if (!text.ok()) return text.status();
@@ -186,44 +192,40 @@ grpc::ServerUnaryReactor* GenerateService::Detokenize(grpc::CallbackServerContex
       });
 }
 
-grpc::ServerUnaryReactor* GenerateService::Abort(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-                                                 grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::Abort(grpc::CallbackServerContext* context) {
   // Whose requests it may mean; Answer lets in who may ask at all.
   const Caller caller = authorizer_->Authorize(CredentialsOf(*context), Scope::kAny, CallCost::kFree).caller;
   engine::CancelScope scope;
   if (!caller.may_admin) scope.caller = CallerOf(caller.name, *context);
   return Answer<v1::AbortRequest, v1::AbortResponse>(
-      "Abort", Scope::kAny, context, request, reply, nullptr,
+      "Abort", Scope::kAny, context, nullptr,
       [scope](engine::Engine* engine, v1::AbortRequest* request, v1::AbortResponse*) {
         if (request->request_id().empty()) return absl::InvalidArgumentError("request_id: must not be empty");
         return engine->Cancel(request->request_id(), engine::CancelReason::kAborted, scope);
       });
 }
 
-grpc::ServerUnaryReactor* GenerateService::GetModelInfo(grpc::CallbackServerContext* context,
-                                                        const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::GetModelInfo(grpc::CallbackServerContext* context) {
   return Answer<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
-      "GetModelInfo", Scope::kAny, context, request, reply, nullptr,
+      "GetModelInfo", Scope::kAny, context, nullptr,
       [](engine::Engine* engine, v1::GetModelInfoRequest*, v1::GetModelInfoResponse* response) {
         SetModelInfo(engine->model(), engine->options().retrieval, response);
         return absl::OkStatus();
       });
 }
 
-grpc::ServerUnaryReactor* GenerateService::GetServerInfo(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::GetServerInfo(grpc::CallbackServerContext* context) {
   return Answer<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(
-      "GetServerInfo", Scope::kAny, context, request, reply, nullptr,
+      "GetServerInfo", Scope::kAny, context, nullptr,
       [this](engine::Engine* engine, v1::GetServerInfoRequest*, v1::GetServerInfoResponse* response) {
         SetServerInfo(*engine, response);
         return absl::OkStatus();
       });
 }
 
-grpc::ServerUnaryReactor* GenerateService::GetLoads(grpc::CallbackServerContext* context,
-                                                    const grpc::ByteBuffer* request, grpc::ByteBuffer* reply) {
+RequestReactor* GenerateService::GetLoads(grpc::CallbackServerContext* context) {
   return Answer<v1::GetLoadsRequest, v1::GetLoadsResponse>(
-      "GetLoads", Scope::kAny, context, request, reply, nullptr,
+      "GetLoads", Scope::kAny, context, nullptr,
       [](engine::Engine* engine, v1::GetLoadsRequest*, v1::GetLoadsResponse* response) {
         SetLoads(engine->Load(), response);
         return absl::OkStatus();

@@ -22,27 +22,31 @@ constexpr size_t kMaxPromptLogprobBytes = 16 << 20;
 
 }  // namespace
 
-GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                      AcceptedRequest accepted) {
+GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, const GenerateEnvironment* environment,
+                                      Authorization authorization, const absl::Status& refused) {
   auto stream = std::make_shared<GenerateStream>(context, environment);
   stream->self_ = stream;
-  stream->wanted_ = accepted.wanted;
-  // From here on the engine may call; gRPC keeps what is started before it binds the reactor.
-  const absl::Status status = stream->call_.Submit(std::move(accepted), stream);
-  if (!status.ok()) stream->RefuseWith(status);
+  stream->call_.Enter(std::move(authorization));
+  if (refused.ok()) {
+    stream->ReadRequest(environment->request_reads, RequestReads::Room::kCallers, stream->call_.record().caller,
+                        context);
+  } else {
+    stream->OnNoRequest(refused);
+  }
   return stream.get();  // kept by self_ until OnDone, which cannot come before the caller hands it to gRPC
 }
 
-GenerateStream* GenerateStream::Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                       const std::string& caller, const absl::Status& status) {
-  auto stream = std::make_shared<GenerateStream>(context, environment);
-  stream->self_ = stream;
-  stream->call_.set_caller(caller);
-  stream->RefuseWith(status);
-  return stream.get();
+void GenerateStream::OnRequest(grpc::ByteBuffer* bytes) {
+  auto accepted = environment_->accept(call_.authorization(), bytes);
+  if (!accepted.ok()) return OnNoRequest(accepted.status());
+  wanted_ = accepted->wanted;
+  // From here on the engine may call.
+  const absl::Status status = call_.Submit(*std::move(accepted), shared_from_this());
+  if (!status.ok()) OnNoRequest(status);
 }
 
-void GenerateStream::RefuseWith(const absl::Status& status) {
+void GenerateStream::OnNoRequest(const absl::Status& status) {
+  call_.GivePlaceBack();
   call_.SetStatus(status);
   {
     MutexLock lock(&mutex_);
@@ -222,6 +226,7 @@ void GenerateStream::OnCancel() {
     reader_gone_ = true;
   }
   call_.Cancel();
+  CancelRead();
 }
 
 void GenerateStream::OnDone() {

@@ -1,4 +1,4 @@
-// One streaming generation call: gRPC's write reactor and the engine's sink in one object.
+// One streaming generation call: gRPC's reactor and the engine's sink in one object.
 //
 // Deltas wait here while a write is in flight and merge with each other, so that a slow reader costs memory for its
 // text and not for messages. A reader that lets megabytes wait loses them: the request is cancelled, its slot and pages
@@ -19,25 +19,23 @@
 #include "engine/mutex.h"
 #include "engine/response_sink.h"
 #include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
 #include "proto/spotlight/v1/generation.pb.h"
 #include "server/generate_call.h"
+#include "server/request_reactor.h"
 
 namespace spotlight::server {
 
 // Thread-safe.
-class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+class GenerateStream final : public RequestReactor,
                              public engine::ResponseSink,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
-  // Both return the reactor to hand to gRPC.
-  static GenerateStream* Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                               AcceptedRequest accepted);
-  static GenerateStream* Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                const std::string& caller, const absl::Status& status);
+  // The reactor to hand to gRPC, which keeps it until OnDone. A call that may not generate is `refused`.
+  static GenerateStream* Start(grpc::CallbackServerContext* context, const GenerateEnvironment* environment,
+                               Authorization authorization, const absl::Status& refused);
 
-  GenerateStream(grpc::CallbackServerContext* context, const CallEnvironment* environment)
-      : call_("GenerateStream", context, environment) {}
+  GenerateStream(grpc::CallbackServerContext* context, const GenerateEnvironment* environment)
+      : environment_(environment), call_("GenerateStream", context, environment) {}
 
   // engine::ResponseSink
   void OnPrompt(int32_t prompt_tokens) override;
@@ -45,7 +43,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnSampleFinish(engine::Finish finish) override;
   void OnFinish(engine::Finish finish) override;
 
-  // grpc::ServerWriteReactor
+  // grpc::ServerBidiReactor
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
@@ -56,7 +54,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     size_t num_bytes = 0;  // in memory, but for the few figures at a sample's end
   };
 
-  void RefuseWith(const absl::Status& status);
+  void OnRequest(grpc::ByteBuffer* bytes) override;
+  void OnNoRequest(const absl::Status& status) override;
   // A message to add to: the latest of the same sample that waits, where it has room and, for what must come `last`,
   // nothing waits behind it. Samples come interleaved, so that one may pass another. The first message tells of the
   // prompt.
@@ -72,6 +71,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void PostAdvance();
   void Advance();
 
+  const GenerateEnvironment* const environment_;
   GenerateCall call_;
   ReturnOptions wanted_;
   std::shared_ptr<GenerateStream> self_;  // gRPC's reference

@@ -16,27 +16,30 @@ constexpr size_t kMaxAnswerBytes = 64 << 20;
 
 }  // namespace
 
-GenerateUnary* GenerateUnary::Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                    AcceptedRequest accepted, grpc::ByteBuffer* reply) {
-  auto unary = std::make_shared<GenerateUnary>(context, environment, reply);
+GenerateUnary* GenerateUnary::Start(grpc::CallbackServerContext* context, const GenerateEnvironment* environment,
+                                    Authorization authorization, const absl::Status& refused) {
+  auto unary = std::make_shared<GenerateUnary>(context, environment);
   unary->self_ = unary;
-  unary->wanted_ = accepted.wanted;
-  unary->response_.set_request_id(accepted.request.request_id);
-  const absl::Status status = unary->call_.Submit(std::move(accepted), unary);
-  if (!status.ok()) unary->RefuseWith(status);
+  unary->call_.Enter(std::move(authorization));
+  if (refused.ok()) {
+    unary->ReadRequest(environment->request_reads, RequestReads::Room::kCallers, unary->call_.record().caller, context);
+  } else {
+    unary->OnNoRequest(refused);
+  }
   return unary.get();  // kept by self_ until OnDone, which cannot come before the caller hands it to gRPC
 }
 
-GenerateUnary* GenerateUnary::Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                                     const std::string& caller, const absl::Status& status) {
-  auto unary = std::make_shared<GenerateUnary>(context, environment, nullptr);
-  unary->self_ = unary;
-  unary->call_.set_caller(caller);
-  unary->RefuseWith(status);
-  return unary.get();
+void GenerateUnary::OnRequest(grpc::ByteBuffer* bytes) {
+  auto accepted = environment_->accept(call_.authorization(), bytes);
+  if (!accepted.ok()) return OnNoRequest(accepted.status());
+  wanted_ = accepted->wanted;
+  response_.set_request_id(accepted->request.request_id);
+  const absl::Status status = call_.Submit(*std::move(accepted), shared_from_this());
+  if (!status.ok()) OnNoRequest(status);
 }
 
-void GenerateUnary::RefuseWith(const absl::Status& status) {
+void GenerateUnary::OnNoRequest(const absl::Status& status) {
+  call_.GivePlaceBack();
   call_.SetStatus(status);
   call_.Closing(0);
   Finish(ToGrpcStatus(status));
@@ -84,11 +87,20 @@ void GenerateUnary::Reply() {
   const absl::Status& status = call_.record().status;
   {
     const v1::GenerateResponse response = std::move(response_);  // not kept while its bytes wait for the client
-    if (status.ok()) *reply_ = SerializeMessage(response);
+    if (status.ok()) reply_ = SerializeMessage(response);
   }
-  call_.Closing(reply_->Length());
+  call_.Closing(reply_.Length());
   call_.WriteBegins();
-  Finish(ToGrpcStatus(status));
+  if (status.ok()) {
+    StartWriteAndFinish(&reply_, grpc::WriteOptions(), grpc::Status::OK);
+  } else {
+    Finish(ToGrpcStatus(status));
+  }
+}
+
+void GenerateUnary::OnCancel() {
+  call_.Cancel();
+  CancelRead();
 }
 
 void GenerateUnary::OnDone() {

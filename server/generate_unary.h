@@ -8,25 +8,23 @@
 
 #include "engine/response_sink.h"
 #include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
 #include "proto/spotlight/v1/generation.pb.h"
 #include "server/generate_call.h"
+#include "server/request_reactor.h"
 
 namespace spotlight::server {
 
 // Thread-safe: the sink's calls come one at a time, and what they touch is read only after the last of them.
-class GenerateUnary final : public grpc::ServerUnaryReactor,
+class GenerateUnary final : public RequestReactor,
                             public engine::ResponseSink,
                             public std::enable_shared_from_this<GenerateUnary> {
  public:
-  // Both return the reactor to hand to gRPC, which owns `reply`.
-  static GenerateUnary* Start(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                              AcceptedRequest accepted, grpc::ByteBuffer* reply);
-  static GenerateUnary* Refuse(grpc::CallbackServerContext* context, const CallEnvironment* environment,
-                               const std::string& caller, const absl::Status& status);
+  // As GenerateStream's.
+  static GenerateUnary* Start(grpc::CallbackServerContext* context, const GenerateEnvironment* environment,
+                              Authorization authorization, const absl::Status& refused);
 
-  GenerateUnary(grpc::CallbackServerContext* context, const CallEnvironment* environment, grpc::ByteBuffer* reply)
-      : call_("Generate", context, environment), reply_(reply) {}
+  GenerateUnary(grpc::CallbackServerContext* context, const GenerateEnvironment* environment)
+      : environment_(environment), call_("Generate", context, environment) {}
 
   // engine::ResponseSink
   void OnPrompt(int32_t prompt_tokens) override;
@@ -34,17 +32,19 @@ class GenerateUnary final : public grpc::ServerUnaryReactor,
   void OnSampleFinish(engine::Finish finish) override;
   void OnFinish(engine::Finish finish) override;
 
-  // grpc::ServerUnaryReactor
-  void OnCancel() override { call_.Cancel(); }
+  // grpc::ServerBidiReactor
+  void OnCancel() override;
   void OnDone() override;
 
  private:
-  void RefuseWith(const absl::Status& status);
+  void OnRequest(grpc::ByteBuffer* bytes) override;
+  void OnNoRequest(const absl::Status& status) override;
   void Overflow();
   void Reply();
 
+  const GenerateEnvironment* const environment_;
   GenerateCall call_;
-  grpc::ByteBuffer* const reply_;
+  grpc::ByteBuffer reply_;  // gRPC's from Reply to OnDone
   ReturnOptions wanted_;
   v1::GenerateResponse response_;
   size_t num_bytes_ = 0;  // of all deltas, in memory

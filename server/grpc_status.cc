@@ -19,7 +19,7 @@ constexpr size_t kMaxMessageBytes = 1024;
 // The refusals that waiting cures: these queues empty by themselves.
 bool IsQueue(absl::string_view subject) {
   return subject == "queue_requests" || subject == "queue_tokens" || subject == "encoding_queue" ||
-         subject == "caller_share";
+         subject == "caller_share" || subject == "request_reads";
 }
 
 void AddDetails(const absl::Status& status, absl::string_view message, google::rpc::Status* proto) {

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "server/grpc_status.h"
-#include "server/refused_stream.h"
 #include "server/security/call_credentials.h"
 #include "server/wire_message.h"
 
@@ -13,13 +12,35 @@ namespace spotlight::server {
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
-// One Watch call: sends the latest status whenever it differs from the last one sent, one write at a time.
-class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                          public std::enable_shared_from_this<HealthWatch> {
+class HealthCheck final : public RequestReactor {
  public:
-  // `watched` is null for a name that is not known.
-  HealthWatch(HealthService* health, HealthService::Service* watched, StreamPlaces::Place place)
-      : health_(health), watched_(watched), place_(std::move(place)) {}
+  explicit HealthCheck(HealthService* health) : health_(health) {}
+
+  void OnCancel() override { CancelRead(); }
+  void OnDone() override { delete this; }
+
+ private:
+  void OnRequest(grpc::ByteBuffer* bytes) override {
+    HealthCheckRequest asked;
+    if (absl::Status status = TakeSmallMessage(bytes, &asked); !status.ok()) return OnNoRequest(status);
+    HealthCheckResponse response;
+    response.set_status(health_->StatusOf(asked.service()));
+    if (response.status() == HealthCheckResponse::UNKNOWN) {
+      return OnNoRequest(absl::NotFoundError("no service of this name is watched"));
+    }
+    reply_ = SerializeMessage(response);
+    StartWriteAndFinish(&reply_, grpc::WriteOptions(), grpc::Status::OK);
+  }
+  void OnNoRequest(const absl::Status& status) override { Finish(ToGrpcStatus(status)); }
+
+  HealthService* const health_;
+  grpc::ByteBuffer reply_;
+};
+
+// One Watch call: sends the latest status whenever it differs from the last one sent, one write at a time.
+class HealthWatch final : public RequestReactor, public std::enable_shared_from_this<HealthWatch> {
+ public:
+  HealthWatch(HealthService* health, std::string peer) : health_(health), peer_(std::move(peer)) {}
 
   void KeepUntilDone() { self_ = shared_from_this(); }
 
@@ -44,11 +65,13 @@ class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   void OnCancel() override {
+    bool is_read;
     {
       MutexLock lock(&mutex_);
       cancelled_ = true;
+      is_read = is_read_;
     }
-    Advance();
+    is_read ? Advance() : CancelRead();
   }
 
   void OnDone() override {
@@ -57,6 +80,22 @@ class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
  private:
+  void OnRequest(grpc::ByteBuffer* bytes) override {
+    HealthCheckRequest asked;
+    if (absl::Status status = TakeSmallMessage(bytes, &asked); !status.ok()) return OnNoRequest(status);
+    auto place = health_->places_->Take(peer_);
+    if (!place.ok()) return OnNoRequest(place.status());
+    place_ = *std::move(place);
+    {
+      MutexLock lock(&mutex_);
+      is_read_ = true;  // from here on a cancel ends the call as anything else does
+    }
+    watched_ = health_->Add(asked.service(), self_);
+    // The protocol wants the stream of an unknown name kept open.
+    if (watched_ == nullptr) Send(HealthCheckResponse::SERVICE_UNKNOWN, 0);
+  }
+  void OnNoRequest(const absl::Status& status) override { Finish(ToGrpcStatus(status)); }
+
   void Advance() {
     bool finish = false;
     {
@@ -82,8 +121,9 @@ class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   }
 
   HealthService* const health_;
-  HealthService::Service* const watched_;
-  const StreamPlaces::Place place_;
+  const std::string peer_;
+  HealthService::Service* watched_ = nullptr;  // this and the place are set when the request is read
+  StreamPlaces::Place place_;
   std::shared_ptr<HealthWatch> self_;  // gRPC's reference
   grpc::ByteBuffer message_;           // the write's alone while one is in flight
 
@@ -91,13 +131,26 @@ class HealthWatch final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   HealthService::ServingStatus latest_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
   HealthService::ServingStatus sent_ ABSL_GUARDED_BY(mutex_) = HealthCheckResponse::UNKNOWN;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool is_read_ ABSL_GUARDED_BY(mutex_) = false;
   bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-HealthService::HealthService(StreamPlaces* places) : places_(places) {
+HealthService::HealthService(StreamPlaces* places, RequestReads* reads) : places_(places), reads_(reads) {
   for (const char* name : {"", "spotlight.v1.Generation", "readiness", "liveness"}) services_[name];
+  AddRawMethod("/grpc.health.v1.Health/Check", [this](grpc::CallbackServerContext* context) {
+    auto* const check = new HealthCheck(this);  // deletes itself
+    check->ReadRequest(reads_, RequestReads::Room::kAnyone, CredentialsOf(*context).peer, context);
+    return check;
+  });
+  AddRawMethod("/grpc.health.v1.Health/Watch", [this](grpc::CallbackServerContext* context) {
+    const std::string peer = CredentialsOf(*context).peer;
+    const auto watch = std::make_shared<HealthWatch>(this, peer);
+    watch->KeepUntilDone();
+    watch->ReadRequest(reads_, RequestReads::Room::kAnyone, peer, context);
+    return watch.get();
+  });
 }
 
 void HealthService::Set(bool live, bool ready) {
@@ -121,60 +174,32 @@ void HealthService::Update(const std::string& name, ServingStatus status) {
   for (const auto& watch : watches) watch->Send(status, version);
 }
 
+HealthService::ServingStatus HealthService::StatusOf(const std::string& name) {
+  MutexLock lock(&mutex_);
+  const auto found = services_.find(name);
+  return found == services_.end() ? HealthCheckResponse::UNKNOWN : found->second.status;
+}
+
+HealthService::Service* HealthService::Add(const std::string& name, const std::shared_ptr<HealthWatch>& watch) {
+  Service* service;
+  ServingStatus status;
+  int64_t version;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = services_.find(name);
+    if (found == services_.end()) return nullptr;
+    service = &found->second;
+    service->watches.insert(watch);
+    status = service->status;
+    version = service->version;
+  }
+  watch->Send(status, version);
+  return service;
+}
+
 void HealthService::Remove(Service* service, const std::shared_ptr<HealthWatch>& watch) {
   MutexLock lock(&mutex_);
   service->watches.erase(watch);
-}
-
-grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-                                               grpc::ByteBuffer* reply) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  HealthCheckRequest asked;
-  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-  HealthCheckResponse response;
-  {
-    MutexLock lock(&mutex_);
-    const auto found = services_.find(asked.service());
-    if (found != services_.end()) response.set_status(found->second.status);
-  }
-  if (response.status() == HealthCheckResponse::UNKNOWN) {
-    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no service of this name is watched"));
-  } else {
-    *reply = SerializeMessage(response);
-    reactor->Finish(grpc::Status::OK);
-  }
-  return reactor;
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(grpc::CallbackServerContext* context,
-                                                                 const grpc::ByteBuffer* request) {
-  HealthCheckRequest asked;
-  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
-    return new RefusedStream(ToGrpcStatus(status));
-  }
-  auto place = places_->Take(CredentialsOf(*context).peer);
-  if (!place.ok()) return new RefusedStream(ToGrpcStatus(place.status()));
-  std::shared_ptr<HealthWatch> watch;
-  ServingStatus status = HealthCheckResponse::SERVICE_UNKNOWN;
-  int64_t version = 0;
-  {
-    MutexLock lock(&mutex_);
-    const auto found = services_.find(asked.service());
-    const bool known = found != services_.end();
-    watch = std::make_shared<HealthWatch>(this, known ? &found->second : nullptr, *std::move(place));
-    watch->KeepUntilDone();
-    if (known) {
-      status = found->second.status;
-      version = found->second.version;
-      found->second.watches.insert(watch);
-    }
-  }
-  // The protocol wants the stream of an unknown name kept open.
-  watch->Send(status, version);
-  return watch.get();
 }
 
 }  // namespace spotlight::server

@@ -9,35 +9,30 @@
 #include <string>
 
 #include "engine/mutex.h"
-#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpc/health/v1/health.pb.h"
+#include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
-#include "grpcpp/support/server_callback.h"
+#include "server/raw_service.h"
+#include "server/request_reads.h"
 #include "server/stream_places.h"
 
 namespace spotlight::server {
 
+class HealthCheck;
 class HealthWatch;
-
-// Both methods raw (bytes in, bytes out), so that a request is measured before it is parsed: anyone may send one.
-using RawHealthService = grpc::health::v1::Health::WithRawCallbackMethod_Check<
-    grpc::health::v1::Health::WithRawCallbackMethod_Watch<grpc::health::v1::Health::Service>>;
 
 // Thread-safe. Names: "", "spotlight.v1.Generation" and "readiness" (may requests be sent?), "liveness" (should the
 // process be left running?). Others are NOT_FOUND for Check, SERVICE_UNKNOWN for Watch.
 // INVALID_ARGUMENT: more than kMaxSmallMessageBytes. RESOURCE_EXHAUSTED: a Watch that finds no place.
-class HealthService final : public RawHealthService {
+class HealthService final : public RawService {
  public:
-  // `places` are those of the watches, and outlive them.
-  explicit HealthService(StreamPlaces* places);
+  // `places` are those of the watches; these, and `reads`, outlive the calls.
+  HealthService(StreamPlaces* places, RequestReads* reads);
 
   void Set(bool live, bool ready);
 
-  grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-                                  grpc::ByteBuffer* reply) override;
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Watch(grpc::CallbackServerContext* context,
-                                                    const grpc::ByteBuffer* request) override;
-
  private:
+  friend class HealthCheck;
   friend class HealthWatch;
   using ServingStatus = grpc::health::v1::HealthCheckResponse::ServingStatus;
   struct Service {
@@ -47,9 +42,14 @@ class HealthService final : public RawHealthService {
   };
 
   void Update(const std::string& name, ServingStatus status);
+  // UNKNOWN: nobody knows the name.
+  ServingStatus StatusOf(const std::string& name);
+  // The watch gets the status that holds, and all that follow; null: nobody knows the name.
+  Service* Add(const std::string& name, const std::shared_ptr<HealthWatch>& watch);
   void Remove(Service* service, const std::shared_ptr<HealthWatch>& watch);
 
   StreamPlaces* const places_;
+  RequestReads* const reads_;
   Mutex mutex_;
   std::map<std::string, Service> services_ ABSL_GUARDED_BY(mutex_);  // the names never change
 };

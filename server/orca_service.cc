@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <utility>
 
 #include "engine/mutex.h"
 #include "grpcpp/alarm.h"
 #include "server/grpc_status.h"
-#include "server/refused_stream.h"
 #include "server/security/call_credentials.h"
 #include "server/wire_message.h"
 
@@ -20,15 +20,10 @@ constexpr int64_t kMaxIntervalMs = int64_t{24} * 3600 * 1000;
 
 // Writes and waits in turn, so that a stream never has both a write and an alarm that would come back to it. Whoever
 // finds it cancelled when its turn comes finishes, and touches it no more: gRPC's OnDone deletes.
-class OrcaStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+class OrcaStream final : public RequestReactor {
  public:
-  OrcaStream(const OrcaService::Reporter* reporter, std::chrono::milliseconds interval, StreamPlaces::Place place)
-      : reporter_(reporter), interval_(interval), place_(std::move(place)) {}
-
-  void Write() {
-    report_ = SerializeMessage((*reporter_)());
-    StartWrite(&report_);
-  }
+  OrcaStream(const OrcaService::Reporter* reporter, StreamPlaces* places, std::string peer)
+      : reporter_(reporter), places_(places), peer_(std::move(peer)) {}
 
   void OnWriteDone(bool ok) override {
     {
@@ -50,11 +45,28 @@ class OrcaStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       waiting = waiting_;
     }
     if (waiting) alarm_.Cancel();  // calls OnAlarm; OnDone waits for this to return
+    CancelRead();
   }
 
   void OnDone() override { delete this; }
 
  private:
+  void OnRequest(grpc::ByteBuffer* bytes) override {
+    xds::service::orca::v3::OrcaLoadReportRequest asked;
+    if (absl::Status status = TakeSmallMessage(bytes, &asked); !status.ok()) return OnNoRequest(status);
+    auto place = places_->Take(peer_);
+    if (!place.ok()) return OnNoRequest(place.status());
+    place_ = *std::move(place);
+    interval_ = ReportInterval(asked);
+    Write();
+  }
+  void OnNoRequest(const absl::Status& status) override { Finish(ToGrpcStatus(status)); }
+
+  void Write() {
+    report_ = SerializeMessage((*reporter_)());
+    StartWrite(&report_);
+  }
+
   void OnAlarm() {
     bool cancelled;
     {
@@ -69,8 +81,10 @@ class OrcaStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void End() { Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the reports were cancelled")); }
 
   const OrcaService::Reporter* const reporter_;
-  const std::chrono::milliseconds interval_;
-  const StreamPlaces::Place place_;
+  StreamPlaces* const places_;
+  const std::string peer_;
+  std::chrono::milliseconds interval_{0};
+  StreamPlaces::Place place_;
   grpc::ByteBuffer report_;  // the write's alone while one is in flight
   Mutex mutex_;
   grpc::Alarm alarm_;
@@ -87,17 +101,15 @@ std::chrono::milliseconds ReportInterval(const xds::service::orca::v3::OrcaLoadR
   return std::chrono::milliseconds(std::clamp(milliseconds, kMinIntervalMs, kMaxIntervalMs));
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* OrcaService::StreamCoreMetrics(grpc::CallbackServerContext* context,
-                                                                           const grpc::ByteBuffer* request) {
-  xds::service::orca::v3::OrcaLoadReportRequest asked;
-  if (absl::Status status = TakeSmallMessage(request, &asked); !status.ok()) {
-    return new RefusedStream(ToGrpcStatus(status));
-  }
-  auto place = places_->Take(CredentialsOf(*context).peer);
-  if (!place.ok()) return new RefusedStream(ToGrpcStatus(place.status()));
-  auto* stream = new OrcaStream(&reporter_, ReportInterval(asked), *std::move(place));
-  stream->Write();
-  return stream;
+OrcaService::OrcaService(Reporter reporter, StreamPlaces* places, RequestReads* reads)
+    : reporter_(std::move(reporter)) {
+  AddRawMethod("/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics",
+               [this, places, reads](grpc::CallbackServerContext* context) {
+                 const std::string peer = CredentialsOf(*context).peer;
+                 auto* const stream = new OrcaStream(&reporter_, places, peer);  // deletes itself
+                 stream->ReadRequest(reads, RequestReads::Room::kAnyone, peer, context);
+                 return stream;
+               });
 }
 
 }  // namespace spotlight::server

@@ -8,9 +8,10 @@
 namespace spotlight::server {
 namespace {
 
-constexpr absl::string_view kReasons[] = {
-    "queue_requests", "queue_tokens",       "encoding_queue", "caller_share", "deadline", "kv_capacity", "auth",
-    "caller_rate",    "caller_concurrency", "invalid",        "loading",      "draining", "unhealthy",   "other"};
+constexpr absl::string_view kReasons[] = {"request_reads", "queue_requests",     "queue_tokens", "encoding_queue",
+                                          "caller_share",  "deadline",           "kv_capacity",  "auth",
+                                          "caller_rate",   "caller_concurrency", "invalid",      "loading",
+                                          "draining",      "unhealthy",          "other"};
 
 bool IsGeneration(absl::string_view method) {
   return method == "Generate" || method == "GenerateStream";
@@ -42,7 +43,7 @@ absl::string_view ReasonOf(const absl::Status& status, bool draining) {
       if (SplitSubject(status.message()).subject == "loading") return "loading";
       return draining ? "draining" : "unhealthy";
     case absl::StatusCode::kDeadlineExceeded:
-      return "deadline";
+      return SplitSubject(status.message()).subject == "request_reads" ? "request_reads" : "deadline";
     case absl::StatusCode::kResourceExhausted:
       return FullResource(SplitSubject(status.message()).subject);
     default:

@@ -34,6 +34,7 @@ ABSL_FLAG(double, keepalive_seconds, 60,
           "Ping a client that has sent nothing for so long, to find out when its host has gone without a word");
 ABSL_FLAG(double, keepalive_timeout_seconds, 20,
           "What it has to answer; then its connection is closed, and its requests end");
+ABSL_FLAG(double, request_read_seconds, 60, "End a call whose request is not whole so long after it began; 0: never");
 ABSL_FLAG(double, max_unread_seconds, 300,
           "End a call whose client has taken nothing of what is written to it for so long; 0: never");
 
@@ -101,6 +102,7 @@ absl::Status ReadSecurityFlags(ServerOptions* options) {
         ReadSeconds("keepalive-seconds", absl::GetFlag(FLAGS_keepalive_seconds), 0.1, &options->keepalive_time),
         ReadSeconds("keepalive-timeout-seconds", absl::GetFlag(FLAGS_keepalive_timeout_seconds), 0.1,
                     &options->keepalive_timeout),
+        ReadSeconds("request-read-seconds", absl::GetFlag(FLAGS_request_read_seconds), 0, &options->request_patience),
         ReadSeconds("max-unread-seconds", absl::GetFlag(FLAGS_max_unread_seconds), 0, &options->unread_patience)}) {
     if (!status.ok()) return status;
   }

@@ -16,19 +16,19 @@ ServedCall::ServedCall(const char* method, grpc::CallbackServerContext* context,
 }
 
 void ServedCall::Enter(Authorization authorization) {
-  record_.caller = std::move(authorization.caller.name);
-  place_ = std::move(authorization.place);
+  authorization_ = std::move(authorization);
+  record_.caller = authorization_.caller.name;
 }
 
 void ServedCall::Closing(size_t num_bytes) {
-  if (place_ == nullptr) return;
+  if (authorization_.place == nullptr) return;
   untaken_bytes_ = environment_->untaken_answers->Add(record_.caller, num_bytes);
-  if (untaken_bytes_ > 0) place_ = nullptr;
+  if (untaken_bytes_ > 0) GivePlaceBack();
 }
 
 void ServedCall::Ended() {
   environment_->untaken_answers->Remove(record_.caller, untaken_bytes_);
-  place_ = nullptr;
+  GivePlaceBack();
   if (record_.status.ok() && cancelled()) record_.status = absl::CancelledError("the client left its answer");
   // What was to be said never reached a client that does not read.
   if (absl::Status given_up = unread_.End(); !given_up.ok()) record_.status = std::move(given_up);

@@ -13,6 +13,7 @@
 #include "grpcpp/server_context.h"
 #include "server/call_record.h"
 #include "server/open_calls.h"
+#include "server/request_reads.h"
 #include "server/security/authorizer.h"
 #include "server/unread_watch.h"
 #include "server/untaken_answers.h"
@@ -31,6 +32,7 @@ struct CallEnvironment {
   // The trailer of a call that is about to end; null: none is sent.
   std::function<std::string(const CallRecord&)> load_report;
   OpenCalls* open_calls = nullptr;
+  RequestReads* request_reads = nullptr;
   bool traced = false;  // records say where the caller's trace stands
   UnreadWatch* unread_watch = nullptr;
   UntakenAnswers* untaken_answers = nullptr;
@@ -46,12 +48,15 @@ class ServedCall {
 
   // From now on the caller's place is held, if it has one.
   void Enter(Authorization authorization);
+  // It is free at once, of a call that is refused: before the client knows.
+  void GivePlaceBack() { authorization_.place = nullptr; }
+  const Authorization& authorization() const { return authorization_; }
   // How the call ends, where its client takes all of it: else the record says what became of that.
   void SetStatus(absl::Status status) { record_.status = std::move(status); }
 
   // From OnCancel, on any thread.
-  void Cancelled() { cancelled_.store(true, std::memory_order_release); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }  // thread-safe
+  void Cancelled() { cancelled_.store(true); }
+  bool cancelled() const { return cancelled_.load(); }  // thread-safe
 
   // Once, before the reactor's Finish: what goes with it, on the wire. The caller's place is free for its next call
   // where that is little, else when the client has taken it.
@@ -71,7 +76,7 @@ class ServedCall {
   CallRecord record_;
 
  private:
-  CallerQuota::Place place_;
+  Authorization authorization_;
   size_t untaken_bytes_ = 0;  // as UntakenAnswers counts them
   UnreadWatch::Call unread_;
   std::atomic<bool> cancelled_{false};

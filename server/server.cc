@@ -16,8 +16,10 @@
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
+#include "server/received_bytes.h"
 #include "server/security/watched_credentials.h"
 #include "server/tracing/call_span.h"
+#include "server/wire_message.h"
 #include "spdlog/spdlog.h"
 
 namespace spotlight::server {
@@ -33,13 +35,41 @@ constexpr std::chrono::seconds kEnginePollInterval(1);
 constexpr absl::Duration kTraceFlushTime = absl::Seconds(2);
 
 // What gRPC may hold of messages under way, all connections together: a quarter of the machine's memory, or of the
-// container's. Beyond it gRPC cancels streams without asking whose they are, so this is for the moment before the
-// kernel would end the process.
-size_t GrpcMemoryBytes() {
+// container's. Beyond it gRPC cancels streams without asking whose they are; request_reads.h keeps far below.
+size_t GrpcMemoryBytes(const ServerOptions& options) {
+  if (options.grpc_memory_bytes > 0) return static_cast<size_t>(options.grpc_memory_bytes);
   size_t bytes = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
   std::ifstream limit("/sys/fs/cgroup/memory.max");  // a number, or "max"
   if (size_t container = 0; limit >> container) bytes = std::min(bytes, container);
   return bytes / 4;
+}
+
+// Of the memory that gRPC may have: in places to read a request in, and in what waits for them, which is a stream's
+// window each. What is left is for requests that are read and not yet parsed, for answers, and for connections.
+constexpr double kReadingShare = 0.5, kWaitingShare = 0.125;
+// The same for what anyone may send, health's requests and those for load reports.
+constexpr double kOpenReadingShare = 0.125, kOpenWaitingShare = 0.03;
+// Of a stream whose message nobody has asked for, and of a connection beside what is asked for: a prompt of 60,000
+// tokens comes without a wait for more, and a connection that carries many small ones over a long way is not held up.
+constexpr int kStreamWindowBytes = 256 << 10;
+
+RequestReads::RoomBounds RoomBounds(double memory_bytes, double reading_share, double waiting_share, size_t message) {
+  RequestReads::RoomBounds bounds;
+  bounds.num_reading = std::max<int64_t>(4, static_cast<int64_t>(reading_share * memory_bytes / kMaxRequestBytes));
+  bounds.num_waiting = std::max<int64_t>(64, static_cast<int64_t>(waiting_share * memory_bytes / kStreamWindowBytes));
+  bounds.max_message_bytes = static_cast<int64_t>(message);
+  return bounds;
+}
+
+// `port` is known before the first request.
+RequestReads::Bounds ReadBounds(const ServerOptions& options, const int* port) {
+  const auto memory = static_cast<double>(GrpcMemoryBytes(options));
+  RequestReads::Bounds bounds;
+  bounds.callers = RoomBounds(memory, kReadingShare, kWaitingShare, kMaxRequestBytes);
+  bounds.anyone = RoomBounds(memory, kOpenReadingShare, kOpenWaitingShare, kMaxSmallMessageBytes);
+  bounds.patience = options.request_patience;
+  bounds.received_bytes = [port] { return ReceivedBytes(*port); };
+  return bounds;
 }
 
 // gRPC turns reflection and channelz on for every server of the process; this makes them one server's choice.
@@ -73,16 +103,17 @@ Server::Server(const ServerOptions& options, CallObserver on_call_end)
       dropped_log_lines_(options.dropped_log_lines),
       listen_host_(options.listen.host),
       profile_port_(CheckProfilePort(options.security, options.http.is_loopback())),
+      request_reads_(ReadBounds(options, &grpc_port_)),
       open_streams_(options.max_open_streams),
-      health_(&open_streams_),
-      orca_([this] { return load_reporter_.Report(engine_.load()); }, &open_streams_),
+      health_(&open_streams_, &request_reads_),
+      orca_([this] { return load_reporter_.Report(engine_.load()); }, &open_streams_, &request_reads_),
       generation_(
           &authorizer_, [this](const CallRecord& record) { OnCallEnd(record); },
           options.load_reports
               ? [this](const CallRecord&
                            record) { return LoadReportTrailer(load_reporter_.Report(engine_.load()), record); }
               : std::function<std::string(const CallRecord&)>(),
-          options.unread_patience, options.tracing.enabled(), options.share_prefix_cache) {
+          options.unread_patience, &request_reads_, options.tracing.enabled(), options.share_prefix_cache) {
   SetState(ServingState::kLoading);
 }
 
@@ -150,11 +181,11 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
   builder.SetResourceQuota(
-      grpc::ResourceQuota("server").Resize(GrpcMemoryBytes()).SetMaxThreads(kMaxIntrospectionThreads));
+      grpc::ResourceQuota("server").Resize(GrpcMemoryBytes(options)).SetMaxThreads(kMaxIntrospectionThreads));
   // gRPC 1.51's bandwidth probing stalls messages of megabytes for 10 s, seen in 1 of 80 under load. Fixed windows do
-  // not.
+  // not. A message that is read gets a window of its own, of a megabyte at a time.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   // gRPC compares the compressed size with that bound, and then inflates: 400 KB to 400 MB. So compressed calls are
   // refused, and a message that comes before the refusal takes effect stays as it is.
@@ -196,6 +227,7 @@ void Server::Serve(engine::Engine* engine, const std::string& libtorch_version, 
 void Server::Drain(absl::Duration grace) {
   SetState(ServingState::kDraining);
   const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(grace, absl::Hours(24)));
+  generation_.Drain();
   engine::Engine* engine = engine_.load();
   if (engine != nullptr) engine->Drain(grace);
   if (engine::StepProfiler* profiler = profiler_.load(); profiler != nullptr) profiler->Close();

@@ -23,6 +23,7 @@
 #include "server/metrics.h"
 #include "server/orca_service.h"
 #include "server/profile_page.h"
+#include "server/request_reads.h"
 #include "server/security/authorizer.h"
 #include "server/security/file_watch.h"
 #include "server/security/options.h"
@@ -60,6 +61,10 @@ struct ServerOptions {
   std::string model_name;                             // the metrics' label
   HistogramBuckets histogram_buckets;                 // in the place of the metrics' own
   TracingOptions tracing;
+  absl::Duration request_patience = absl::Minutes(1);  // for a request's message to be whole; 0: no bound
+  // What gRPC may hold of messages under way before it cancels streams, whoever's they are. 0: a quarter of the
+  // machine's memory, or of the container's.
+  int64_t grpc_memory_bytes = 0;
   std::function<DroppedLogLines()> dropped_log_lines;  // asked at each scrape; null: none
 };
 
@@ -117,7 +122,8 @@ class Server {
   Tls tls_;
   Authorizer authorizer_;
   LoadReporter load_reporter_;
-  StreamPlaces open_streams_;  // of the two that follow
+  RequestReads request_reads_;  // of all services
+  StreamPlaces open_streams_;   // of the two that follow
   HealthService health_;
   OrcaService orca_;
   GenerateService generation_;

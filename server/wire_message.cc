@@ -141,14 +141,14 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
       absl::StrCat("request: its ", slice.size(), " bytes are not a ", message->GetDescriptor()->full_name()));
 }
 
-absl::Status TakeSmallMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
+absl::Status TakeSmallMessage(grpc::ByteBuffer* bytes, google::protobuf::Message* message) {
   const size_t num_bytes = bytes->Length();
   const absl::Status status =
       num_bytes <= kMaxSmallMessageBytes
           ? ParseMessage(*bytes, message)
           : absl::InvalidArgumentError(
                 absl::StrCat("request: must have at most ", kMaxSmallMessageBytes, " bytes, got ", num_bytes));
-  const_cast<grpc::ByteBuffer*>(bytes)->Clear();
+  bytes->Clear();
   return status;
 }
 

@@ -24,9 +24,9 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Messa
 // Of a request that anyone may send and that needs few bytes.
 constexpr size_t kMaxSmallMessageBytes = 4096;
 
-// As ParseMessage, of at most kMaxSmallMessageBytes; INVALID_ARGUMENT says so. Empties `bytes`, a call's request, which
-// gRPC would otherwise keep until the call ends, and hands out as const though nobody reads it again.
-absl::Status TakeSmallMessage(const grpc::ByteBuffer* bytes, google::protobuf::Message* message);
+// As ParseMessage, of at most kMaxSmallMessageBytes; INVALID_ARGUMENT says so. Empties `bytes`, which a call has until
+// it ends, and nobody reads again.
+absl::Status TakeSmallMessage(grpc::ByteBuffer* bytes, google::protobuf::Message* message);
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
 

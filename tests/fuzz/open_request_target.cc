@@ -13,7 +13,7 @@ namespace {
 
 bool Reads(absl::string_view input, google::protobuf::Message* message) {
   const grpc::Slice slice(input.data(), input.size());
-  const grpc::ByteBuffer bytes(&slice, 1);
+  grpc::ByteBuffer bytes(&slice, 1);
   const absl::Status status = server::TakeSmallMessage(&bytes, message);
   Require(bytes.Length() == 0, "a request is not kept");
   if (status.ok()) return true;

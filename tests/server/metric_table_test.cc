@@ -48,7 +48,8 @@ const std::vector<Promise>& Promises() {
       {"requests_total", "counter",
        "method=Generate,GenerateStream grpc_code=OK,UNAUTHENTICATED finish_reason=none,stop,length"},
       {"requests_rejected_total", "counter",
-       "reason=queue_requests,queue_tokens,encoding_queue,caller_share,deadline,kv_capacity,auth,caller_rate,caller_"
+       "reason=request_reads,queue_requests,queue_tokens,encoding_queue,caller_share,deadline,kv_capacity,auth,caller_"
+       "rate,caller_"
        "concurrency,"
        "invalid,loading,draining,unhealthy,other"},
       {"requests_cancelled_total", "counter", "phase=queued,prefill,decode"},

@@ -88,6 +88,7 @@ TEST(CommandLineTest, FillsTheOptions) {
   const auto pinging = Parse({"--model=x", "--keepalive-seconds=5", "--keepalive-timeout-seconds=1.5"});
   EXPECT_EQ(pinging->options.server.keepalive_time, absl::Seconds(5));
   EXPECT_EQ(pinging->options.server.keepalive_timeout, absl::Seconds(1.5));
+  EXPECT_EQ(Parse({"--model=x", "--request-read-seconds=5"})->options.server.request_patience, absl::Seconds(5));
   EXPECT_EQ(Parse({"--model=x", "--max-unread-seconds=0"})->options.server.unread_patience, absl::ZeroDuration());
 }
 
@@ -165,6 +166,7 @@ TEST(CommandLineTest, SecurityFlagsThatMakeNoSenseAreErrors) {
   EXPECT_EQ(Error({"--model=x", "--keepalive-seconds=0"}), "--keepalive-seconds: must be 0.1 to 2e+06, got 0");
   EXPECT_EQ(Error({"--model=x", "--keepalive-timeout-seconds=inf"}),
             "--keepalive-timeout-seconds: must be 0.1 to 2e+06, got inf");
+  EXPECT_EQ(Error({"--model=x", "--request-read-seconds=-1"}), "--request-read-seconds: must be 0 to 2e+06, got -1");
   EXPECT_EQ(Error({"--model=x", "--max-unread-seconds=nan"}), "--max-unread-seconds: must be 0 to 2e+06, got nan");
   EXPECT_EQ(Error({"--model=x", "--connection-grace-seconds=5"}),
             "--connection-grace-seconds: needs --max-connection-age-seconds");

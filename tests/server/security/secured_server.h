@@ -67,11 +67,10 @@ class SecuredServer : protected WithCredentialFiles, public RunningServer {
  protected:
   using MakeOptions = std::function<SecurityOptions(const CredentialFiles&)>;
 
-  explicit SecuredServer(const MakeOptions& options)
-      : RunningServer(WithFastReload(options(files_)), grpc::InsecureChannelCredentials()) {}
+  explicit SecuredServer(const MakeOptions& options, const ServerOptions& others = {})
+      : RunningServer(WithFastReload(options(files_), others), grpc::InsecureChannelCredentials()) {}
 
-  static ServerOptions WithFastReload(SecurityOptions security) {
-    ServerOptions options;
+  static ServerOptions WithFastReload(SecurityOptions security, ServerOptions options = {}) {
     options.security = std::move(security);
     options.security.reload_interval = absl::Milliseconds(10);
     return options;
