@@ -137,7 +137,8 @@ const std::vector<FlagGroup>& Groups() {
         {"quality_floor", "MASS"},
         {"quality_low_samples", "N"},
         {"quality_fallback", "dense|budget"}}},
-      {"Traces", {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}}},
+      {"Traces",
+       {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}, {"trace_parents_per_second", "N"}}},
       {"Metrics", {{"histogram_buckets", "NAME=B,..."}}},
       {"Lifecycle", {{"drain_seconds", "S"}}},
   };

@@ -171,7 +171,8 @@ std::vector<MetricFamily>* BuildTable() {
 
       {"spotlight_trace_spans_total",
        kCounter,
-       "Spans of --otlp-endpoint; failed: the collector did not take them; dropped: too many were waiting for it.",
+       "Spans of --otlp-endpoint; failed: the collector did not take them; dropped: too many were waiting for "
+       "it; limited: over --trace-parents-per-second.",
        {"outcome"},
        {}},
 

@@ -37,7 +37,7 @@ constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_po
                                                       "no_hash"};
 constexpr std::array<const char*, 3> kQualityOutcomes = {"good", "low", "not_finite"};
 constexpr std::array<const char*, 2> kFallbackActions = {"dense", "budget"};
-constexpr std::array<const char*, 3> kSpanOutcomes = {"exported", "failed", "dropped"};
+constexpr std::array<const char*, 4> kSpanOutcomes = {"exported", "failed", "dropped", "limited"};
 constexpr std::array<const char*, 2> kLogs = {"requests", "program"};
 
 const char* FinishReasonLabel(const absl::optional<engine::Finish>& finish) {
@@ -126,7 +126,7 @@ struct Metrics::Handles {
   Gauge& health = registry.AddGauge("spotlight_health_status");
   Family<Gauge>& certificate_expiry = registry.GaugeFamily("spotlight_certificate_expiry_timestamp_seconds");
   Family<Counter>& credential_reloads = registry.CounterFamily("spotlight_credential_reloads_total");
-  std::array<Counter*, 3> spans =
+  std::array<Counter*, kSpanOutcomes.size()> spans =
       LabelledCounters(registry.CounterFamily("spotlight_trace_spans_total"), "outcome", kSpanOutcomes);
 
   Mutex dropped_lines_mutex;  // two scrapes at once would both add what is missing

@@ -15,9 +15,15 @@ ABSL_FLAG(std::string, otlp_endpoint, "",
           "OTEL_EXPORTER_OTLP_ENDPOINT names, if it is set");
 ABSL_FLAG(double, trace_sample_ratio, 1,
           "Share of the traces that begin here to send, 0 to 1; calls with a traceparent follow their caller");
+ABSL_FLAG(
+    double, trace_parents_per_second, 100,
+    "Send at most so many traces a second because their callers want them sent (the sampled flag of traceparent); "
+    "of more nothing is sent");
 
 namespace spotlight::server {
 namespace {
+
+constexpr int kMaxParentsPerSecond = 1000000;
 
 // Empty is as good as unset: OpenTelemetry's specification wants it so.
 std::string Variable(const char* name) {
@@ -55,6 +61,12 @@ absl::Status ReadTracingFlags(TracingOptions* options) {
   if (!(options->sample_ratio >= 0 && options->sample_ratio <= 1)) {
     return Named("--trace-sample-ratio",
                  absl::InvalidArgumentError(absl::StrCat("must be in [0, 1], got ", options->sample_ratio)));
+  }
+  options->max_parents_per_second = absl::GetFlag(FLAGS_trace_parents_per_second);
+  if (!(options->max_parents_per_second >= 0 && options->max_parents_per_second <= kMaxParentsPerSecond)) {
+    return Named("--trace-parents-per-second",
+                 absl::InvalidArgumentError(absl::StrCat("must be in [0, ", kMaxParentsPerSecond, "], got ",
+                                                         options->max_parents_per_second)));
   }
   const Source sources[] = {
       {"--otlp-endpoint", absl::GetFlag(FLAGS_otlp_endpoint), false},

@@ -67,7 +67,8 @@ void AddEvents(const engine::Finish& finish, absl::Time accepted, Span* span) {
 Span CallSpan(const CallRecord& record, absl::Time end, const std::string& model_name, const ListenAddress& address) {
   Span span;
   span.name = absl::StrCat("spotlight.v1.Generation/", record.method);
-  span.parent = record.trace_parent;
+  // A stranger's call is no part of anybody's trace.
+  if (!absl::IsUnauthenticated(record.status)) span.parent = record.trace_parent;
   span.end = end;
   span.start = end - absl::Seconds(record.seconds);
   const auto code = static_cast<grpc::StatusCode>(record.status.code());

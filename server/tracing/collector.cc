@@ -59,6 +59,8 @@ void Collector::Count(SpanOutcome outcome, size_t num_spans) {
         spdlog::warn("traces: {} did not take {} spans, which are lost: {}", endpoint_.url(), num_lost_, last_error_);
       }
       break;
+    case SpanOutcome::kLimited:
+      return;
     case SpanOutcome::kDropped:
       num_dropped_ += num_spans;
       if (TakeLine(&last_dropped_line_)) {

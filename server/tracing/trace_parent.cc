@@ -20,11 +20,19 @@ std::string OnlyValue(const Metadata& metadata, const char* name, size_t max_byt
   return value.size() > max_bytes ? "" : std::string(value.data(), value.size());
 }
 
+// Flags in lower case and in their place: what reads them later looks nowhere else.
+bool HasFlags(const std::string& traceparent) {
+  constexpr char kHex[] = "0123456789abcdef";
+  return traceparent.size() >= 55 && traceparent[52] == '-' && traceparent.find_first_not_of(kHex, 53) >= 55 &&
+         (traceparent.size() == 55 || traceparent[55] == '-');
+}
+
 }  // namespace
 
 TraceParent ReadTraceParent(const Metadata& metadata) {
   TraceParent parent;
   parent.traceparent = OnlyValue(metadata, "traceparent", kMaxTraceparentBytes);
+  if (!HasFlags(parent.traceparent)) parent.traceparent.clear();
   if (!parent.traceparent.empty()) parent.tracestate = OnlyValue(metadata, "tracestate", kMaxTracestateBytes);
   return parent;
 }

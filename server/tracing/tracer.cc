@@ -63,8 +63,8 @@ TrAttribute ToAttribute(const char* key, const AttributeValue& value, std::vecto
 
 }  // namespace
 
-Tracer::Tracer(std::shared_ptr<Collector> collector, TrTracer* tracer)
-    : collector_(std::move(collector)), tracer_(tracer) {}
+Tracer::Tracer(std::shared_ptr<Collector> collector, TrTracer* tracer, double max_parents_per_second)
+    : collector_(std::move(collector)), tracer_(tracer), parent_limit_(max_parents_per_second) {}
 
 absl::StatusOr<std::unique_ptr<Tracer>> Tracer::Create(const TracingOptions& options, SpanCounter counter) {
   const auto endpoint = ParseOtlpEndpoint(options.endpoint);
@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Tracer>> Tracer::Create(const TracingOptions& opt
   if (tr_new(&config, {new Share(collector), Post, Count, Release}, &tracer, error, sizeof(error)) != 0) {
     return absl::InvalidArgumentError(error);
   }
-  return absl::WrapUnique(new Tracer(collector, tracer));
+  return absl::WrapUnique(new Tracer(collector, tracer, options.max_parents_per_second));
 }
 
 Tracer::~Tracer() {
@@ -86,7 +86,12 @@ Tracer::~Tracer() {
   tr_free(tracer_);
 }
 
-std::string Tracer::Record(const Span& span) const {
+std::string Tracer::Record(const Span& span) {
+  TraceParent parent = span.parent;
+  if (parent.is_sampled() && !parent_limit_.Allow()) {
+    parent.ClearSampled();
+    collector_->Count(SpanOutcome::kLimited, 1);
+  }
   std::vector<std::vector<TrText>> texts(span.attributes.size());
   std::vector<TrAttribute> attributes;
   attributes.reserve(span.attributes.size());
@@ -97,8 +102,8 @@ std::string Tracer::Record(const Span& span) const {
   events.reserve(span.events.size());
   for (const SpanEvent& event : span.events) events.push_back({TextOf(event.name), absl::ToUnixNanos(event.time)});
   const TrSpan ended{TextOf(span.name),
-                     TextOf(span.parent.traceparent),
-                     TextOf(span.parent.tracestate),
+                     TextOf(parent.traceparent),
+                     TextOf(parent.tracestate),
                      absl::ToUnixNanos(span.start),
                      absl::ToUnixNanos(span.end),
                      attributes.data(),

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/tracing/options.h"
+#include "server/tracing/parent_limit.h"
 #include "server/tracing/span.h"
 
 struct TrTracer;
@@ -27,17 +28,18 @@ class Tracer {
   Tracer& operator=(const Tracer&) = delete;
 
   // Never waits. The id of the span's trace, 32 hexadecimal digits, whether or not it is sampled; "" after Shutdown.
-  std::string Record(const Span& span) const;
+  std::string Record(const Span& span);
 
   // Sends what is queued, and takes no more; false when the time ran out.
   bool Shutdown(absl::Duration timeout);
 
  private:
-  Tracer(std::shared_ptr<Collector> collector, TrTracer* tracer);
+  Tracer(std::shared_ptr<Collector> collector, TrTracer* tracer, double max_parents_per_second);
 
   // The SDK's thread has a share of its own, and may outlive this object in a call that does not return.
   const std::shared_ptr<Collector> collector_;
   TrTracer* const tracer_;
+  ParentLimit parent_limit_;
 };
 
 }  // namespace spotlight::server

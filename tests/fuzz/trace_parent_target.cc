@@ -25,7 +25,7 @@ server::Tracer* StartTracer() {
 }  // namespace
 
 bool Accepts(absl::string_view input) {
-  static const server::Tracer& tracer = *StartTracer();
+  static server::Tracer& tracer = *StartTracer();
   const std::vector<std::string> values = absl::StrSplit(input, '\0');
   std::multimap<grpc::string_ref, grpc::string_ref> metadata;
   for (size_t i = 0; i < values.size(); ++i) metadata.emplace(i == 1 ? "tracestate" : "traceparent", values[i]);

@@ -93,7 +93,7 @@ const std::vector<Promise>& Promises() {
       {"retrieval_samples_total", "counter", "outcome=good,low,not_finite"},
       {"retrieval_fallbacks_total", "counter", "action=dense,budget"},
       {"dense_steps_total", "counter", "reason=short_context,layer_policy,request_override,guardrail,no_hash"},
-      {"trace_spans_total", "counter", "outcome=exported,failed,dropped"},
+      {"trace_spans_total", "counter", "outcome=exported,failed,dropped,limited"},
       {"log_lines_dropped_total", "counter", "log=requests,program"},
       {"build_info", "gauge", "version libtorch"},
       {"model_load_seconds", "gauge"},

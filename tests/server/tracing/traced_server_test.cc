@@ -84,6 +84,13 @@ TEST_F(TracedServerTest, ACallerThatDoesNotSampleIsNotSampled) {
   EXPECT_NE(absl::BytesToHexString(TakeSpan().trace_id()), kTraceId);  // the first span that comes is the second call's
 }
 
+TEST_F(TracedServerTest, FlagsThatAreNoneMakeNoParent) {
+  for (const char* flags : {"0B", "1", "+1", "01x"}) {
+    EXPECT_TRUE(Call(FakeEngine::Stopped(5, 3), "traceparent", Parent(flags)).ok());
+    EXPECT_NE(absl::BytesToHexString(TakeSpan().trace_id()), kTraceId) << flags;
+  }
+}
+
 TEST_F(TracedServerTest, AFailureOfTheServerIsAnError) {
   engine::Finish finish;
   finish.reason = engine::FinishReason::kError;

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/captured_log.h"
+#include "tests/testing/fake_clock.h"
 #include "tests/testing/fake_collector.h"
 #include "version.h"
 
@@ -30,9 +31,12 @@ class TracerTest : public ::testing::Test {
   // Exports every 20 ms.
   std::unique_ptr<Tracer> Start(double sample_ratio = 1, size_t max_queued_spans = 2048) {
     TracingOptions options;
-    options.endpoint = collector_.endpoint();
     options.sample_ratio = sample_ratio;
     options.max_queued_spans = max_queued_spans;
+    return Start(options);
+  }
+  std::unique_ptr<Tracer> Start(TracingOptions options) {
+    options.endpoint = collector_.endpoint();
     options.export_interval = absl::Milliseconds(20);
     auto tracer = Tracer::Create(
         options, [this](SpanOutcome outcome, size_t num_spans) { counts_[static_cast<size_t>(outcome)] += num_spans; });
@@ -63,7 +67,7 @@ class TracerTest : public ::testing::Test {
   }
 
   FakeCollector collector_;
-  std::atomic<size_t> counts_[3] = {};
+  std::atomic<size_t> counts_[4] = {};
 };
 
 TEST_F(TracerTest, ASpanArrivesWhole) {
@@ -123,6 +127,44 @@ TEST_F(TracerTest, ACallersNoIsHonoured) {
   EXPECT_EQ(tracer->Record(MakeSpan("00")), kTraceId);  // it has a trace, of which we send nothing
   EXPECT_TRUE(tracer->Shutdown(absl::Seconds(5)));
   EXPECT_EQ(collector_.num_posts(), 0);
+}
+
+TEST_F(TracerTest, CallersHaveSoManyTracesASecondSent) {
+  TracingOptions options;
+  options.max_parents_per_second = 3;
+  const auto tracer = Start(options);
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(tracer->Record(MakeSpan("03")), kTraceId);
+  EXPECT_TRUE(tracer->Shutdown(absl::Seconds(5)));
+  EXPECT_EQ(count(SpanOutcome::kLimited), 7u);
+  EXPECT_EQ(count(SpanOutcome::kExported), 3u);
+}
+
+TEST(ParentLimitTest, ABucketHoldsASecondsWorth) {
+  engine::FakeClock clock;
+  ParentLimit limit(2, &clock);
+  const auto allowed = [&limit] {
+    int count = 0;
+    while (limit.Allow()) ++count;
+    return count;
+  };
+  EXPECT_EQ(allowed(), 2);
+  clock.Advance(absl::Milliseconds(500));
+  EXPECT_EQ(allowed(), 1);
+  clock.Advance(absl::Hours(1));
+  EXPECT_EQ(allowed(), 2);
+  EXPECT_FALSE(ParentLimit(0, &clock).Allow());
+}
+
+TEST(TraceParentTest, TheSampledFlagIsTheLastBit) {
+  TraceParent parent;
+  EXPECT_FALSE(parent.is_sampled());
+  for (const auto& [flags, cleared] : {std::pair("01", "00"), {"03", "02"}, {"0f", "0e"}, {"ff", "fe"}}) {
+    parent.traceparent = absl::StrCat("00-", kTraceId, "-", kParentId, "-", flags);
+    EXPECT_TRUE(parent.is_sampled());
+    parent.ClearSampled();
+    EXPECT_FALSE(parent.is_sampled());
+    EXPECT_EQ(parent.traceparent.substr(53), cleared);
+  }
 }
 
 TEST_F(TracerTest, AMalformedParentIsNone) {
