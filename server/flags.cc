@@ -112,6 +112,7 @@ const std::vector<FlagGroup>& Groups() {
         {"tls_client_ca", "FILE"},
         {"http_tls", ""},
         {"token_file", "FILE"},
+        {"max_concurrent_per_caller", "N"},
         {"credentials_reload_seconds", "S"},
         {"share_prefix_cache", ""},
         {"allow_insecure", ""}}},

@@ -15,6 +15,9 @@ ABSL_FLAG(bool, http_tls, false, "Serve --http over TLS as well, with the same c
 ABSL_FLAG(std::string, token_file, "",
           "Refuse calls without a bearer token of this file: JSON, names, SHA-256 digests, scopes and limits; empty: "
           "none is needed");
+ABSL_FLAG(int32_t, max_concurrent_per_caller, 0,
+          "Requests in progress, running or waiting, of a caller to whom no token gives a max_concurrent of its own; "
+          "more are refused. 0: any number");
 ABSL_FLAG(bool, share_prefix_cache, false,
           "Let callers with different tokens or client certificates use each other's cached prompts; each then sees "
           "whether another has sent the same");
@@ -80,6 +83,11 @@ absl::Status ReadTls(const ListenAddress& listen, SecurityOptions* security) {
 absl::Status ReadSecurityFlags(ServerOptions* options) {
   SecurityOptions& security = options->security;
   security.token_file = absl::GetFlag(FLAGS_token_file);
+  security.max_concurrent_per_caller = absl::GetFlag(FLAGS_max_concurrent_per_caller);
+  if (security.max_concurrent_per_caller < 0) {
+    return Invalid("max-concurrent-per-caller",
+                   absl::StrCat("must be at least 0, got ", security.max_concurrent_per_caller));
+  }
   const std::string reflection = absl::GetFlag(FLAGS_reflection);
   if (reflection != "auto" && reflection != "on" && reflection != "off") {
     return Invalid("reflection", absl::StrCat("must be auto, on or off, got \"", reflection, "\""));

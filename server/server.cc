@@ -125,6 +125,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 }
 
 absl::Status Server::ReadCredentials(const SecurityOptions& options) {
+  authorizer_.SetMaxConcurrent(options.max_concurrent_per_caller);
   const auto update_expiry = [this] {
     const auto certificate = tls_.current();
     if (certificate != nullptr)

@@ -1,5 +1,6 @@
 #include "server/security/authorizer.h"
 
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -41,7 +42,9 @@ void Authorizer::SetTokens(const std::vector<TokenEntry>& entries) {
   for (const TokenEntry& entry : entries) {
     std::shared_ptr<CallerQuota> quota = quotas_[entry.caller.name];
     if (quota == nullptr) quota = std::make_shared<CallerQuota>();
-    quota->SetLimits(entry.limits);
+    CallerLimits limits = entry.limits;
+    if (limits.max_concurrent == 0) limits.max_concurrent = max_concurrent_;
+    quota->SetLimits(limits);
     for (const Sha256Digest& digest : entry.digests) table->tokens.push_back({digest, table->clients.size()});
     table->clients.push_back({entry.caller, quota});
     quotas[entry.caller.name] = std::move(quota);
@@ -58,6 +61,25 @@ std::shared_ptr<const Authorizer::Table> Authorizer::table() const {
   return table_;
 }
 
+std::shared_ptr<CallerQuota> Authorizer::PeerQuota(const std::string& peer) const {
+  MutexLock lock(&mutex_);
+  std::shared_ptr<CallerQuota>& quota = quotas_[peer];
+  if (quota != nullptr) return quota;
+  quota = std::make_shared<CallerQuota>();
+  CallerLimits limits;
+  limits.max_concurrent = max_concurrent_;
+  quota->SetLimits(limits);
+  const std::shared_ptr<CallerQuota> added = quota;
+  if (quotas_.size() < max_idle_quotas_) return added;
+  const absl::Duration now = clock_->Now();
+  for (auto each = quotas_.begin(); each != quotas_.end();) {
+    each = each->second != added && each->second.use_count() == 1 && each->second->IsIdle(now) ? quotas_.erase(each)
+                                                                                               : std::next(each);
+  }
+  max_idle_quotas_ = 2 * quotas_.size() + 1024;
+  return added;
+}
+
 Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope scope, CallCost cost) const {
   const std::shared_ptr<const Table> table = this->table();
   Authorization authorization;
@@ -68,6 +90,8 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
     if (!authorization.caller.Allows(scope)) {
       authorization.status =
           absl::PermissionDeniedError("the scope admin is a token's; a client certificate does not give it");
+    } else if (cost == CallCost::kRequest && max_concurrent_ > 0) {
+      Enter(*PeerQuota(credentials.peer), &authorization);
     }
     return authorization;
   }
@@ -91,11 +115,15 @@ Authorization Authorizer::Authorize(const CallCredentials& credentials, Scope sc
     authorization.status = absl::PermissionDeniedError(
         absl::StrCat("the token of ", client->caller.name, " lacks the scope ", NameOf(scope)));
   } else if (cost == CallCost::kRequest) {
-    auto place = client->quota->Enter(clock_->Now());
-    if (place.ok()) authorization.place = *std::move(place);
-    authorization.status = place.status();
+    Enter(*client->quota, &authorization);
   }
   return authorization;
+}
+
+void Authorizer::Enter(CallerQuota& quota, Authorization* authorization) const {
+  auto place = quota.Enter(clock_->Now());
+  if (place.ok()) authorization->place = *std::move(place);
+  authorization->status = place.status();
 }
 
 absl::Status Authorizer::AuthorizeRequest(const Authorization& authorization, const RequestClaims& claims) const {

@@ -2,6 +2,8 @@
 // ports, and a server interceptor cannot end a call with a status of its own.)
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -47,6 +49,9 @@ class Authorizer {
  public:
   explicit Authorizer(const engine::Clock* clock = engine::Clock::Steady()) : clock_(clock) {}
 
+  // Of every caller that no token gives a limit of its own; 0: any number. Before all else.
+  void SetMaxConcurrent(int32_t max_concurrent) { max_concurrent_ = max_concurrent; }
+
   // From now on every call needs one of these tokens. What the limits have counted stays with the name, even while no
   // token has it.
   void SetTokens(const std::vector<TokenEntry>& entries);
@@ -76,12 +81,17 @@ class Authorizer {
   };
 
   std::shared_ptr<const Table> table() const;
+  void Enter(CallerQuota& quota, Authorization* authorization) const;
+  // Of a caller without a token.
+  std::shared_ptr<CallerQuota> PeerQuota(const std::string& peer) const;
 
   const engine::Clock* const clock_;
+  int32_t max_concurrent_ = 0;
   mutable Mutex mutex_;
   std::shared_ptr<const Table> table_ ABSL_GUARDED_BY(mutex_);  // null: no tokens
-  // By name: the table's, and what is still in use of those that left it.
-  std::map<std::string, std::shared_ptr<CallerQuota>> quotas_ ABSL_GUARDED_BY(mutex_);
+  // By name: the table's, and what is still in use of those that left it; without tokens, the peers'.
+  mutable std::map<std::string, std::shared_ptr<CallerQuota>> quotas_ ABSL_GUARDED_BY(mutex_);
+  mutable size_t max_idle_quotas_ ABSL_GUARDED_BY(mutex_) = 1024;  // at so many it is time to look for idle ones
 };
 
 }  // namespace spotlight::server

@@ -38,7 +38,7 @@ absl::Status CallerQuota::Take(int32_t num_held, int32_t num_more, absl::Duratio
   if (limits_.max_concurrent > 0 && running_ + num_more > limits_.max_concurrent) {
     return engine::WithRetryDelay(
         absl::ResourceExhaustedError(absl::StrCat("caller_concurrency: ", running_ - num_held,
-                                                  " requests of this token are in progress, its limit is ",
+                                                  " requests of this caller are in progress, its limit is ",
                                                   limits_.max_concurrent, samples)),
         kConcurrencyRetry);
   }
@@ -47,7 +47,7 @@ absl::Status CallerQuota::Take(int32_t num_held, int32_t num_more, absl::Duratio
     const absl::Duration earliest = empty_at_ - (limits_.burst - num_more) * interval;
     if (now < earliest) {
       return engine::WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
-                                        "caller_rate: the limit of this token is ", limits_.requests_per_minute,
+                                        "caller_rate: the limit of this caller is ", limits_.requests_per_minute,
                                         " requests a minute, ", limits_.burst, " at once", samples)),
                                     earliest - now);
     }
@@ -62,7 +62,7 @@ absl::Status CallerQuota::CheckSamples(int32_t num_samples) const {
     return num_samples <= limit
                ? absl::OkStatus()
                : absl::InvalidArgumentError(absl::StrCat("sampling.n: must be at most ", limit, ", the ", what,
-                                                         " of this token, got ", num_samples));
+                                                         " of this caller, got ", num_samples));
   };
   if (limits_.max_concurrent > 0) {
     if (absl::Status status = check(limits_.max_concurrent, "max_concurrent"); !status.ok()) return status;

@@ -166,6 +166,10 @@ TEST(CommandLineTest, SecurityFlagsThatMakeNoSenseAreErrors) {
   EXPECT_EQ(Error({"--model=x", "--keepalive-seconds=0"}), "--keepalive-seconds: must be 0.1 to 2e+06, got 0");
   EXPECT_EQ(Error({"--model=x", "--keepalive-timeout-seconds=inf"}),
             "--keepalive-timeout-seconds: must be 0.1 to 2e+06, got inf");
+  EXPECT_EQ(Error({"--model=x", "--max-concurrent-per-caller=-1"}),
+            "--max-concurrent-per-caller: must be at least 0, got -1");
+  EXPECT_EQ(Error({"--model=x", "--trace-parents-per-second=-1"}),
+            "--trace-parents-per-second: must be in [0, 1000000], got -1");
   EXPECT_EQ(Error({"--model=x", "--request-read-seconds=-1"}), "--request-read-seconds: must be 0 to 2e+06, got -1");
   EXPECT_EQ(Error({"--model=x", "--max-unread-seconds=nan"}), "--max-unread-seconds: must be 0 to 2e+06, got nan");
   EXPECT_EQ(Error({"--model=x", "--connection-grace-seconds=5"}),

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "engine/admission/retry_delay.h"
 #include "gtest/gtest.h"
 #include "tests/testing/fake_clock.h"
@@ -94,7 +95,7 @@ TEST_F(AuthorizerTest, TheRateIsOneOfALeakyBucket) {
   EXPECT_TRUE(Call("Bearer alpha").status.ok());
   const absl::Status refused = Call("Bearer alpha").status;
   EXPECT_TRUE(absl::IsResourceExhausted(refused));
-  EXPECT_EQ(refused.message(), "caller_rate: the limit of this token is 60 requests a minute, 2 at once");
+  EXPECT_EQ(refused.message(), "caller_rate: the limit of this caller is 60 requests a minute, 2 at once");
   EXPECT_EQ(engine::RetryDelay(refused), absl::Seconds(1));
   EXPECT_TRUE(Call("Bearer beta").status.ok()) << "another caller's is its own";
   EXPECT_TRUE(Call("Bearer alpha", Scope::kAny, CallCost::kFree).status.ok()) << "questions are free";
@@ -115,7 +116,7 @@ TEST_F(AuthorizerTest, AConcurrentPlaceIsFreeOnceItsHolderIsGone) {
   const Authorization second = Call("Bearer alpha");
   ASSERT_TRUE(second.status.ok());
   const absl::Status refused = Call("Bearer alpha").status;
-  EXPECT_EQ(refused.message(), "caller_concurrency: 2 requests of this token are in progress, its limit is 2");
+  EXPECT_EQ(refused.message(), "caller_concurrency: 2 requests of this caller are in progress, its limit is 2");
   EXPECT_TRUE(engine::RetryDelay(refused).has_value());
   first.place = nullptr;
   EXPECT_TRUE(Call("Bearer alpha").status.ok());
@@ -129,12 +130,12 @@ TEST_F(AuthorizerTest, EachSampleTakesAConcurrentPlace) {
   EXPECT_TRUE(absl::IsResourceExhausted(refused));
   EXPECT_EQ(
       refused.message(),
-      "caller_concurrency: 1 requests of this token are in progress, its limit is 4, of which sampling.n asks for "
+      "caller_concurrency: 1 requests of this caller are in progress, its limit is 4, of which sampling.n asks for "
       "4");
   EXPECT_TRUE(engine::RetryDelay(refused).has_value());
   EXPECT_TRUE(Samples(wide, 3).ok());
   EXPECT_EQ(Call("Bearer alpha").status.message(),
-            "caller_concurrency: 4 requests of this token are in progress, its limit is 4");
+            "caller_concurrency: 4 requests of this caller are in progress, its limit is 4");
   const CallerQuota::Place copy = wide.place;
   wide.place = nullptr;
   EXPECT_FALSE(Call("Bearer alpha").status.ok()) << "until the last copy is gone";
@@ -154,7 +155,7 @@ TEST_F(AuthorizerTest, EachSampleCountsAgainstTheRate) {
   authorizer_.SetTokens({Entry("team", "alpha", {60, 8, 0})});
   EXPECT_TRUE(Samples(Call("Bearer alpha"), 6).ok());
   const absl::Status refused = Samples(Call("Bearer alpha"), 4);
-  EXPECT_TRUE(absl::StartsWith(refused.message(), "caller_rate: the limit of this token is 60")) << refused;
+  EXPECT_TRUE(absl::StartsWith(refused.message(), "caller_rate: the limit of this caller is 60")) << refused;
   EXPECT_EQ(engine::RetryDelay(refused), absl::Seconds(2)) << "two are left of the four";
   EXPECT_TRUE(Samples(Call("Bearer alpha"), 2).ok()) << "a refused request costs nothing";
   clock_.Advance(absl::Milliseconds(3999));
@@ -167,8 +168,9 @@ TEST_F(AuthorizerTest, MoreSamplesThanALimitEverAllowsAreABadRequest) {
   authorizer_.SetTokens({Entry("narrow", "alpha", {0, 0, 2}), Entry("slow", "beta", {60, 3, 10}), Entry("free", "g")});
   const absl::Status narrow = Samples(Call("Bearer alpha"), 3);
   EXPECT_TRUE(absl::IsInvalidArgument(narrow));
-  EXPECT_EQ(narrow.message(), "sampling.n: must be at most 2, the max_concurrent of this token, got 3");
-  EXPECT_EQ(Samples(Call("Bearer beta"), 4).message(), "sampling.n: must be at most 3, the burst of this token, got 4");
+  EXPECT_EQ(narrow.message(), "sampling.n: must be at most 2, the max_concurrent of this caller, got 3");
+  EXPECT_EQ(Samples(Call("Bearer beta"), 4).message(),
+            "sampling.n: must be at most 3, the burst of this caller, got 4");
   EXPECT_TRUE(Samples(Call("Bearer g"), 64).ok());
   EXPECT_TRUE(Samples(Call("Bearer alpha"), 1 << 30).ok()) << "the engine says what n may be at all";
 }
@@ -223,6 +225,33 @@ TEST_F(AuthorizerTest, ANameThatWasAwayForAReloadComesBackWithItsRate) {
   authorizer_.SetTokens({Entry("other", "beta")});
   authorizer_.SetTokens({Entry("team", "alpha", {1, 1, 0})});
   EXPECT_TRUE(absl::StartsWith(Call("Bearer alpha").status.message(), "caller_rate"));
+}
+
+TEST_F(AuthorizerTest, CallersWithoutALimitOfTheirOwnHaveTheCommonOne) {
+  authorizer_.SetMaxConcurrent(2);
+  const auto from = [this](const std::string& peer) {
+    return authorizer_.Authorize({{}, peer}, Scope::kGenerate, CallCost::kRequest);
+  };
+  {
+    const Authorization first = from("ipv4:10.0.0.7"), second = from("ipv4:10.0.0.7");
+    EXPECT_TRUE(first.status.ok() && second.status.ok());
+    EXPECT_EQ(from("ipv4:10.0.0.7").status.message(),
+              "caller_concurrency: 2 requests of this caller are in progress, its limit is 2");
+    EXPECT_TRUE(from("ipv4:10.0.0.8").status.ok());
+    EXPECT_TRUE(authorizer_.Authorize({{}, "ipv4:10.0.0.7"}, Scope::kAny, CallCost::kFree).status.ok());
+    // Of thousands that came once none is kept, and of those that are here nothing is forgotten.
+    for (int i = 0; i < 5000; ++i) EXPECT_TRUE(from(absl::StrCat("ipv4:10.1.0.", i)).status.ok());
+    EXPECT_FALSE(from("ipv4:10.0.0.7").status.ok());
+  }
+  EXPECT_TRUE(from("ipv4:10.0.0.7").status.ok());
+
+  CallerLimits own;
+  own.max_concurrent = 1;
+  authorizer_.SetTokens({Entry("alpha", "a"), Entry("beta", "b", own)});
+  const Authorization first = Call("Bearer a"), second = Call("Bearer a"), beta = Call("Bearer b");
+  EXPECT_TRUE(first.status.ok() && second.status.ok() && beta.status.ok());
+  EXPECT_FALSE(Call("Bearer a").status.ok());
+  EXPECT_FALSE(Call("Bearer b").status.ok());
 }
 
 }  // namespace

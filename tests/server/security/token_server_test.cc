@@ -185,7 +185,7 @@ TEST_F(TokenServerTest, SamplesCountAgainstTheLimits) {
   EXPECT_EQ(never.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   const auto violation = DetailOf<google::rpc::BadRequest>(never).field_violations(0);
   EXPECT_EQ(violation.field(), "sampling.n");
-  EXPECT_EQ(violation.description(), "must be at most 4, the max_concurrent of this token, got 5");
+  EXPECT_EQ(violation.description(), "must be at most 4, the max_concurrent of this caller, got 5");
   grpc::ClientContext context;
   Authorize(&context, kWide);
   v1::GenerateRequest request = Request("wide");
