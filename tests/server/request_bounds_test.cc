@@ -97,7 +97,14 @@ TEST_F(RequestBoundsTest, ReflectionTakesAFewCallsAtATime) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
     ++num_refused;
   }
-  EXPECT_GE(open.size(), 8u);
+  ASSERT_GE(open.size(), 8u);
+  grpc::Slice listed;
+  ASSERT_TRUE(open.front()->reply.DumpToSingleSlice(&listed).ok());
+  const std::string services(reinterpret_cast<const char*>(listed.begin()), listed.size());
+  for (const char* service :
+       {"spotlight.v1.Generation", "grpc.health.v1.Health", "xds.service.orca.v3.OpenRcaService"}) {
+    EXPECT_NE(services.find(service), std::string::npos) << service;
+  }
   EXPECT_GE(num_refused, kNumCalls - 32);
   EXPECT_TRUE(Call("/spotlight.v1.Generation/GetLoads", grpc::ByteBuffer(&list_services, 0)).ok());
   for (const auto& call : open) {
