@@ -19,10 +19,12 @@
 #include "engine/model/hash_file.h"
 #include "engine/model/hash_folders.h"
 #include "engine/model/layer_hash.h"
+#include "engine/model/linear.h"
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
+#include "kernels/small_linear.h"
 
 namespace spotlight::engine {
 namespace {
@@ -107,6 +109,13 @@ std::string DescribeQuality(const QualityOptions& options) {
                                                         " samples with attention mass under ", options.floor));
 }
 
+std::string DescribeFp8(at::Device device) {
+  if (device.is_cpu()) return "weights: rounded to fp8 and widened again; on a CPU that saves neither memory nor time";
+  return absl::StrCat("weights: fp8 but for embeddings and output head; steps of more than ",
+                      kernels::kMaxSmallLinearFp8Rows, " tokens multiply in ",
+                      Linear::MultipliesFp8(device) ? "fp8" : "bf16");
+}
+
 // Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
 // fp32 every prompt token takes the workspace of a decode row.
 constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
@@ -167,8 +176,9 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   RunnerParts parts;
   parts.device = *device;
   parts.weight_storage = *weights;
-  auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device);
+  auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device, options.quantization);
   if (!decoder.ok()) return decoder.status();
+  if (options.quantization == Quantization::kFp8) loaded.notes.push_back(DescribeFp8(*device));
   parts.decoder = *std::move(decoder);
   auto hashes = LoadLayerHashes(*hash, *device);
   if (!hashes.ok()) return hashes.status();
@@ -198,9 +208,12 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   CacheSizing sizing;
   sizing.max_tokens = options.max_tokens_in_cache;
   sizing.memory_share = options.cache_memory_share;
+  const auto activation_bytes = [&](int64_t tokens) {
+    return Decoder::ActivationBytes(*config, tokens, dtype, *device, options.quantization);
+  };
   sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device) +
-                         Decoder::ActivationBytes(*config, scheduler.max_step_tokens, dtype) +
-                         TorchModelRunnerBytes(parts, Decoder::ActivationBytes(*config, 1, dtype));
+                         activation_bytes(scheduler.max_step_tokens) +
+                         TorchModelRunnerBytes(parts, activation_bytes(2) - activation_bytes(1));
   sizing.max_running = scheduler.max_running;
   sizing.max_context = config->max_context_tokens;
   auto num_pages = NumCachePages(sizing, shape, dtype, *device);

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "engine/engine.h"
+#include "engine/model/quantization.h"
 
 namespace spotlight::engine {
 
@@ -18,15 +19,16 @@ enum class DTypeChoice : uint8_t { kAuto, kBf16, kFp32 };  // kAuto: bf16 where 
 enum class PrefilterChoice : uint8_t { kAuto, kOn, kOff };  // kAuto: on a CPU, for nested codes
 
 struct LoadOptions {
-  std::string model_folder;                      // config.json, tokenizer.json, *.safetensors
-  std::string model_name;                        // empty: the folder's name
-  absl::optional<uint64_t> random_weights_seed;  // set: weights drawn from this seed, none read
-  DTypeChoice dtype = DTypeChoice::kAuto;        // of weights and cache
-  std::string device = "auto";                   // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
-  int32_t num_threads = 0;                       // of the CPU; 0: one per core
-  std::string hash = "auto";                     // a hash file's path; "auto": search for one; "none": serve dense
-  std::vector<std::string> hash_folders;         // searched by "auto" first, see model/hash_folders.h
-  bool allow_untrained_hash = false;             // load a file marked trained = false
+  std::string model_folder;                         // config.json, tokenizer.json, *.safetensors
+  std::string model_name;                           // empty: the folder's name
+  absl::optional<uint64_t> random_weights_seed;     // set: weights drawn from this seed, none read
+  DTypeChoice dtype = DTypeChoice::kAuto;           // of weights and cache
+  Quantization quantization = Quantization::kNone;  // of the layers' matrices, as they are loaded
+  std::string device = "auto";                      // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
+  int32_t num_threads = 0;                          // of the CPU; 0: one per core
+  std::string hash = "auto";                        // a hash file's path; "auto": search for one; "none": serve dense
+  std::vector<std::string> hash_folders;            // searched by "auto" first, see model/hash_folders.h
+  bool allow_untrained_hash = false;                // load a file marked trained = false
   PrefilterChoice prefilter = PrefilterChoice::kAuto;
   int64_t max_tokens_in_cache = 0;  // KV capacity, rounded up to pages; 0: sized from free memory
   double cache_memory_share = 0;    // of the free memory, for the KV cache; 0: 0.25 of a CPU's, 0.9 of a GPU's

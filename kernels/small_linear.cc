@@ -10,8 +10,14 @@ absl::Status SmallLinear(const SmallLinearParams& params) {
   check.Device(params.execution, params.dtype);
   check.That(params.execution.device == DeviceKind::kCuda, "execution.device",
              static_cast<int64_t>(params.execution.device), "CUDA");
-  check.That(params.dtype != DType::kF32, "dtype", static_cast<int64_t>(params.dtype), "bf16 or fp16");
-  check.InRange("num_rows", params.num_rows, 1, kMaxSmallLinearRows);
+  const bool fp8 = params.weight_scale != nullptr;
+  if (fp8) {
+    check.That(params.dtype == DType::kBF16, "dtype", static_cast<int64_t>(params.dtype), "bf16 with a weight_scale");
+    check.Array("weight_scale", params.weight_scale);
+  } else {
+    check.That(params.dtype != DType::kF32, "dtype", static_cast<int64_t>(params.dtype), "bf16 or fp16");
+  }
+  check.InRange("num_rows", params.num_rows, 1, MaxSmallLinearRows(fp8));
   check.InRange("num_in", params.num_in, 1, INT32_MAX);
   check.That(params.num_in % 64 == 0, "num_in", params.num_in, "a multiple of 64");
   check.InRange("num_out", params.num_out, 1, INT32_MAX);

@@ -26,6 +26,8 @@ constexpr int kMaxGapMs = 1000000;
 ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
 ABSL_FLAG(std::string, model_name, "", "What requests call the model; empty: the folder's name");
 ABSL_FLAG(std::string, random_weights, "", "Draw the weights from this seed instead of reading them; empty: read them");
+ABSL_FLAG(std::string, quantization, "none",
+          "Of the layers' matrices, made as they are loaded; fp8: e4m3, one scale for each output");
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
@@ -92,6 +94,7 @@ const std::vector<FlagGroup>& Groups() {
         {"model_name", "NAME"},
         {"random_weights", "SEED"},
         {"dtype", "auto|bf16|fp32"},
+        {"quantization", "none|fp8"},
         {"device", "auto|cpu|cuda:N"},
         {"threads", "N"}}},
       {"Network",
@@ -174,6 +177,12 @@ absl::Status ReadModel(engine::LoadOptions* load) {
   if (dtype != "auto" && dtype != "bf16" && dtype != "fp32") {
     return Invalid("dtype", absl::StrCat("must be auto, bf16 or fp32, got \"", dtype, "\""));
   }
+  const std::string quantization = absl::GetFlag(FLAGS_quantization);
+  const auto named = engine::QuantizationNamed(quantization);
+  if (!named.has_value()) {
+    return Invalid("quantization", absl::StrCat("must be none or fp8, got \"", quantization, "\""));
+  }
+  load->quantization = *named;
   load->dtype = dtype == "auto"   ? engine::DTypeChoice::kAuto
                 : dtype == "bf16" ? engine::DTypeChoice::kBf16
                                   : engine::DTypeChoice::kFp32;

@@ -95,7 +95,8 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> SequenceModel::Load(const Sequenc
     auto weights = engine::OpenModelWeights(options.model_folder, model->config_, options.random_weights_seed);
     if (!weights.ok()) return weights.status();
     model->weights_ = *std::move(weights);
-    auto decoder = engine::Decoder::Load(model->config_, model->weights_->source.get(), model->dtype_, *device);
+    auto decoder = engine::Decoder::Load(model->config_, model->weights_->source.get(), model->dtype_, *device,
+                                         options.quantization);
     if (!decoder.ok()) return decoder.status();
     model->decoder_ = *std::move(decoder);
     return absl::OkStatus();

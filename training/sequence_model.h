@@ -38,7 +38,8 @@ struct SequenceModelOptions {
   std::string model_folder;                                // config.json, tokenizer.json, *.safetensors
   absl::optional<uint64_t> random_weights_seed;            // set: weights drawn from this seed, none read
   engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;  // of weights and activations
-  std::string device = "auto";                             // as spotlight-server's --device
+  engine::Quantization quantization = engine::Quantization::kNone;
+  std::string device = "auto";  // as spotlight-server's --device
 };
 
 // Thread-compatible. Torch exceptions do not leave it.

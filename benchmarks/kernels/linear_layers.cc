@@ -1,5 +1,5 @@
-// The linear layers of a decode step in Qwen2.5-7B's shape, in bf16, beside a plain read of their weights in the same
-// run: medians of 20 replays of a CUDA graph. Needs a GPU.
+// The linear layers of a decode step in Qwen2.5-7B's shape, in bf16 and with fp8 weights, beside a plain read of those
+// in the same run: medians of 20 replays of a CUDA graph. Needs a GPU.
 //
 //   bazel run //benchmarks/kernels:linear_layers
 #include <cuda_runtime_api.h>
@@ -22,7 +22,7 @@ namespace {
 struct Shape {
   const char* name;
   int32_t num_out, num_in;
-  int64_t bytes() const { return int64_t{2} * num_out * num_in; }
+  int64_t bytes(bool fp8 = false) const { return int64_t{fp8 ? 1 : 2} * num_out * num_in; }
 };
 
 constexpr Shape kLayer[] = {
@@ -84,18 +84,17 @@ int Run() {
   const Bench bench;
   cudaDeviceProp device;
   Check(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
-  void* const x = Allocate(int64_t{2} * kernels::kMaxSmallLinearRows * 18944);
-  void* const out = Allocate(int64_t{2} * kernels::kMaxSmallLinearRows * kHead.num_out);
+  void* const x = Allocate(int64_t{2} * kernels::kMaxSmallLinearFp8Rows * 18944);
+  void* const out = Allocate(int64_t{2} * kernels::kMaxSmallLinearFp8Rows * kHead.num_out);
+  auto* const scale = static_cast<float*>(Allocate(int64_t{4} * kHead.num_out));
   auto* const sink = static_cast<uint32_t*>(Allocate(16));
   std::vector<std::vector<void*>> weights(kLayers);
-  int64_t layer_bytes = 0;
-  for (const Shape& shape : kLayer) layer_bytes += shape.bytes();
   for (auto& layer : weights) {
     for (const Shape& shape : kLayer) layer.push_back(Allocate(shape.bytes()));
   }
   void* const head = Allocate(kHead.bytes());
 
-  const auto multiply = [&](const Shape& shape, const void* weight, int32_t rows) {
+  const auto multiply = [&](const Shape& shape, const void* weight, int32_t rows, bool fp8) {
     kernels::SmallLinearParams params;
     params.execution.device = kernels::DeviceKind::kCuda;
     params.execution.stream = bench.stream();
@@ -105,6 +104,7 @@ int Run() {
     params.num_out = shape.num_out;
     params.x = x;
     params.weight = weight;
+    params.weight_scale = fp8 ? scale : nullptr;
     params.out = out;
     if (auto status = kernels::SmallLinear(params); !status.ok()) {
       fprintf(stderr, "linear_layers: %s\n", std::string(status.message()).c_str());
@@ -112,37 +112,43 @@ int Run() {
     }
   };
   const auto row = [&](const char* name, int32_t rows, int64_t bytes, double us, double read_us) {
-    printf("%-12s %d rows  %7.1f us  %.2f TB/s  plain read %7.1f us  %3.0f%%\n", name, rows, us, 1e-6 * bytes / us,
+    printf("%-12s %2d rows  %7.1f us  %.2f TB/s  plain read %7.1f us  %3.0f%%\n", name, rows, us, 1e-6 * bytes / us,
            read_us, 100 * read_us / us);
   };
 
-  printf("%s, bf16, weights read from memory in every replay\n", device.name);
-  const double plain_layers = bench.Microseconds([&] {
-    for (const auto& layer : weights) {
-      for (size_t i = 0; i < layer.size(); ++i) ReadPlainly(bench.stream(), layer[i], kLayer[i].bytes(), sink);
-    }
-  });
-  const double plain_head = bench.Microseconds([&] { ReadPlainly(bench.stream(), head, kHead.bytes(), sink); });
-  for (const int32_t rows : {1, 4, 8}) {
+  const auto measure = [&](int32_t rows, bool fp8) {
+    int64_t layer_bytes = 0;
+    for (const Shape& shape : kLayer) layer_bytes += shape.bytes(fp8);
+    const auto read = [&](size_t i) {
+      for (const auto& layer : weights) ReadPlainly(bench.stream(), layer[i], kLayer[i].bytes(fp8), sink);
+    };
     for (size_t i = 0; i < std::size(kLayer); ++i) {
       const double us = bench.Microseconds([&] {
-        for (const auto& layer : weights) multiply(kLayer[i], layer[i], rows);
+        for (const auto& layer : weights) multiply(kLayer[i], layer[i], rows, fp8);
       });
-      const double read = bench.Microseconds([&] {
-        for (const auto& layer : weights) ReadPlainly(bench.stream(), layer[i], kLayer[i].bytes(), sink);
-      });
-      row(kLayer[i].name, rows, kLayer[i].bytes(), us / kLayers, read / kLayers);
+      row(kLayer[i].name, rows, kLayer[i].bytes(fp8), us / kLayers, bench.Microseconds([&] { read(i); }) / kLayers);
     }
     const double layers = bench.Microseconds([&] {
       for (const auto& layer : weights) {
-        for (size_t i = 0; i < layer.size(); ++i) multiply(kLayer[i], layer[i], rows);
+        for (size_t i = 0; i < layer.size(); ++i) multiply(kLayer[i], layer[i], rows, fp8);
       }
     });
-    row("a layer", rows, layer_bytes, layers / kLayers, plain_layers / kLayers);
-    row("28 layers", rows, kModelLayers * layer_bytes, layers / kLayers * kModelLayers,
-        plain_layers / kLayers * kModelLayers);
-    row("head", rows, kHead.bytes(), bench.Microseconds([&] { multiply(kHead, head, rows); }), plain_head);
+    const double plain = bench.Microseconds([&] {
+      for (const auto& layer : weights) {
+        for (size_t i = 0; i < layer.size(); ++i) ReadPlainly(bench.stream(), layer[i], kLayer[i].bytes(fp8), sink);
+      }
+    });
+    row("a layer", rows, layer_bytes, layers / kLayers, plain / kLayers);
+    row("28 layers", rows, kModelLayers * layer_bytes, layers / kLayers * kModelLayers, plain / kLayers * kModelLayers);
+  };
+  printf("%s, weights read from memory in every replay: bf16\n", device.name);
+  const double plain_head = bench.Microseconds([&] { ReadPlainly(bench.stream(), head, kHead.bytes(), sink); });
+  for (const int32_t rows : {1, 4, 8}) {
+    measure(rows, /*fp8=*/false);
+    row("head", rows, kHead.bytes(), bench.Microseconds([&] { multiply(kHead, head, rows, false); }), plain_head);
   }
+  printf("fp8\n");
+  for (const int32_t rows : {1, 8, 16}) measure(rows, /*fp8=*/true);
   return 0;
 }
 

@@ -2,7 +2,9 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -36,8 +38,12 @@ absl::Status CheckShapes(const ModelConfig& config) {
 // Loads one layer's tensors, each failing once for all.
 class LayerLoader {
  public:
-  LayerLoader(TensorSource* source, int32_t layer, at::ScalarType dtype, at::Device device)
-      : source_(source), prefix_(absl::StrCat("model.layers.", layer, ".")), dtype_(dtype), device_(device) {}
+  LayerLoader(TensorSource* source, int32_t layer, at::ScalarType dtype, at::Device device, Quantization quantization)
+      : source_(source),
+        prefix_(absl::StrCat("model.layers.", layer, ".")),
+        dtype_(dtype),
+        device_(device),
+        quantization_(quantization) {}
 
   at::Tensor Vector(const std::string& name, int64_t size) {
     const at::Tensor tensor = Load(name, {size});
@@ -54,7 +60,7 @@ class LayerLoader {
     if (!status_.ok()) return Linear();
     const at::Tensor weight = weights.size() == 1 ? weights[0] : at::cat(weights);
     weights.clear();
-    return Linear(weight.to(device_), bias ? at::cat(biases).to(device_) : at::Tensor());
+    return Linear(weight.to(device_), bias ? at::cat(biases).to(device_) : at::Tensor(), quantization_);
   }
 
   const absl::Status& status() const { return status_; }
@@ -71,21 +77,27 @@ class LayerLoader {
   std::string prefix_;
   at::ScalarType dtype_;
   at::Device device_;
+  Quantization quantization_;
   absl::Status status_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config, TensorSource* source,
-                                                       at::ScalarType dtype, at::Device device) {
+                                                       at::ScalarType dtype, at::Device device,
+                                                       Quantization quantization) {
   if (auto status = CheckShapes(config); !status.ok()) return status;
+  const bool fp8_on_gpu = quantization == Quantization::kFp8 && device.is_cuda();
+  if (fp8_on_gpu && dtype != at::kBFloat16) {
+    return absl::InvalidArgumentError("quantization: fp8 on a GPU needs bf16, not fp32");
+  }
   std::unique_ptr<Decoder> decoder(new Decoder());
   decoder->rms_norm_eps_ = config.rms_norm_eps;
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
   const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
   for (int32_t index = 0; index < config.num_layers; ++index) {
-    LayerLoader loader(source, index, dtype, device);
+    LayerLoader loader(source, index, dtype, device, quantization);
     DecoderLayer layer;
     layer.input_norm = loader.Vector("input_layernorm.weight", hidden);
     layer.qkv =
@@ -100,6 +112,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
     if (!loader.status().ok()) return loader.status();
     decoder->layers_.push_back(std::move(layer));
   }
+  // The matrices as they were before they were rounded: what sizes the cache is to find their memory free.
+  if (fp8_on_gpu) c10::cuda::CUDACachingAllocator::emptyCache();
   auto norm = source->Load("model.norm.weight", {hidden}, dtype);
   if (!norm.ok()) return norm.status();
   decoder->final_norm_ = norm->to(device);
@@ -115,14 +129,23 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
   return decoder;
 }
 
-int64_t Decoder::ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype) {
+int64_t Decoder::ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype, at::Device device,
+                                 Quantization quantization) {
   const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
   const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
   // The residual stream, its update and a norm's output twice; qkv, rotated queries and what they attended to; gate and
   // up, and their product.
   const int64_t width =
       int64_t{4} * config.hidden_size + 3 * q_width + 2 * kv_width + int64_t{3} * config.intermediate_size;
-  return tokens * width * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t activations = tokens * width * static_cast<int64_t>(c10::elementSize(dtype));
+  if (quantization == Quantization::kNone || device.is_cpu()) return activations;
+  if (!Linear::MultipliesFp8(device)) {  // the largest matrix, widened: for steps, and in captured ones' memory
+    return activations + int64_t{4} * config.intermediate_size * config.hidden_size *
+                             static_cast<int64_t>(sizeof(float) + c10::elementSize(dtype));
+  }
+  // A layer's input in fp8 and its scales.
+  const int64_t widest = std::max<int64_t>({config.hidden_size, q_width, config.intermediate_size});
+  return activations + tokens * (widest + static_cast<int64_t>(sizeof(float)));
 }
 
 absl::StatusOr<at::Tensor> Decoder::Forward(const StepTensors& step, const at::Tensor& sample_index,

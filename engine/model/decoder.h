@@ -12,6 +12,7 @@
 #include "engine/model/config.h"
 #include "engine/model/embedding.h"
 #include "engine/model/linear.h"
+#include "engine/model/quantization.h"
 #include "engine/model/tensor_source.h"
 #include "engine/ops/attention.h"
 
@@ -28,12 +29,15 @@ struct DecoderLayer {
 // Engine thread only.
 class Decoder {
  public:
-  // Weights go straight to `device` in `dtype`, one layer at a time. `source` outlives the decoder.
+  // Weights go straight to `device` in `dtype`, one layer at a time, and are quantised there. `source` outlives the
+  // decoder. INVALID_ARGUMENT: fp8 on a GPU in another type than bf16.
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const ModelConfig& config, TensorSource* source,
-                                                       at::ScalarType dtype, at::Device device);
+                                                       at::ScalarType dtype, at::Device device,
+                                                       Quantization quantization = Quantization::kNone);
 
   // What a step of so many tokens allocates at most beside what attention does.
-  static int64_t ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype);
+  static int64_t ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype, at::Device device,
+                                 Quantization quantization);
 
   // Runs one step. `sample_index` [R] int64: the packed tokens whose logits are wanted -> [R, vocab] float on the
   // device. `hashes`: by layer; a layer that is missing is dense. `seconds` may be null.

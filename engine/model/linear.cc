@@ -1,6 +1,8 @@
 #include "engine/model/linear.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -11,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "engine/ops/execution.h"
 #include "engine/ops/tensor.h"
@@ -54,7 +57,22 @@ bool Linear::HasFastBf16() {
   return supported;
 }
 
-Linear::Linear(const at::Tensor& weight, const at::Tensor& bias) : bias_(bias), num_out_(weight.size(0)) {
+bool Linear::MultipliesFp8(at::Device device) {
+  const cudaDeviceProp* const properties = at::cuda::getDeviceProperties(device.index());
+  return properties->major > 8 || (properties->major == 8 && properties->minor >= 9);
+}
+
+Linear::Linear(const at::Tensor& weight, const at::Tensor& bias, Quantization quantization)
+    : bias_(bias), num_out_(weight.size(0)) {
+  if (quantization == Quantization::kFp8) {
+    Fp8Matrix rounded = RoundToFp8(weight.contiguous());
+    if (weight.is_cpu()) {
+      *this = Linear(Widen(rounded, weight.scalar_type()), bias);
+    } else {
+      fp8_ = std::move(rounded);
+    }
+    return;
+  }
   const bool exact = weight.scalar_type() == at::kFloat;
   prepacked_ = weight.is_cpu() && (exact || (weight.scalar_type() == at::kBFloat16 && HasFastBf16()));
   weight_ = prepacked_ ? Reorder(weight.contiguous(), exact ? kExactRows : kPackedRows) : weight.contiguous();
@@ -70,7 +88,12 @@ at::Tensor Linear::FewRows(const at::Tensor& x) const {
   params.num_in = static_cast<int32_t>(x.size(1));
   params.num_out = static_cast<int32_t>(num_out_);
   params.x = rows.data_ptr();
-  params.weight = weight_.data_ptr();
+  if (fp8_.values.defined()) {
+    params.weight = fp8_.values.data_ptr();
+    params.weight_scale = fp8_.scale.data_ptr<float>();
+  } else {
+    params.weight = weight_.data_ptr();
+  }
   params.bias = bias_.defined() ? bias_.data_ptr() : nullptr;
   params.out = out.data_ptr();
   const absl::Status status = kernels::SmallLinear(params);
@@ -78,9 +101,22 @@ at::Tensor Linear::FewRows(const at::Tensor& x) const {
   return out;
 }
 
+at::Tensor Linear::ManyRowsFp8(const at::Tensor& x) const {
+  const std::optional<at::Tensor> bias = bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt;
+  if (!MultipliesFp8(x.device()) || x.size(1) % 16 != 0 || num_out_ % 16 != 0) {
+    return at::linear(x, Widen(fp8_, x.scalar_type()), bias);
+  }
+  const Fp8Matrix rows = RoundToFp8(x.contiguous());
+  // Not the fast accumulation, whose sums have 14 bits.
+  return at::_scaled_mm(rows.values, fp8_.values.t(), rows.scale.unsqueeze(1), fp8_.scale.unsqueeze(0), bias,
+                        /*scale_result=*/std::nullopt, x.scalar_type(), /*use_fast_accum=*/false);
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x) const {
   const kernels::DType dtype = ToKernelDType(x.scalar_type());
-  if (x.is_cuda() && kernels::SmallLinearSupported(dtype, x.size(0), x.size(1), num_out_)) return FewRows(x);
+  const bool fp8 = fp8_.values.defined();
+  if (x.is_cuda() && kernels::SmallLinearSupported(dtype, fp8, x.size(0), x.size(1), num_out_)) return FewRows(x);
+  if (fp8) return ManyRowsFp8(x);
   if (!prepacked_) return at::linear(x, weight_, bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
   if (x.scalar_type() != at::kFloat) return PackedLinear(x, weight_, bias_);
   const int64_t rows = x.size(0);

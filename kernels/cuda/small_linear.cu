@@ -4,11 +4,12 @@
 // A block makes 16 or 32 outputs of every row: its warps share out K in units of 64, each warp a unit in turn, and add
 // up in shared memory in the order of the warps. Products run on tensor cores, weights as the 16-row operand, straight
 // from memory into registers: which of a unit's columns a fragment's place holds does not matter as long as weights and
-// x agree, so each thread takes 16 bytes of a row as they lie.
+// x agree, so each thread takes 16 bytes of a row as they lie. Weights of 8 bits are widened there.
 #include "kernels/cuda/small_linear.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
@@ -29,58 +30,64 @@ __device__ uint4 LoadWeights(const void* address) {
   return v;
 }
 
-template <typename T, int kTiles>
+template <typename T, typename W, int kTiles, int kRowTiles>
 class Operands {
  public:
   __device__ explicit Operands(const SmallLinearParams& params) {
     const int lane = threadIdx.x % 32, group = lane / 4;
-    const int64_t offset = 8 * (lane % 4);
     for (int tile = 0; tile < kTiles; ++tile) {
       for (int half = 0; half < 2; ++half) {
         const int output = (blockIdx.x * kTiles + tile) * kTileOutputs + group + 8 * half;
         // Past the end: the last row once more; its sums go nowhere.
         const int64_t row = min(output, params.num_out - 1);
-        weights_[tile][half] = static_cast<const T*>(params.weight) + row * params.num_in + offset;
+        weights_[tile][half] =
+            static_cast<const char*>(params.weight) + row * params.num_in * int64_t{sizeof(W)} + 16 * (lane % 4);
       }
     }
-    has_input_ = group < params.num_rows;
-    input_ = static_cast<const T*>(params.x) + int64_t{has_input_ ? group : 0} * params.num_in + offset;
+    for (int r = 0; r < kRowTiles; ++r) {
+      const int row = group + kTileRows * r;
+      has_input_[r] = row < params.num_rows;
+      inputs_[r] = static_cast<const T*>(params.x) + int64_t{has_input_[r] ? row : 0} * params.num_in;
+    }
   }
 
-  __device__ void Load(int unit, WeightUnit<kTiles>* to) const {
+  __device__ void Load(int unit, WeightUnit<W, kTiles>* to) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const T* const from = weights_[tile][half] + int64_t{unit} * kUnit;
-        to->at[tile][half][0] = LoadWeights(from);
-        to->at[tile][half][1] = LoadWeights(from + 32);
+        const char* const from = weights_[tile][half] + int64_t{unit} * kUnit * int64_t{sizeof(W)};
+#pragma unroll
+        for (int piece = 0; piece < kPieces<W>; ++piece) to->at[tile][half][piece] = LoadWeights(from + 64 * piece);
       }
     }
   }
-  __device__ void Load(int unit, InputUnit* to) const {
-    if (!has_input_) return;
-    const T* const from = input_ + int64_t{unit} * kUnit;
-    to->at[0] = *reinterpret_cast<const uint4*>(from);
-    to->at[1] = *reinterpret_cast<const uint4*>(from + 32);
+  __device__ void Load(int unit, InputUnit (&to)[kRowTiles]) const {
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) {
+      if (!has_input_[r]) continue;
+      const T* const from = inputs_[r] + int64_t{unit} * kUnit;
+      to[r].at[0] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(threadIdx.x % 32, 0));
+      to[r].at[1] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(threadIdx.x % 32, 1));
+    }
   }
 
  private:
-  const T* weights_[kTiles][2];
-  const T* input_;
-  bool has_input_;
+  const char* weights_[kTiles][2];
+  const T* inputs_[kRowTiles];
+  bool has_input_[kRowTiles];
 };
 
 // Grid (ceil(N / (16 kTiles))), block (kThreads). kStages units of a warp are on their way at a time.
-template <typename T, int kTiles, int kStages>
+template <typename T, typename W, int kTiles, int kRowTiles, int kStages>
 __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinearParams params) {
-  constexpr int kOutputs = kTiles * kTileOutputs;
+  constexpr int kOutputs = kTiles * kTileOutputs, kRows = kRowTiles * kTileRows;
   __shared__ float partial[kLinearWarps][kOutputs][kRows];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int units = params.num_in / kUnit;
-  const Operands<T, kTiles> operands(params);
-  WeightUnit<kTiles> w[kStages];
-  InputUnit x[kStages] = {};
+  const Operands<T, W, kTiles, kRowTiles> operands(params);
+  WeightUnit<W, kTiles> w[kStages];
+  InputUnit x[kStages][kRowTiles] = {};
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
     const int unit = warp + stage * kLinearWarps;
@@ -91,26 +98,30 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
 #pragma unroll
   for (int stage = 0; stage < kStages; ++stage) {
     const int unit = warp + stage * kLinearWarps;
-    if (unit < units) operands.Load(unit, &x[stage]);
+    if (unit < units) operands.Load(unit, x[stage]);
   }
-  Accumulator sums[kTiles] = {};
+  Accumulator sums[kRowTiles][kTiles] = {};
   for (int base = warp; base < units; base += kStages * kLinearWarps) {
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
       const int unit = base + stage * kLinearWarps, next = unit + kStages * kLinearWarps;
-      if (unit < units) MultiplyUnit<T, kTiles>(w[stage], x[stage], sums);
+      if (unit < units) MultiplyUnit<T>(w[stage], x[stage], sums);
       if (next < units) {
         operands.Load(next, &w[stage]);
-        operands.Load(next, &x[stage]);
+        operands.Load(next, x[stage]);
       }
     }
   }
 
   const int group = lane / 4, row = 2 * (lane % 4);
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    for (int i = 0; i < 4; ++i) {
-      partial[warp][tile * kTileOutputs + group + 8 * (i / 2)][row + i % 2] = sums[tile].at[i];
+  for (int r = 0; r < kRowTiles; ++r) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      for (int i = 0; i < 4; ++i) {
+        const int output = tile * kTileOutputs + group + 8 * (i / 2);
+        partial[warp][output][kTileRows * r + row + i % 2] = sums[r][tile].at[i];
+      }
     }
   }
   __syncthreads();
@@ -120,15 +131,8 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
     if (begin + output >= params.num_out) continue;
     float sum = 0;
     for (int w_index = 0; w_index < kLinearWarps; ++w_index) sum += partial[w_index][output][row_of];
-    if (params.bias != nullptr) sum += ToFloat(static_cast<const T*>(params.bias)[begin + output]);
-    RoundTo(sum, static_cast<T*>(params.out) + row_of * int64_t{params.num_out} + begin + output);
+    StoreOutput<T>(params, sum, row_of, begin + output);
   }
-}
-
-// Whether the device runs code of sm_90a: what StreamLinear is made of.
-template <typename T>
-bool Streams(LaunchSequence* sequence) {
-  return sequence->CanWait(reinterpret_cast<const void*>(&StreamLinearOutputs<T>));
 }
 
 int NumProcessors(LaunchSequence* sequence) {
@@ -138,16 +142,17 @@ int NumProcessors(LaunchSequence* sequence) {
   return count;
 }
 
-template <typename T>
+template <typename T, typename W, int kRowTiles>
 int LaunchSmallLinear(const SmallLinearParams& params) {
   LaunchSequence sequence(params.execution.stream);
   LaunchOptions options;
   options.overlap_previous = true;
-  if (Streams<T>(&sequence)) {
+  const auto stream = StreamLinearOutputs<T, W, kRowTiles>;
+  // Whether the device runs code of sm_90a: what StreamLinearOutputs is made of.
+  if (sequence.CanWait(reinterpret_cast<const void*>(stream))) {
     const StreamShape shape(params, NumProcessors(&sequence));
-    const auto kernel = StreamLinearOutputs<T>;
-    sequence.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kStreamSharedBytes));
-    sequence.LaunchWith(options, kernel, dim3(shape.blocks), dim3(kStreamThreads), kStreamSharedBytes, params,
+    sequence.Check(cudaFuncSetAttribute(stream, cudaFuncAttributeMaxDynamicSharedMemorySize, kStreamSharedBytes));
+    sequence.LaunchWith(options, stream, dim3(shape.blocks), dim3(kStreamThreads), kStreamSharedBytes, params,
                         shape.tile_outputs);
     return sequence.error();
   }
@@ -156,9 +161,9 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
   const int outputs = wide ? 2 * kTileOutputs : kTileOutputs;
   const dim3 grid((params.num_out + outputs - 1) / outputs), block(kThreads);
   if (wide) {
-    sequence.LaunchWith(options, SmallLinearOutputs<T, 2, 2>, grid, block, 0, params);
+    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 2, kRowTiles, 2>, grid, block, 0, params);
   } else {
-    sequence.LaunchWith(options, SmallLinearOutputs<T, 1, 3>, grid, block, 0, params);
+    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 1, kRowTiles, 3>, grid, block, 0, params);
   }
   return sequence.error();
 }
@@ -166,7 +171,12 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
 }  // namespace
 
 int SmallLinear(const SmallLinearParams& params) {
-  return params.dtype == DType::kBF16 ? LaunchSmallLinear<__nv_bfloat16>(params) : LaunchSmallLinear<__half>(params);
+  if (params.weight_scale != nullptr) {
+    return params.num_rows > kTileRows ? LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 2>(params)
+                                       : LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 1>(params);
+  }
+  return params.dtype == DType::kBF16 ? LaunchSmallLinear<__nv_bfloat16, __nv_bfloat16, 1>(params)
+                                      : LaunchSmallLinear<__half, __half, 1>(params);
 }
 
 }  // namespace spotlight::kernels::cuda

@@ -12,16 +12,16 @@
 
 namespace spotlight::kernels::cuda {
 
-inline constexpr int kStreamOutputs = 32;   // most of a tile
-inline constexpr int kStageColumns = 1024;  // of a tile, at a time
+inline constexpr int kStreamOutputs = 32;  // most of a tile
+inline constexpr int kStageRow = 2048;     // bytes of an output's weights, at a time
 inline constexpr int kStreamStages = 3;
 inline constexpr int kAskingWarps = 4;
 inline constexpr int kStreamThreads = 32 * (kLinearWarps + kAskingWarps);
 // Rows of weights lie 64 bytes further than they are long: what 8 lanes read together is in different banks.
-inline constexpr int kStageRowBytes = 2 * kStageColumns + 64;
+inline constexpr int kStageRowBytes = kStageRow + 64;
 inline constexpr int kStageBytes = kStreamOutputs * kStageRowBytes;
-inline constexpr int kPartialFloats = kLinearWarps * kStreamOutputs * kRows;
-inline constexpr int kStreamSharedBytes = kStreamStages * kStageBytes + 2 * kPartialFloats * 4;
+inline constexpr int kPartialFloats = 2 * kLinearWarps * kStreamOutputs * kTileRows;  // 16 rows, or 8 twice
+inline constexpr int kStreamSharedBytes = kStreamStages * kStageBytes + kPartialFloats * 4;
 
 struct StreamShape {
   int32_t tile_outputs, blocks;
@@ -33,13 +33,15 @@ struct StreamShape {
   }
 };
 
-// Grid (blocks), block (kStreamThreads).
-template <typename T>
+// Grid (blocks), block (kStreamThreads). W: the weights' type, T or __nv_fp8_e4m3. Rows of x: up to 8 kRowTiles.
+template <typename T, typename W, int kRowTiles>
 __global__ void __launch_bounds__(kStreamThreads, 1)
     StreamLinearOutputs(const SmallLinearParams params, const int32_t tile_outputs) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) char dynamic_shared[];
   __shared__ uint64_t filled[kStreamStages], emptied[kStreamStages];
+  static_assert(kRowTiles <= 2);
+  constexpr int kStageColumns = kStageRow / static_cast<int>(sizeof(W));
   float* const partials = reinterpret_cast<float*>(dynamic_shared + kStreamStages * kStageBytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int32_t tiles = (params.num_out + tile_outputs - 1) / tile_outputs;
@@ -66,17 +68,17 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     for (int32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       const int32_t first = tile * tile_outputs, outputs = min(tile_outputs, params.num_out - first);
       const char* const weights =
-          static_cast<const char*>(params.weight) + int64_t{first} * params.num_in * int64_t{sizeof(T)};
+          static_cast<const char*>(params.weight) + int64_t{first} * params.num_in * int64_t{sizeof(W)};
 #pragma unroll 1
       for (int32_t stage = 0; stage < stages; ++stage) {
         const int32_t column = stage * kStageColumns;
-        const int32_t bytes = min(kStageColumns, params.num_in - column) * static_cast<int32_t>(sizeof(T));
+        const int32_t bytes = min(kStageColumns, params.num_in - column) * static_cast<int32_t>(sizeof(W));
         WaitForPhase(&emptied[slot], phase ^ 1);
         if (asking == 0 && lane == 0) ExpectBytes(&filled[slot], outputs * bytes);
         const int32_t output = asking + kAskingWarps * lane;
         if (output < outputs) {
           BulkCopy(dynamic_shared + slot * kStageBytes + output * kStageRowBytes,
-                   weights + (int64_t{output} * params.num_in + column) * int64_t{sizeof(T)}, bytes, &filled[slot]);
+                   weights + (int64_t{output} * params.num_in + column) * int64_t{sizeof(W)}, bytes, &filled[slot]);
         }
         next_slot();
       }
@@ -87,63 +89,76 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   }
 
   const int group = lane / 4, units = params.num_in / kUnit;
-  const bool has_input = group < params.num_rows;
-  const T* const input =
-      static_cast<const T*>(params.x) + int64_t{has_input ? group : 0} * params.num_in + 8 * (lane % 4);
+  const auto has_input = [&](int r) { return group + kTileRows * r < params.num_rows; };
+  const T* const inputs = static_cast<const T*>(params.x);
   WaitForPrevious();
   AllowNext();  // not before: at most two kernels of the stream overlap
   float* partial = partials;
 #pragma unroll 1
   for (int32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    Accumulator sums[2] = {};
+    Accumulator sums[kRowTiles][2] = {};
 #pragma unroll 1
     for (int32_t stage = 0; stage < stages; ++stage) {
       constexpr int kUnits = kStageColumns / kUnit / kLinearWarps;  // of a warp
       const int first_unit = stage * (kStageColumns / kUnit) + warp;
-      InputUnit x[kUnits] = {};
+      InputUnit x[kUnits][kRowTiles] = {};
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
         const int unit = first_unit + i * kLinearWarps;
-        if (!has_input || unit >= units) continue;
-        x[i].at[0] = *reinterpret_cast<const uint4*>(input + unit * kUnit);
-        x[i].at[1] = *reinterpret_cast<const uint4*>(input + unit * kUnit + 32);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r) {
+          if (!has_input(r) || unit >= units) continue;
+          const T* const from = inputs + int64_t{group + kTileRows * r} * params.num_in + unit * kUnit;
+          x[i][r].at[0] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(lane, 0));
+          x[i][r].at[1] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(lane, 1));
+        }
       }
       WaitForPhase(&filled[slot], phase);
       const char* const rows =
-          dynamic_shared + slot * kStageBytes + group * kStageRowBytes + (warp * kUnit + 8 * (lane % 4)) * sizeof(T);
+          dynamic_shared + slot * kStageBytes + group * kStageRowBytes + warp * kUnit * sizeof(W) + 16 * (lane % 4);
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
         if (first_unit + i * kLinearWarps >= units) continue;
-        WeightUnit<2> w;
+        WeightUnit<W, 2> w;
 #pragma unroll
         for (int row = 0; row < 4; ++row) {
-          const char* const from = rows + row * 8 * kStageRowBytes + i * kLinearWarps * kUnit * sizeof(T);
-          w.at[row / 2][row % 2][0] = *reinterpret_cast<const uint4*>(from);
-          w.at[row / 2][row % 2][1] = *reinterpret_cast<const uint4*>(from + 32 * sizeof(T));
+          const char* const from = rows + row * 8 * kStageRowBytes + i * kLinearWarps * kUnit * sizeof(W);
+#pragma unroll
+          for (int piece = 0; piece < kPieces<W>; ++piece) {
+            w.at[row / 2][row % 2][piece] = *reinterpret_cast<const uint4*>(from + 64 * piece);
+          }
         }
-        MultiplyUnit<T, 2>(w, x[i], sums);
+        MultiplyUnit<T>(w, x[i], sums);
       }
       __syncwarp();
       if (lane == 0) Arrive(&emptied[slot]);
       next_slot();
     }
-    const int row = 2 * (lane % 4);
+    constexpr int kRows = kTileRows * kRowTiles;
+    const auto share = [&](int w, int output) { return partial + (w * kStreamOutputs + output) * kRows; };
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int output = i / 4 * kTileOutputs + group + i % 4 / 2 * 8;
-      partial[(warp * kStreamOutputs + output) * kRows + row + i % 2] = sums[i / 4].at[i % 4];
+    for (int i = 0; i < 8 * kRowTiles; ++i) {
+      const int r = i / 8, part = i % 4, output = i / 4 % 2 * kTileOutputs + group + part / 2 * 8;
+      share(warp, output)[kTileRows * r + 2 * (lane % 4) + part % 2] = sums[r][i / 4 % 2].at[part];
     }
-    asm volatile("barrier.sync 1, %0;" ::"n"(32 * kLinearWarps) : "memory");
+    const auto sync = [] { asm volatile("barrier.sync 1, %0;" ::"n"(32 * kLinearWarps) : "memory"); };
+    sync();
     const int32_t first = tile * tile_outputs, outputs = min(tile_outputs, params.num_out - first);
-    const int output = threadIdx.x % kStreamOutputs, row_of = threadIdx.x / kStreamOutputs;
-    if (output < outputs && row_of < params.num_rows) {
+    const int output = threadIdx.x % kStreamOutputs;
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) {
+      const int row = threadIdx.x / kStreamOutputs + kTileRows * r;
+      if (output >= outputs || row >= params.num_rows) continue;
       float sum = 0;
 #pragma unroll
-      for (int w = 0; w < kLinearWarps; ++w) sum += partial[(w * kStreamOutputs + output) * kRows + row_of];
-      if (params.bias != nullptr) sum += ToFloat(static_cast<const T*>(params.bias)[first + output]);
-      RoundTo(sum, static_cast<T*>(params.out) + row_of * int64_t{params.num_out} + first + output);
+      for (int w = 0; w < kLinearWarps; ++w) sum += share(w, output)[row];
+      StoreOutput<T>(params, sum, row, first + output);
     }
-    partial = partial == partials ? partials + kPartialFloats : partials;  // who is late may still read this one
+    if (kRowTiles == 1) {  // who is late may still read this half
+      partial = partial == partials ? partials + kPartialFloats / 2 : partials;
+    } else {
+      sync();
+    }
   }
 #endif
 }

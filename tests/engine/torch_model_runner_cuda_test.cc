@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/load.h"
@@ -152,11 +153,16 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
 
 TEST_F(TorchModelRunnerCudaTest, GraphsGiveTheSameBits) {
   for (const Shape& shape : {Shape(WithLogprobs), Shape(WithEverything)}) {
-    for (const DTypeChoice dtype : {DTypeChoice::kFp32, DTypeChoice::kBf16}) {
+    for (const auto& [dtype, quantization] : {std::make_pair(DTypeChoice::kFp32, Quantization::kNone),
+                                              std::make_pair(DTypeChoice::kBf16, Quantization::kNone),
+                                              std::make_pair(DTypeChoice::kBf16, Quantization::kFp8)}) {
       for (const RetrievalMode mode : {RetrievalMode::kDense, RetrievalMode::kSparse}) {
         const std::vector<Ask> asks = {{900, mode}};
-        const Outcome eager = Generate(asks, false, shape, dtype);
-        const Outcome graph = Generate(asks, true, shape, dtype);
+        LoadOptions options = Options(false, dtype);
+        options.quantization = quantization;
+        const Outcome eager = Generate(asks, shape, options);
+        options.cuda_graphs = true;
+        const Outcome graph = Generate(asks, shape, options);
         ASSERT_EQ(eager.answers.size(), 1u);
         ASSERT_EQ(graph.answers.size(), 1u);
         EXPECT_EQ(eager.graph_steps, 0);

@@ -9,6 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "kernels/e4m3.h"
+#include "kernels/fp8_rows.h"
 #include "kernels/numeric.h"
 
 namespace spotlight::kernels::testing {
@@ -42,10 +44,43 @@ class Elements {
   void* data_ = nullptr;
 };
 
+// A matrix in e4m3 with a scale for each row, which both see too: another one, rounded.
+class Fp8Elements {
+ public:
+  Fp8Elements(const Elements& from, DType dtype, int32_t rows, int32_t columns) : columns_(columns) {
+    EXPECT_EQ(cudaMallocManaged(&data_, int64_t{rows} * columns), cudaSuccess);
+    EXPECT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&scale_), rows * sizeof(float)), cudaSuccess);
+    Fp8RowsParams params;
+    params.dtype = dtype;
+    params.num_rows = rows;
+    params.num_columns = columns;
+    params.x = from.data();
+    params.out = data_;
+    params.scale = scale_;
+    EXPECT_TRUE(Fp8Rows(params).ok());
+  }
+  ~Fp8Elements() {
+    cudaFree(data_);
+    cudaFree(scale_);
+  }
+  Fp8Elements(const Fp8Elements&) = delete;
+  Fp8Elements& operator=(const Fp8Elements&) = delete;
+
+  double at(int64_t i) const { return double{scale_[i / columns_]} * ToFloat(static_cast<const E4m3*>(data_)[i]); }
+  void* data() const { return data_; }
+  const float* scale() const { return scale_; }
+
+ private:
+  int32_t columns_;
+  void* data_ = nullptr;
+  float* scale_ = nullptr;
+};
+
 struct Case {
   DType dtype;
   int32_t rows, in, out;
   bool bias;
+  bool fp8 = false;
 };
 
 class SmallLinearCudaTest : public ::testing::TestWithParam<Case> {};
@@ -58,6 +93,8 @@ TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
   x.Randomise(&random, 1);
   weight.Randomise(&random, 1.0f / std::sqrt(static_cast<float>(c.in)));
   bias.Randomise(&random, 1);
+  const Fp8Elements fp8_weight(weight, c.dtype, c.out, c.in);
+  const auto weight_at = [&](int64_t i) { return c.fp8 ? fp8_weight.at(i) : double{weight.at(i)}; };
   SmallLinearParams params;
   params.execution.device = DeviceKind::kCuda;
   params.dtype = c.dtype;
@@ -65,7 +102,8 @@ TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
   params.num_in = c.in;
   params.num_out = c.out;
   params.x = x.data();
-  params.weight = weight.data();
+  params.weight = c.fp8 ? fp8_weight.data() : weight.data();
+  params.weight_scale = c.fp8 ? fp8_weight.scale() : nullptr;
   params.bias = c.bias ? bias.data() : nullptr;
   params.out = out.data();
   ASSERT_TRUE(SmallLinear(params).ok());
@@ -77,7 +115,7 @@ TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
     for (int32_t n = 0; n < c.out; ++n) {
       double sum = c.bias ? bias.at(n) : 0, size = std::abs(sum);
       for (int32_t k = 0; k < c.in; ++k) {
-        const double product = double{x.at(int64_t{row} * c.in + k)} * weight.at(int64_t{n} * c.in + k);
+        const double product = double{x.at(int64_t{row} * c.in + k)} * weight_at(int64_t{n} * c.in + k);
         sum += product;
         size += std::abs(product);
       }
@@ -104,12 +142,31 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{DType::kBF16, 4, 576, 1552, false}, Case{DType::kF16, 6, 1088, 9008, true},
                       Case{DType::kBF16, 2, 3136, 13040, false}));
 
+INSTANTIATE_TEST_SUITE_P(
+    Fp8Shapes, SmallLinearCudaTest,
+    ::testing::Values(Case{DType::kBF16, 1, 64, 16, false, true}, Case{DType::kBF16, 8, 576, 960, true, true},
+                      Case{DType::kBF16, 9, 1536, 576, false, true}, Case{DType::kBF16, 16, 3584, 464, true, true},
+                      Case{DType::kBF16, 5, 18944, 112, true, true}, Case{DType::kBF16, 13, 3584, 4624, true, true},
+                      Case{DType::kBF16, 4, 2048, 1552, false, true}, Case{DType::kBF16, 3, 2112, 9008, true, true},
+                      Case{DType::kBF16, 16, 3136, 9104, false, true}));
+
 TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   SmallLinearParams params;
   params.execution.device = DeviceKind::kCuda;
   alignas(16) char memory[16];
   params.x = params.weight = memory;
   params.out = memory;
+  const float scale = 1;
+  params.num_rows = 17;
+  params.weight_scale = &scale;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.num_rows = 1;
+  params.num_in = 64;
+  params.num_out = 16;
+  params.dtype = DType::kF16;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.dtype = DType::kBF16;
+  params.weight_scale = nullptr;
   params.num_rows = 9;
   params.num_in = 64;
   params.num_out = 16;

@@ -120,6 +120,7 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--cache-memory-share=0.5", "--max-tokens-in-cache=4096"}),
             "--cache-memory-share: sizes the cache as --max-tokens-in-cache does: give one of them");
   EXPECT_EQ(Error({"--model=x", "--dtype=fp8"}), "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
+  EXPECT_EQ(Error({"--model=x", "--quantization=int4"}), "--quantization: must be none or fp8, got \"int4\"");
   EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
   EXPECT_EQ(Error({"--model=x", "--quality-floor=1.5"}), "--quality-floor: must be in [0, 1], got 1.5");

@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const std::st
                                            {int64_t{c.num_kv_heads} * c.head_dim, c.hidden_size});
   if (!k_proj.ok()) return k_proj.status();
   harness->fingerprint_ = engine::ModelFingerprint(*k_proj, c);
-  auto decoder = engine::Decoder::Load(c, harness->source_.get(), options.dtype, options.device);
+  auto decoder = engine::Decoder::Load(c, harness->source_.get(), options.dtype, options.device, options.quantization);
   if (!decoder.ok()) return decoder.status();
   harness->decoder_ = *std::move(decoder);
 

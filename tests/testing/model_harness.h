@@ -20,6 +20,7 @@ namespace spotlight::testing {
 struct HarnessOptions {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
+  engine::Quantization quantization = engine::Quantization::kNone;
   std::string hash_path;  // an untrained hash file; empty: dense
   int32_t max_context = 2048;
   int32_t chunk_tokens = 512;  // prompts are prefilled in chunks of this many

@@ -139,6 +139,7 @@ class EndToEnd {
     engine::LoadOptions load;
     load.model_folder = options_.model_folder;
     load.dtype = options_.dtype;
+    load.quantization = options_.quantization;
     load.device = options_.device;
     load.num_threads = options_.num_threads;
     load.hash = input_.served_hash;

@@ -89,6 +89,7 @@ void Describe(const EvaluationOptions& options, const SequenceModel& model, cons
   report->head_dim = config.head_dim;
   report->device = model.device().str();
   report->dtype = model.dtype() == at::kBFloat16 ? "bf16" : "fp32";
+  report->quantization = options.quantization == engine::Quantization::kFp8 ? "fp8" : "none";
   report->libtorch_version = TORCH_VERSION;
   report->num_queries = options.num_queries;
   report->prefilter_factor = options.prefilter_factor;
@@ -164,6 +165,7 @@ absl::StatusOr<EvaluationReport> EvaluateAll(const EvaluationOptions& options, c
   SequenceModelOptions model_options;
   model_options.model_folder = options.model_folder;
   model_options.dtype = options.dtype;
+  model_options.quantization = options.quantization;
   model_options.device = options.device;
   const auto model = SequenceModel::Load(model_options);
   if (!model.ok()) return model.status();

@@ -38,6 +38,7 @@ ABSL_FLAG(bool, check_bars, false, "Judge the hash by the project's bars; exit 1
 ABSL_FLAG(std::string, json, "", "Write all figures to this file");
 ABSL_FLAG(std::string, device, "auto", "Where to run; auto: cuda:0 where there is one");
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and activations; auto: bf16 where the device computes it fast");
+ABSL_FLAG(std::string, quantization, "none", "Of the layers' matrices, as the server's flag");
 ABSL_FLAG(int32_t, threads, 0, "Threads of the CPU; 0: one per core");
 
 namespace spotlight::training {
@@ -66,7 +67,8 @@ const std::vector<FlagGroup>& Groups() {
       {"End to end, at the longest context and with every selector",
        {{"perplexity", ""}, {"needle", ""}, {"tasks", ""}, {"fidelity", ""}}},
       {"Output", {{"json", "PATH"}, {"check_bars", ""}}},
-      {"Machine", {{"device", "auto|cpu|cuda:N"}, {"dtype", "auto|bf16|fp32"}, {"threads", "N"}}},
+      {"Machine",
+       {{"device", "auto|cpu|cuda:N"}, {"dtype", "auto|bf16|fp32"}, {"quantization", "none|fp8"}, {"threads", "N"}}},
   };
   return *groups;
 }
@@ -120,6 +122,10 @@ absl::Status ParseDType(EvaluationOptions* options) {
   } else {
     return Bad("dtype", dtype, "auto, bf16 or fp32");
   }
+  const std::string quantization = absl::GetFlag(FLAGS_quantization);
+  const auto named = engine::QuantizationNamed(quantization);
+  if (!named.has_value()) return Bad("quantization", quantization, "none or fp8");
+  options->quantization = *named;
   return absl::OkStatus();
 }
 

@@ -26,6 +26,7 @@ struct EvaluationOptions {
   std::string json;  // where to; empty: nowhere
   std::string device;
   engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;
+  engine::Quantization quantization = engine::Quantization::kNone;
   int32_t num_threads = 0;
 };
 

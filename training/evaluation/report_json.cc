@@ -150,6 +150,7 @@ std::string ToJson(const EvaluationReport& report) {
   json["hash"] = report.hash_path.empty() ? ordered_json() : ordered_json(report.hash_path);
   json["device"] = report.device;
   json["dtype"] = report.dtype;
+  json["quantization"] = report.quantization;
   json["versions"] = {{"libtorch", report.libtorch_version}};
   json["seed"] = report.seed;
   json["queries"] = report.num_queries;

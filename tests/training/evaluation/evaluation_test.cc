@@ -187,7 +187,9 @@ TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
   EXPECT_EQ(error({"--model", "m", "--context", "8192", "--queries", "0"}), "--queries: must be at least 1, got \"0\"");
   EXPECT_EQ(error({"--model", "m", "--queries", "4", "--dtype", "fp8"}),
             "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
-  EXPECT_EQ(error({"--model", "m", "--dtype", "auto", "--device", "tpu"}),
+  EXPECT_EQ(error({"--model", "m", "--dtype", "auto", "--quantization", "int4"}),
+            "--quantization: must be none or fp8, got \"int4\"");
+  EXPECT_EQ(error({"--model", "m", "--quantization", "none", "--device", "tpu"}),
             "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--device", "cpu", "--selectors", "hash,clairvoyant"}),
                                 "--selectors: selector clairvoyant: must be one of oracle-a, "));

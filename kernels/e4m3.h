@@ -1,0 +1,42 @@
+// e4m3 as storage: sign, 4 bits of exponent (bias 7), 3 of mantissa. The largest value is 448; there are no infinities,
+// and magnitude 0x7f is NaN (OCP 8-bit floating point, 1.0).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/numeric.h"
+
+namespace spotlight::kernels {
+
+inline constexpr float kMaxE4m3 = 448;
+
+struct E4m3 {
+  uint8_t bits;
+};
+
+SPOTLIGHT_INLINE float ToFloat(E4m3 x) {
+  const uint32_t sign = uint32_t{x.bits & 0x80u} << 24;
+  const uint32_t magnitude = x.bits & 0x7fu;
+  if (magnitude == 0x7fu) return FloatFromBits(sign | 0x7fc00000u);
+  // Exact for normals and subnormals alike: place the bits, then move the exponent bias from 7 to 127.
+  return FloatFromBits(sign | FloatBits(FloatFromBits(magnitude << 20) * 0x1p120f));
+}
+
+// To the nearest, ties to even; what is beyond the largest value becomes it.
+SPOTLIGHT_INLINE void RoundTo(float x, E4m3* out) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t rounded;
+  if (magnitude > 0x7f800000u) {
+    rounded = 0x7fu;
+  } else if (magnitude >= FloatBits(kMaxE4m3)) {
+    rounded = 0x7eu;
+  } else if (magnitude < 0x3c800000u) {  // below 2^-6: adding 2^14 lets the FPU round at the subnormals' last place
+    rounded = FloatBits(FloatFromBits(magnitude) + 0x1p14f) - FloatBits(0x1p14f);
+  } else {
+    rounded = (magnitude - 0x3c000000u + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20;
+  }
+  out->bits = static_cast<uint8_t>((bits >> 24 & 0x80u) | rounded);
+}
+
+}  // namespace spotlight::kernels
