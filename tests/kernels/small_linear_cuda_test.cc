@@ -111,11 +111,14 @@ TEST_P(SmallLinearCudaTest, GivesTheProductAndEachRowAlone) {
 
   // Half a last place of the result, and the sum's own error in fp32.
   const double place = c.dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11;
-  for (int32_t row = 0; row < c.rows; ++row) {
-    for (int32_t n = 0; n < c.out; ++n) {
+  const std::vector<float> inputs = x.values();
+  std::vector<double> weights(c.in);
+  for (int32_t n = 0; n < c.out; ++n) {
+    for (int32_t k = 0; k < c.in; ++k) weights[k] = weight_at(int64_t{n} * c.in + k);
+    for (int32_t row = 0; row < c.rows; ++row) {
       double sum = c.bias ? bias.at(n) : 0, size = std::abs(sum);
       for (int32_t k = 0; k < c.in; ++k) {
-        const double product = double{x.at(int64_t{row} * c.in + k)} * weight_at(int64_t{n} * c.in + k);
+        const double product = double{inputs[int64_t{row} * c.in + k]} * weights[k];
         sum += product;
         size += std::abs(product);
       }
