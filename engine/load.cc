@@ -70,6 +70,7 @@ ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const 
   model.architecture = config.architecture;
   model.device = device.is_cpu() ? "cpu" : absl::StrCat("cuda:", device.index());
   model.dtype = DTypeName(dtype);
+  model.quantization = QuantizationName(options.quantization);
   model.num_layers = config.num_layers;
   model.num_q_heads = config.num_q_heads;
   model.num_kv_heads = config.num_kv_heads;

@@ -23,6 +23,7 @@ struct ModelInfo {
   std::string architecture;  // "LlamaForCausalLM", ...
   std::string device;        // "cpu", "cuda:0"
   std::string dtype;         // "bf16", "fp32"
+  std::string quantization;  // "none", "fp8": of the layers' matrices
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
   int32_t vocab_size = 0;
   int32_t max_context_tokens = 0;  // prompt + output of one request

@@ -22,14 +22,16 @@ SPOTLIGHT_INLINE float ToFloat(E4m3 x) {
   return FloatFromBits(sign | FloatBits(FloatFromBits(magnitude << 20) * 0x1p120f));
 }
 
-// To the nearest, ties to even; what is beyond the largest value becomes it.
+// To the nearest, ties to even; what is beyond the largest value becomes it, and every NaN the positive one: as GPUs do.
 SPOTLIGHT_INLINE void RoundTo(float x, E4m3* out) {
   const uint32_t bits = FloatBits(x);
   const uint32_t magnitude = bits & 0x7fffffffu;
   uint32_t rounded;
   if (magnitude > 0x7f800000u) {
-    rounded = 0x7fu;
-  } else if (magnitude >= FloatBits(kMaxE4m3)) {
+    out->bits = 0x7f;
+    return;
+  }
+  if (magnitude >= FloatBits(kMaxE4m3)) {
     rounded = 0x7eu;
   } else if (magnitude < 0x3c800000u) {  // below 2^-6: adding 2^14 lets the FPU round at the subnormals' last place
     rounded = FloatBits(FloatFromBits(magnitude) + 0x1p14f) - FloatBits(0x1p14f);

@@ -24,7 +24,7 @@
 namespace spotlight::kernels {
 
 inline constexpr int32_t kMaxSmallLinearRows = 8;
-inline constexpr int32_t kMaxSmallLinearFp8Rows = 16;
+inline constexpr int32_t kMaxSmallLinearFp8Rows = 32;
 
 inline constexpr int32_t MaxSmallLinearRows(bool fp8) {
   return fp8 ? kMaxSmallLinearFp8Rows : kMaxSmallLinearRows;

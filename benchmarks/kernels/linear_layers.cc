@@ -148,7 +148,7 @@ int Run() {
     row("head", rows, kHead.bytes(), bench.Microseconds([&] { multiply(kHead, head, rows, false); }), plain_head);
   }
   printf("fp8\n");
-  for (const int32_t rows : {1, 8, 16}) measure(rows, /*fp8=*/true);
+  for (const int32_t rows : {1, 8, 16, 32}) measure(rows, /*fp8=*/true);
   return 0;
 }
 

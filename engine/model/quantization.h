@@ -20,4 +20,8 @@ inline absl::optional<Quantization> QuantizationNamed(absl::string_view name) {
   return absl::nullopt;
 }
 
+inline const char* QuantizationName(Quantization quantization) {
+  return quantization == Quantization::kFp8 ? "fp8" : "none";
+}
+
 }  // namespace spotlight::engine

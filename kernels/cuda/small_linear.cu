@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
       const int unit = base + stage * kLinearWarps, next = unit + kStages * kLinearWarps;
-      if (unit < units) MultiplyUnit<T>(w[stage], x[stage], sums);
+      if (unit < units) MultiplyUnit<T>(w[stage], x[stage], kOutputs, sums);
       if (next < units) {
         operands.Load(next, &w[stage]);
         operands.Load(next, x[stage]);
@@ -150,9 +150,10 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
   const auto stream = StreamLinearOutputs<T, W, kRowTiles>;
   // Whether the device runs code of sm_90a: what StreamLinearOutputs is made of.
   if (sequence.CanWait(reinterpret_cast<const void*>(stream))) {
-    const StreamShape shape(params, NumProcessors(&sequence));
-    sequence.Check(cudaFuncSetAttribute(stream, cudaFuncAttributeMaxDynamicSharedMemorySize, kStreamSharedBytes));
-    sequence.LaunchWith(options, stream, dim3(shape.blocks), dim3(kStreamThreads), kStreamSharedBytes, params,
+    using Layout = StreamLayout<W, kRowTiles>;
+    const StreamShape shape(params, Layout::kOutputs, NumProcessors(&sequence));
+    sequence.Check(cudaFuncSetAttribute(stream, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout::kSharedBytes));
+    sequence.LaunchWith(options, stream, dim3(shape.blocks), dim3(Layout::kThreads), Layout::kSharedBytes, params,
                         shape.tile_outputs);
     return sequence.error();
   }
@@ -160,10 +161,11 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
   const bool wide = params.num_rows > 4 && params.num_out % (2 * kTileOutputs) == 0;
   const int outputs = wide ? 2 * kTileOutputs : kTileOutputs;
   const dim3 grid((params.num_out + outputs - 1) / outputs), block(kThreads);
+  constexpr int kFewer = kRowTiles > 2 ? 1 : 0;
   if (wide) {
-    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 2, kRowTiles, 2>, grid, block, 0, params);
+    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 2, kRowTiles, 2 - kFewer>, grid, block, 0, params);
   } else {
-    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 1, kRowTiles, 3>, grid, block, 0, params);
+    sequence.LaunchWith(options, SmallLinearOutputs<T, W, 1, kRowTiles, 3 - kFewer>, grid, block, 0, params);
   }
   return sequence.error();
 }
@@ -172,8 +174,17 @@ int LaunchSmallLinear(const SmallLinearParams& params) {
 
 int SmallLinear(const SmallLinearParams& params) {
   if (params.weight_scale != nullptr) {
-    return params.num_rows > kTileRows ? LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 2>(params)
-                                       : LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 1>(params);
+    static_assert(kMaxSmallLinearFp8Rows == 4 * kTileRows);
+    switch ((params.num_rows + kTileRows - 1) / kTileRows) {
+      case 1:
+        return LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 1>(params);
+      case 2:
+        return LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 2>(params);
+      case 3:
+        return LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 3>(params);
+      default:
+        return LaunchSmallLinear<__nv_bfloat16, __nv_fp8_e4m3, 4>(params);
+    }
   }
   return params.dtype == DType::kBF16 ? LaunchSmallLinear<__nv_bfloat16, __nv_bfloat16, 1>(params)
                                       : LaunchSmallLinear<__half, __half, 1>(params);

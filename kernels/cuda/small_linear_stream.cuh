@@ -1,8 +1,8 @@
 // small_linear where there is a copy engine (sm_90a): a block on each multiprocessor, whose weights come in one
 // unbroken stream through a ring of shared memory, tile after tile; some warps ask for them, others multiply.
 //
-// A tile's outputs are as many, up to 32, as give every block the same number of tiles. Units of columns belong to
-// warps, and warps are added up, as in small_linear.cu's other kernel: the results have the same bits.
+// A tile's outputs are as many, up to 32 or 48, as give every block the same number of tiles. Units of columns belong
+// to warps, and warps are added up, as in small_linear.cu's other kernel: the results have the same bits.
 #pragma once
 
 #include "kernels/cuda/bulk_copy.cuh"
@@ -12,42 +12,56 @@
 
 namespace spotlight::kernels::cuda {
 
-inline constexpr int kStreamOutputs = 32;  // most of a tile
-inline constexpr int kStageRow = 2048;     // bytes of an output's weights, at a time
-inline constexpr int kStreamStages = 3;
-inline constexpr int kAskingWarps = 4;
-inline constexpr int kStreamThreads = 32 * (kLinearWarps + kAskingWarps);
-// Rows of weights lie 64 bytes further than they are long: what 8 lanes read together is in different banks.
-inline constexpr int kStageRowBytes = kStageRow + 64;
-inline constexpr int kStageBytes = kStreamOutputs * kStageRowBytes;
-inline constexpr int kPartialFloats = 2 * kLinearWarps * kStreamOutputs * kTileRows;  // 16 rows, or 8 twice
-inline constexpr int kStreamSharedBytes = kStreamStages * kStageBytes + kPartialFloats * 4;
+inline constexpr int kStageColumns = 1024;  // of a tile, at a time
+
+// W: the weights' type. Rows of x: up to 8 kRowTiles.
+template <typename W, int kRowTiles>
+struct StreamLayout {
+  static constexpr bool kFp8 = sizeof(W) == 1;
+  // Blocks read all of x for each of their tiles: where weights take half the bytes, more outputs make a tile.
+  static constexpr int kTiles = kFp8 ? 3 : 2;
+  static constexpr int kOutputs = kTiles * kTileOutputs;  // most of a tile
+  static constexpr int kStages = kFp8 && kRowTiles == 1 ? 4 : 3;
+  // Rows of weights lie 64 bytes further than they are long: what 8 lanes read together is in different banks.
+  static constexpr int kRowBytes = kStageColumns * static_cast<int>(sizeof(W)) + 64;
+  static constexpr int kStageBytes = kOutputs * kRowBytes;
+  // Partial sums [warp][row][output], rows 4 further than they are long for the same reason; bf16 has two of these.
+  static constexpr int kRows = kRowTiles * kTileRows, kPartialRow = kOutputs + 4;
+  static constexpr int kPartials = kLinearWarps * kRows * kPartialRow, kPartialBuffers = kFp8 ? 1 : 2;
+  static constexpr int kSharedBytes = kStages * kStageBytes + kPartialBuffers * kPartials * 4;
+  // Few threads have registers for many rows.
+  static constexpr int kAskingWarps = kRowTiles > 2 ? 2 : 4;
+  static constexpr int kThreads = 32 * (kLinearWarps + kAskingWarps);
+  static_assert(kSharedBytes <= 226 * 1024);
+};
 
 struct StreamShape {
   int32_t tile_outputs, blocks;
-  StreamShape(const SmallLinearParams& params, int num_processors) {
-    const int32_t rounds = (params.num_out + kStreamOutputs * num_processors - 1) / (kStreamOutputs * num_processors);
+  // At most `max_outputs` to a tile.
+  StreamShape(const SmallLinearParams& params, int max_outputs, int num_processors) {
+    const int32_t rounds = (params.num_out + max_outputs * num_processors - 1) / (max_outputs * num_processors);
     tile_outputs = (params.num_out + rounds * num_processors - 1) / (rounds * num_processors);
     const int32_t tiles = (params.num_out + tile_outputs - 1) / tile_outputs;
     blocks = tiles < num_processors ? tiles : num_processors;
   }
 };
 
-// Grid (blocks), block (kStreamThreads). W: the weights' type, T or __nv_fp8_e4m3. Rows of x: up to 8 kRowTiles.
+// Grid (blocks), block (StreamLayout::kThreads). W is T or __nv_fp8_e4m3.
 template <typename T, typename W, int kRowTiles>
-__global__ void __launch_bounds__(kStreamThreads, 1)
+__global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
     StreamLinearOutputs(const SmallLinearParams params, const int32_t tile_outputs) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) char dynamic_shared[];
-  __shared__ uint64_t filled[kStreamStages], emptied[kStreamStages];
-  static_assert(kRowTiles <= 2);
-  constexpr int kStageColumns = kStageRow / static_cast<int>(sizeof(W));
-  float* const partials = reinterpret_cast<float*>(dynamic_shared + kStreamStages * kStageBytes);
+  using Layout = StreamLayout<W, kRowTiles>;
+  constexpr int kStages = Layout::kStages, kStageBytes = Layout::kStageBytes, kRowBytes = Layout::kRowBytes;
+  constexpr int kTiles = Layout::kTiles, kAskingWarps = Layout::kAskingWarps;
+  __shared__ uint64_t filled[kStages], emptied[kStages];
+  float* const partials = reinterpret_cast<float*>(dynamic_shared + kStages * kStageBytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int32_t tiles = (params.num_out + tile_outputs - 1) / tile_outputs;
   const int32_t stages = (params.num_in + kStageColumns - 1) / kStageColumns;  // of a tile
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < kStreamStages; ++stage) {
+    for (int stage = 0; stage < kStages; ++stage) {
       InitBarrier(&filled[stage]);
       InitBarrier(&emptied[stage], kLinearWarps);
     }
@@ -57,7 +71,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   int slot = 0;
   uint32_t phase = 0;
   const auto next_slot = [&] {
-    if (++slot < kStreamStages) return;
+    if (++slot < kStages) return;
     slot = 0;
     phase ^= 1;
   };
@@ -77,7 +91,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
         if (asking == 0 && lane == 0) ExpectBytes(&filled[slot], outputs * bytes);
         const int32_t output = asking + kAskingWarps * lane;
         if (output < outputs) {
-          BulkCopy(dynamic_shared + slot * kStageBytes + output * kStageRowBytes,
+          BulkCopy(dynamic_shared + slot * kStageBytes + output * kRowBytes,
                    weights + (int64_t{output} * params.num_in + column) * int64_t{sizeof(W)}, bytes, &filled[slot]);
         }
         next_slot();
@@ -96,7 +110,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   float* partial = partials;
 #pragma unroll 1
   for (int32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    Accumulator sums[kRowTiles][2] = {};
+    Accumulator sums[kRowTiles][kTiles] = {};
 #pragma unroll 1
     for (int32_t stage = 0; stage < stages; ++stage) {
       constexpr int kUnits = kStageColumns / kUnit / kLinearWarps;  // of a warp
@@ -115,47 +129,49 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
       }
       WaitForPhase(&filled[slot], phase);
       const char* const rows =
-          dynamic_shared + slot * kStageBytes + group * kStageRowBytes + warp * kUnit * sizeof(W) + 16 * (lane % 4);
+          dynamic_shared + slot * kStageBytes + group * kRowBytes + warp * kUnit * sizeof(W) + 16 * (lane % 4);
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
         if (first_unit + i * kLinearWarps >= units) continue;
-        WeightUnit<W, 2> w;
+        WeightUnit<W, kTiles> w;
 #pragma unroll
-        for (int row = 0; row < 4; ++row) {
-          const char* const from = rows + row * 8 * kStageRowBytes + i * kLinearWarps * kUnit * sizeof(W);
+        for (int row = 0; row < 2 * kTiles; ++row) {
+          const char* const from = rows + row * 8 * kRowBytes + i * kLinearWarps * kUnit * sizeof(W);
 #pragma unroll
           for (int piece = 0; piece < kPieces<W>; ++piece) {
             w.at[row / 2][row % 2][piece] = *reinterpret_cast<const uint4*>(from + 64 * piece);
           }
         }
-        MultiplyUnit<T>(w, x[i], sums);
+        MultiplyUnit<T>(w, x[i], tile_outputs, sums);
       }
       __syncwarp();
       if (lane == 0) Arrive(&emptied[slot]);
       next_slot();
     }
-    constexpr int kRows = kTileRows * kRowTiles;
-    const auto share = [&](int w, int output) { return partial + (w * kStreamOutputs + output) * kRows; };
+    const auto share = [partial](int w, int row, int output) {
+      return partial + (w * Layout::kRows + row) * Layout::kPartialRow + output;
+    };
 #pragma unroll
-    for (int i = 0; i < 8 * kRowTiles; ++i) {
-      const int r = i / 8, part = i % 4, output = i / 4 % 2 * kTileOutputs + group + part / 2 * 8;
-      share(warp, output)[kTileRows * r + 2 * (lane % 4) + part % 2] = sums[r][i / 4 % 2].at[part];
+    for (int r = 0; r < kRowTiles; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4 * kTiles; ++i) {
+        const int output = i / 4 * kTileOutputs + group + i % 4 / 2 * 8;
+        *share(warp, kTileRows * r + 2 * (lane % 4) + i % 2, output) = sums[r][i / 4].at[i % 4];
+      }
     }
     const auto sync = [] { asm volatile("barrier.sync 1, %0;" ::"n"(32 * kLinearWarps) : "memory"); };
     sync();
     const int32_t first = tile * tile_outputs, outputs = min(tile_outputs, params.num_out - first);
-    const int output = threadIdx.x % kStreamOutputs;
-#pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) {
-      const int row = threadIdx.x / kStreamOutputs + kTileRows * r;
-      if (output >= outputs || row >= params.num_rows) continue;
+    for (int i = threadIdx.x; i < Layout::kOutputs * params.num_rows; i += 32 * kLinearWarps) {
+      const int output = i % Layout::kOutputs, row = i / Layout::kOutputs;
+      if (output >= outputs) continue;
       float sum = 0;
 #pragma unroll
-      for (int w = 0; w < kLinearWarps; ++w) sum += share(w, output)[row];
+      for (int w = 0; w < kLinearWarps; ++w) sum += *share(w, row, output);
       StoreOutput<T>(params, sum, row, first + output);
     }
-    if (kRowTiles == 1) {  // who is late may still read this half
-      partial = partial == partials ? partials + kPartialFloats / 2 : partials;
+    if (Layout::kPartialBuffers == 2) {  // who is late may still read this one
+      partial = partial == partials ? partials + Layout::kPartials : partials;
     } else {
       sync();
     }

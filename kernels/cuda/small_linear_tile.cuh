@@ -52,9 +52,9 @@ struct InputUnit {
   uint4 at[2];
 };
 
-// sums[r] += w x[r], r being 8 rows of x.
+// sums[r] += w x[r], r being 8 rows of x. Widening costs more than a product: tiles past `outputs` are left out.
 template <typename T, int kTiles, int kRowTiles>
-__device__ void MultiplyUnit(const WeightUnit<T, kTiles>& w, const InputUnit (&x)[kRowTiles],
+__device__ void MultiplyUnit(const WeightUnit<T, kTiles>& w, const InputUnit (&x)[kRowTiles], int,
                              Accumulator (&sums)[kRowTiles][kTiles]) {
 #pragma unroll
   for (int piece = 0; piece < 2; ++piece) {
@@ -84,7 +84,7 @@ __device__ inline void Widen(uint32_t weights, uint32_t* even, uint32_t* odd) {
 }
 
 template <typename T, int kTiles, int kRowTiles>
-__device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const InputUnit (&x)[kRowTiles],
+__device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const InputUnit (&x)[kRowTiles], int outputs,
                              Accumulator (&sums)[kRowTiles][kTiles]) {
   const auto word = [](const uint4& piece, int i) {
     return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
@@ -101,6 +101,7 @@ __device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const I
     }
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
+      if (tile > 0 && tile * kTileOutputs >= outputs) continue;
       uint32_t a[4];
       Widen(word(w.at[tile][0][0], four), &a[0], &a[2]);
       Widen(word(w.at[tile][1][0], four), &a[1], &a[3]);

@@ -27,7 +27,7 @@ TEST(Fp8RowsCudaTest, GivesTheBitsOfTheCpu) {
     ASSERT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&scale), kRows * sizeof(float)), cudaSuccess);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = i / columns;
-      // Rows of every size, subnormal ones among them, and one of zeros; a few values stand out.
+      // Rows of every size, from subnormal to infinite, and one of zeros; a few values stand out.
       const float size = std::ldexp(i % 97 == 0 ? 50.0f : 1.0f, static_cast<int>(7 * (row - 18)));
       RoundTo(row == 5 ? 0.0f : size * normal(random), x + i);
     }

@@ -151,7 +151,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{DType::kBF16, 9, 1536, 576, false, true}, Case{DType::kBF16, 16, 3584, 464, true, true},
                       Case{DType::kBF16, 5, 18944, 112, true, true}, Case{DType::kBF16, 13, 3584, 4624, true, true},
                       Case{DType::kBF16, 4, 2048, 1552, false, true}, Case{DType::kBF16, 3, 2112, 9008, true, true},
-                      Case{DType::kBF16, 16, 3136, 9104, false, true}));
+                      Case{DType::kBF16, 24, 3136, 6352, false, true}, Case{DType::kBF16, 32, 1088, 9104, true, true},
+                      Case{DType::kBF16, 25, 4096, 2128, false, true}));
 
 TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   SmallLinearParams params;
@@ -160,7 +161,7 @@ TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   params.x = params.weight = memory;
   params.out = memory;
   const float scale = 1;
-  params.num_rows = 17;
+  params.num_rows = 33;
   params.weight_scale = &scale;
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
   params.num_rows = 1;

@@ -89,7 +89,7 @@ void Describe(const EvaluationOptions& options, const SequenceModel& model, cons
   report->head_dim = config.head_dim;
   report->device = model.device().str();
   report->dtype = model.dtype() == at::kBFloat16 ? "bf16" : "fp32";
-  report->quantization = options.quantization == engine::Quantization::kFp8 ? "fp8" : "none";
+  report->quantization = engine::QuantizationName(options.quantization);
   report->libtorch_version = TORCH_VERSION;
   report->num_queries = options.num_queries;
   report->prefilter_factor = options.prefilter_factor;
