@@ -22,7 +22,8 @@ SPOTLIGHT_INLINE float ToFloat(E4m3 x) {
   return FloatFromBits(sign | FloatBits(FloatFromBits(magnitude << 20) * 0x1p120f));
 }
 
-// To the nearest, ties to even; what is beyond the largest value becomes it, and every NaN the positive one: as GPUs do.
+// To the nearest, ties to even; as GPUs do, what is beyond the largest value becomes it, and every NaN the positive
+// one.
 SPOTLIGHT_INLINE void RoundTo(float x, E4m3* out) {
   const uint32_t bits = FloatBits(x);
   const uint32_t magnitude = bits & 0x7fffffffu;
