@@ -28,7 +28,7 @@
 ABSL_FLAG(std::string, model, "benchmarks/engine/qwen2.5-7b-shape", "folder of a config.json");
 ABSL_FLAG(std::string, hash, "none", "hash file for it (make_untrained_hash --random-weights 1); none: no codes");
 ABSL_FLAG(std::string, device, "auto", "cuda:N or auto");
-ABSL_FLAG(std::string, quantization, "none", "none or fp8");
+ABSL_FLAG(std::string, quantization, "none", "none or fp8; the operations' times are bf16's all the same");
 ABSL_FLAG(std::string, prompts, "8192,32768,131072", "tokens, by commas");
 ABSL_FLAG(std::string, chunks, "8192", "tokens of a step, by commas; the weights are drawn anew for each");
 ABSL_FLAG(std::string, pasts, "0,32768,122880", "of the operations' attention, by commas; empty: no operations");

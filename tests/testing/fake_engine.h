@@ -27,6 +27,7 @@ class FakeEngine final : public engine::Engine {
     model_.architecture = "LlamaForCausalLM";
     model_.device = "cpu";
     model_.dtype = "fp32";
+    model_.quantization = "fp8";
     model_.num_layers = 4;
     model_.num_q_heads = 6;
     model_.num_kv_heads = 2;
