@@ -17,6 +17,7 @@ ALL_FLAGS = """
 server:
   device: cpu
   dtype: fp32
+  quantization: fp8
   threads: 1
   maxTokensInCache: 4194304
   cacheMemoryShare: 0.5
