@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/small_linear.h"
+
 namespace spotlight::engine {
 namespace {
 
@@ -97,14 +99,19 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   return absl::OkStatus();
 }
 
-DecodeGraphs::Key DecodeGraphs::KeyOf(const Batch& batch) const {
-  return {Bucket(batch.num_dense_rows, max_rows_), Bucket(batch.num_decode_rows - batch.num_dense_rows, max_rows_)};
+DecodeGraphs::Key DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows) {
+  Key key = {Bucket(dense_rows, max_rows), Bucket(sparse_rows, max_rows)};
+  for (const int32_t limit : {kernels::kMaxSmallLinearRows, kernels::kMaxSmallLinearFp8Rows, max_rows}) {
+    if (dense_rows + sparse_rows > limit || key.first + key.second <= limit) continue;
+    if (key.first + sparse_rows > limit) key.first = dense_rows;
+    key.second = limit - key.first;
+  }
+  return key;
 }
 
 bool DecodeGraphs::Prepare(const Batch& batch) {
   if (!IsPlainDecode(batch)) return false;
   const Key key = KeyOf(batch);
-  if (key.first + key.second > max_rows_) return false;  // the workspaces hold no more
   if (graphs_.count(key) > 0) return true;
   if (graphs_.size() >= kMaxGraphs || failed_.count(key) > 0) return false;
   try {
@@ -113,6 +120,8 @@ bool DecodeGraphs::Prepare(const Batch& batch) {
   } catch (const c10::Error&) {
     cudaGetLastError();  // an allocation's failure would be found by the next launch
   }
+  // What was enqueued may still read the inputs.
+  if (cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()) != cudaSuccess) cudaGetLastError();
   failed_.insert(key);
   return false;
 }

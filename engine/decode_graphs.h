@@ -49,9 +49,15 @@ class DecodeGraphs {
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);
 
- private:
   using Key = std::pair<int32_t, int32_t>;  // dense rows, sparse rows
-  Key KeyOf(const Batch& batch) const;
+  // The graph for so many rows, max_rows at most together. Padding takes no step beyond max_rows, nor beyond the rows
+  // up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its rows' numbers.
+  static Key KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
+
+ private:
+  Key KeyOf(const Batch& batch) const {
+    return KeyFor(batch.num_dense_rows, batch.num_decode_rows - batch.num_dense_rows, max_rows_);
+  }
   absl::Status Capture(const Key& key);
 
   StepInputs* const inputs_;

@@ -70,6 +70,7 @@ bool EngineLoop::RunOnce() {
   Step* const step = under_way_ == &steps_[0] ? &steps_[1] : &steps_[0];
   step->start = clock_->Now();
   scheduler_.PlanStep(&step->plan);
+  stats_.num_preempted += step->plan.num_preempted;
   if (!step->plan.rows.empty()) {
     LaunchStep(step);
     return true;
@@ -227,7 +228,6 @@ void EngineLoop::EndStep() {
 
   stats_.num_decode_rows = plan.num_decode_rows;
   stats_.num_prefill_tokens = batch.num_tokens() - plan.num_decode_rows;
-  stats_.num_preempted = plan.num_preempted;
   stats_.num_prefix_query_tokens = plan.num_prefix_query_tokens;
   stats_.num_prefix_hit_tokens = plan.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;

@@ -37,6 +37,11 @@ int32_t ChunkOf(int32_t begin, int32_t remaining, int32_t most) {
   return aligned >= unit ? aligned : most;
 }
 
+// Its last token is under way.
+bool AboutToEnd(const Sequence& sequence) {
+  return sequence.num_pending > 0 && sequence.num_tokens() >= sequence.max_tokens;
+}
+
 }  // namespace
 
 absl::Status Scheduler::CheckOptions(const SchedulerOptions& options) {
@@ -74,17 +79,17 @@ void Scheduler::PlanStep(StepPlan* plan) {
 void Scheduler::PlanDecode(StepPlan* plan) {
   for (size_t i = 0; i < running_.size();) {
     Sequence* const sequence = running_[i];
-    if (sequence->num_pending > 0 && sequence->num_tokens() >= sequence->max_tokens) {  // about to end
-      ++i;
-      continue;
-    }
-    while (sequence->phase == SequencePhase::kDecode && !GrantPages(sequence, sequence->num_tokens())) {
+    bool waits = AboutToEnd(*sequence);
+    while (!waits && sequence->phase == SequencePhase::kDecode && !GrantPages(sequence, sequence->num_tokens())) {
+      // Rather a step without a token than pages taken from somebody.
+      waits = std::any_of(running_.begin(), running_.end(), [](const Sequence* each) { return AboutToEnd(*each); });
+      if (waits) break;
       const size_t victim = Victim();
       Preempt(victim, plan);
       if (victim < i) --i;
     }
     if (sequence->phase == SequencePhase::kWaiting) continue;  // it was the victim itself, and the next is at `i`
-    if (sequence->phase == SequencePhase::kDecode) {
+    if (sequence->phase == SequencePhase::kDecode && !waits) {
       plan->rows.push_back({sequence, sequence->num_cached, 1, true, {}});
     }
     ++i;

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kServiceOfAnswerToken = 2;
 constexpr int32_t kStartsOfHighest = 8;
+constexpr int32_t kMostFollowing = 8;
 // Callers that are away and have had more than their share; beyond this the account of the least is closed.
 constexpr size_t kMaxFlows = 1024;
 
@@ -122,8 +123,9 @@ void WaitingLine::PopFront() {
   flow->service += sequence->num_tokens() - sequence->num_cached;
   ++flow->num_held;
   StopWaiting(sequence, &classes_.at(flow->priority));
+  num_followed_ = next_follows_ ? num_followed_ + 1 : 0;
   const auto other = flow->waiting.upper_bound(sequence->id);
-  next_follows_ = sequence->num_samples > 1 && other != flow->waiting.end() &&
+  next_follows_ = sequence->num_samples > 1 && num_followed_ < kMostFollowing && other != flow->waiting.end() &&
                   other->second->first_sample_id == sequence->first_sample_id;
   next_ = next_follows_ ? other->second : nullptr;
 }

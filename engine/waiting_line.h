@@ -16,10 +16,10 @@
 // Which sequence is next stays so until it starts or leaves, though it waits for pages and others would fit (else a
 // large one might wait for ever); only a higher priority goes before it, unless it is next by that turn.
 //
-// Once a request's first sample has started, its others are next, whatever comes (in the bound above L is a request's
-// prompt times its samples): a client that reads one stream would wait between its samples for strangers, else. Below
-// the highest priority each counts as one of the starts in nine: there it is one in 9 m n, n the most samples of a
-// request.
+// Once a request's first sample has started, eight of its others are next, whatever comes: a client that reads one
+// stream would wait between its samples for strangers, else. (In the bound above L is a request's prompt times its
+// samples.) Below the highest priority each counts as one of the starts in nine: there a caller gets one in 81 m at the
+// least.
 #pragma once
 
 #include <cstdint>
@@ -95,6 +95,7 @@ class WaitingLine {
   int32_t num_passed_over_ = 0;
   Sequence* next_ = nullptr;  // chosen and not yet started
   bool next_is_below_ = false;
+  int32_t num_followed_ = 0;   // other samples that were next since a request's first
   bool next_follows_ = false;  // is another sample of the request that started before it
   size_t size_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/isfinite.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
@@ -58,9 +59,16 @@ class LayerLoader {
       if (bias) biases.push_back(Load(name + ".bias", {rows}));
     }
     if (!status_.ok()) return Linear();
-    const at::Tensor weight = weights.size() == 1 ? weights[0] : at::cat(weights);
+    const at::Tensor weight = (weights.size() == 1 ? weights[0] : at::cat(weights)).to(device_);
     weights.clear();
-    return Linear(weight.to(device_), bias ? at::cat(biases).to(device_) : at::Tensor(), quantization_);
+    // An infinity would be every other weight's scale, and a NaN become a number.
+    if (quantization_ == Quantization::kFp8 && !at::isfinite(weight).all().item<bool>()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, parts[0].first,
+                                                        parts.size() > 1 ? " or what goes with it" : "",
+                                                        ": holds a number that is not finite, which fp8 cannot"));
+      return Linear();
+    }
+    return Linear(weight, bias ? at::cat(biases).to(device_) : at::Tensor(), quantization_);
   }
 
   const absl::Status& status() const { return status_; }

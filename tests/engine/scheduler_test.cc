@@ -200,6 +200,26 @@ TEST_F(SchedulerTest, PreemptsYoungestWhenPagesRunOut) {
   EXPECT_EQ(plan.num_decode_rows, 2);
 }
 
+TEST_F(SchedulerTest, WaitsAStepRatherThanPreemptWhileAnEndGivesPages) {
+  Start(3, 4, 512);
+  Sequence* const ends = Add(62, 4);
+  Sequence* const grows = Add(61);
+  for (int i = 0; i < 3; ++i) Step();
+  std::vector<StepPlan> plans(2);
+  scheduler_->PlanStep(&plans[0]);
+  ASSERT_EQ(plans[0].num_decode_rows, 2);
+  scheduler_->Advance(plans[0]);
+  // One has its last token under way; the other wants a second page, and there is none.
+  scheduler_->PlanStep(&plans[1]);
+  EXPECT_EQ(plans[1].num_preempted, 0);
+  EXPECT_TRUE(plans[1].rows.empty());
+  scheduler_->Commit(plans[0], {SampledToken(), SampledToken()});
+  Finish(ends);
+  const StepPlan plan = Step();
+  EXPECT_EQ(plan.num_decode_rows, 1);
+  EXPECT_EQ(grows->pages.size(), 2u);
+}
+
 TEST_F(SchedulerTest, PreemptsOfTheCallerThatHoldsMostPages) {
   Start(9, 4, 512);
   Sequence* const first = Add(60);

@@ -189,6 +189,13 @@ TEST_F(WaitingLineTest, TheOtherSamplesOfARequestFollowItsFirstBeforeCallersInTu
   EXPECT_EQ(Order(2), "cb");
 }
 
+TEST_F(WaitingLineTest, EightSamplesFollowAndNoMore) {
+  PushSamples("a", 64);
+  EXPECT_EQ(Serve()->caller, "a");
+  Push("b", 10, 5);
+  EXPECT_EQ(Order(10), "aaaaaaaaba");
+}
+
 TEST_F(WaitingLineTest, SamplesThatEndBeforeTheyStartHoldNobodyUp) {
   const std::vector<Sequence*> samples = PushSamples("a", 3);
   Push("b");
