@@ -124,7 +124,10 @@ RequestReactor* GenerateService::Generate(grpc::CallbackServerContext* context) 
   Authorization authorization = authorizer_->Authorize(CredentialsOf(*context), Scope::kGenerate, CallCost::kRequest);
   absl::Status status = authorization.status.ok() ? ReadyEngine().status() : authorization.status;
   if (status.ok() && draining_.load()) status = Draining();
-  return Call::Start(context, &environment_, std::move(authorization), status);
+  RequestReactor* const call = Call::Start(context, &environment_, std::move(authorization), status);
+  // A drain that began meanwhile has not seen this one.
+  if (status.ok() && draining_.load()) environment_.request_reads->EndAll(RequestReads::Room::kCallers, Draining());
+  return call;
 }
 
 template <class Request, class Response>

@@ -68,7 +68,7 @@ std::unordered_map<std::string, int64_t> ReceivedBytes(int port) {
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) continue;
     if (size < offsetof(tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
       continue;  // before Linux 4.1
-    received[NameOf(address)] = static_cast<int64_t>(info.tcpi_bytes_received);
+    received[NameOf(address)] += static_cast<int64_t>(info.tcpi_bytes_received);
   }
   return received;
 }

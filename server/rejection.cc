@@ -24,6 +24,7 @@ bool IsAboutTheCaller(absl::string_view reason) {
 
 absl::string_view FullResource(absl::string_view subject) {
   if (subject == "unread_bytes" || subject == "answer_bytes") return "";  // an answer that was too much
+  if (subject == "request_bytes") subject = "request_reads";
   const auto found = std::find(std::begin(kReasons), std::end(kReasons), subject);
   return found != std::end(kReasons) ? *found : absl::string_view("other");
 }

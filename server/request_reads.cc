@@ -1,6 +1,7 @@
 #include "server/request_reads.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -15,10 +16,11 @@ namespace {
 constexpr std::chrono::milliseconds kInterval(20);
 // Looking through the sockets takes at most this share of a core.
 constexpr int kMinIntervalsPerLook = 20;
-// What a connection may receive beside messages, for each call that ends and in all: headers, frames, pings, requests
-// of calls that were refused by their headers.
+// What a connection may receive beside messages, for each call that ends, in all and a second: headers, frames, pings,
+// requests of calls that were refused by their headers.
 constexpr int64_t kCallOverheadBytes = 16 << 10;
 constexpr int64_t kConnectionOverheadBytes = 4 << 20;
+constexpr double kOverheadBytesPerSecond = 256 << 10;
 
 absl::Status TooManyWait(int64_t callers, int64_t all) {
   return absl::ResourceExhaustedError(
@@ -28,10 +30,17 @@ absl::Status TooManyWait(int64_t callers, int64_t all) {
 }  // namespace
 
 RequestReads::RequestReads(const Bounds& bounds) : bounds_(bounds) {
-  if (bounds_.patience > absl::ZeroDuration() || bounds_.received_bytes) thread_ = std::thread([this] { Watch(); });
+  if (bounds_.callers.patience > absl::ZeroDuration() || bounds_.anyone.patience > absl::ZeroDuration() ||
+      bounds_.received_bytes) {
+    thread_ = std::thread([this] { Watch(); });
+  }
 }
 
 RequestReads::~RequestReads() {
+  Stop();
+}
+
+void RequestReads::Stop() {
   {
     MutexLock lock(&mutex_);
     stopping_ = true;
@@ -197,26 +206,30 @@ void RequestReads::Watch() {
       if (stopping_) return;
     }
     const auto begin = std::chrono::steady_clock::now();
-    if (bounds_.patience > absl::ZeroDuration()) EndLateRequests();
+    for (const Room room : {Room::kCallers, Room::kAnyone}) {
+      if (BoundsOf(room).patience > absl::ZeroDuration()) EndLateRequests(room);
+    }
     if (bounds_.received_bytes) EndOversizedRequests();
     interval = std::max<std::chrono::nanoseconds>(kInterval,
                                                   kMinIntervalsPerLook * (std::chrono::steady_clock::now() - begin));
   }
 }
 
-void RequestReads::EndLateRequests() {
-  const absl::Status never_began = absl::ResourceExhaustedError(
-      absl::StrCat("request_reads: the request waited ", absl::FormatDuration(bounds_.patience),
-                   " to be read, behind others that do not come to their ends"));
+void RequestReads::EndLateRequests(Room room) {
+  const absl::Duration patience = BoundsOf(room).patience;
+  const absl::Status never_began =
+      absl::ResourceExhaustedError(absl::StrCat("request_reads: the request waited ", absl::FormatDuration(patience),
+                                                " to be read, behind others that do not come to their ends"));
   const absl::Status late = absl::DeadlineExceededError(
-      absl::StrCat("request_reads: the request was not whole ", absl::FormatDuration(bounds_.patience),
-                   " after its call had begun (--request-read-seconds)"));
-  const auto latest = std::chrono::steady_clock::now() - absl::ToChronoNanoseconds(bounds_.patience);
+      absl::StrCat("request_reads: the request was not whole ", absl::FormatDuration(patience),
+                   " after its call had begun", room == Room::kCallers ? " (--request-read-seconds)" : ""));
+  const auto latest = std::chrono::steady_clock::now() - absl::ToChronoNanoseconds(patience);
   Ended ended;
   {
     MutexLock lock(&mutex_);
     for (auto each = requests_.begin(); each != requests_.end() && (*each)->begin_ <= latest;) {
-      GiveUp(*each++, late, &ended);
+      Request* const request = *each++;
+      if (request->room_ == room) GiveUp(request, late, &ended);
     }
   }
   Tell(ended, never_began, late);
@@ -244,24 +257,29 @@ bool RequestReads::CountUnderWay() {
     connections_.clear();
     return false;
   }
-  for (auto& [name, connection] : connections_) connection.bound_bytes = 0;
+  for (auto& [name, connection] : connections_) connection.bound_bytes = connection.num_gathered = 0;
+  // What is whole or given up stays until its call has taken or dropped it.
   for (Request* const each : requests_) {
-    if (!IsGathered(*each)) continue;
-    connections_[ConnectionName(each)].bound_bytes += BoundsOf(each->room_).max_message_bytes;
+    if (each->state_ != Request::State::kReading) continue;
+    Connection& connection = connections_[ConnectionName(each)];
+    connection.bound_bytes += BoundsOf(each->room_).max_message_bytes;
+    if (IsGathered(*each)) ++connection.num_gathered;
   }
   for (auto each = connections_.begin(); each != connections_.end();) {
-    each = each->second.bound_bytes == 0 ? connections_.erase(each) : std::next(each);
+    each = each->second.num_gathered == 0 ? connections_.erase(each) : std::next(each);
   }
   return true;
 }
 
-bool RequestReads::IsOver(const std::unordered_map<std::string, int64_t>& received, const std::string& name,
-                          Connection* connection) {
-  const auto found = received.find(name);
-  if (found == received.end()) return false;  // it has just ended
-  if (!std::exchange(connection->is_watched, true)) connection->received_before = found->second;
-  const int64_t gathered = found->second - connection->received_before - connection->ended_bytes;
-  return gathered > kConnectionOverheadBytes + connection->bound_bytes;
+int64_t RequestReads::ExcessOf(int64_t received_bytes, Connection* connection) {
+  const auto now = std::chrono::steady_clock::now();
+  if (connection->since == std::chrono::steady_clock::time_point()) {
+    connection->received_before = received_bytes;
+    connection->since = now;
+  }
+  const double overhead = std::chrono::duration<double>(now - connection->since).count() * kOverheadBytesPerSecond;
+  const int64_t gathered = received_bytes - connection->received_before - connection->ended_bytes;
+  return std::max<int64_t>(0, gathered - connection->bound_bytes - kConnectionOverheadBytes - std::llround(overhead));
 }
 
 void RequestReads::EndOversizedRequests() {
@@ -275,12 +293,21 @@ void RequestReads::EndOversizedRequests() {
   Ended ended;
   {
     MutexLock lock(&mutex_);
-    for (auto& [name, connection] : connections_) {
-      if (!IsOver(received, name, &connection)) continue;
-      for (Request* const each : requests_) {
-        if (IsGathered(*each) && ConnectionName(each) == name) GiveUp(each, oversized, &ended);
-      }
+    int64_t excess = 0, most = 0;
+    auto worst = connections_.end();
+    for (auto each = connections_.begin(); each != connections_.end(); ++each) {
+      const auto found = received.find(each->first);
+      if (found == received.end()) continue;  // it has just ended
+      const int64_t own = ExcessOf(found->second, &each->second);
+      excess += own;
+      if (own > most) worst = each;
+      most = std::max(most, own);
     }
+    if (excess <= bounds_.max_excess_bytes) return;
+    for (Request* const each : requests_) {
+      if (IsGathered(*each) && ConnectionName(each) == worst->first) GiveUp(each, oversized, &ended);
+    }
+    connections_.erase(worst);  // what is left on it is counted anew
   }
   Tell(ended, oversized, oversized);
 }

@@ -7,8 +7,9 @@
 // cancel streams without asking whose they are.
 //
 // Nobody bounds what one message grows to before gRPC compares its size with the bound, as nothing tells how much has
-// come. So messages that take their time are watched by what the kernel says that their connections have received: one
-// that has received more than the messages under way on it may have is lying about one of them, and they end.
+// come. So messages that take their time are watched by what the kernel says that their connections have received
+// beyond what the messages on them may have. Where that is much, all connections together, somebody lies about a
+// message: the connection with most of it loses those under way.
 //
 // Of the places to read in, as of those to wait in, a caller may have as many as it leaves free: half of them when it
 // is alone, a third each for two. Who waits is let in by turns of callers.
@@ -43,11 +44,13 @@ class RequestReads {
     int64_t num_reading = 64;    // each may hold a message of any size that is let in
     int64_t num_waiting = 4096;  // each may hold a stream's window
     int64_t max_message_bytes = 16 << 20;
+    absl::Duration patience;  // for a message to be whole, from the call's beginning; 0: for ever
   };
   struct Bounds {
     RoomBounds callers;
     RoomBounds anyone;
-    absl::Duration patience;  // for a message to be whole, from the call's beginning; 0: for ever
+    // What connections may have received beyond their messages, together.
+    int64_t max_excess_bytes = 64 << 20;
     // By connection, as ConnectionOf names it (received_bytes.h); null: nothing is known.
     std::function<std::unordered_map<std::string, int64_t>()> received_bytes;
   };
@@ -101,6 +104,9 @@ class RequestReads {
   // Once after StartReading, when the message was taken or is not to come. Not OK: why it was ended from here.
   absl::Status End(Request* request);
 
+  // Watches no more; before gRPC itself ends.
+  void Stop();
+
   // Ends all of a room that are not whole, with this status.
   void EndAll(Room room, const absl::Status& status);
 
@@ -117,10 +123,11 @@ class RequestReads {
   };
   // A connection with messages that take their time.
   struct Connection {
-    int64_t bound_bytes = 0;      // of the messages under way
-    int64_t received_before = 0;  // when it was first looked at
-    int64_t ended_bytes = 0;      // of messages that came to their ends since
-    bool is_watched = false;
+    int64_t bound_bytes = 0;                      // of the messages that are read or taken
+    int64_t num_gathered = 0;                     // of them, those that are not whole
+    int64_t received_before = 0;                  // when it was first looked at
+    int64_t ended_bytes = 0;                      // of messages that came to their ends since
+    std::chrono::steady_clock::time_point since;  // received_before's; none: nobody has looked
   };
   // What is to be done when the lock is free.
   struct Ended {
@@ -144,10 +151,9 @@ class RequestReads {
   const std::string& ConnectionName(Request* request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountEnded(Request* request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CountUnderWay() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool IsOver(const std::unordered_map<std::string, int64_t>& received, const std::string& name, Connection* connection)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static int64_t ExcessOf(int64_t received_bytes, Connection* connection);
   void Watch();
-  void EndLateRequests();
+  void EndLateRequests(Room room);
   void EndOversizedRequests();
 
   const Bounds bounds_;

@@ -49,6 +49,10 @@ size_t GrpcMemoryBytes(const ServerOptions& options) {
 constexpr double kReadingShare = 0.5, kWaitingShare = 0.125;
 // The same for what anyone may send, health's requests and those for load reports.
 constexpr double kOpenReadingShare = 0.125, kOpenWaitingShare = 0.03;
+// For a request of 4 KB at the most: who probes health is not to wait behind those that never come.
+constexpr absl::Duration kOpenPatience = absl::Seconds(2);
+// Of what connections bring beyond what their messages may have.
+constexpr double kExcessShare = 0.125;
 // Of a stream whose message nobody has asked for, and of a connection beside what is asked for: a prompt of 60,000
 // tokens comes without a wait for more, and a connection that carries many small ones over a long way is not held up.
 constexpr int kStreamWindowBytes = 256 << 10;
@@ -67,7 +71,9 @@ RequestReads::Bounds ReadBounds(const ServerOptions& options, const int* port) {
   RequestReads::Bounds bounds;
   bounds.callers = RoomBounds(memory, kReadingShare, kWaitingShare, kMaxRequestBytes);
   bounds.anyone = RoomBounds(memory, kOpenReadingShare, kOpenWaitingShare, kMaxSmallMessageBytes);
-  bounds.patience = options.request_patience;
+  bounds.callers.patience = options.request_patience;
+  bounds.anyone.patience = kOpenPatience;
+  bounds.max_excess_bytes = static_cast<int64_t>(kExcessShare * memory);
   bounds.received_bytes = [port] { return ReceivedBytes(*port); };
   return bounds;
 }
@@ -241,6 +247,7 @@ void Server::Shutdown() {
   // Watches of health never end by themselves; a stream's last message is on its way already.
   grpc_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   grpc_->Wait();
+  request_reads_.Stop();
   if (tracer_ != nullptr) tracer_->Shutdown(kTraceFlushTime);
   credentials_ = nullptr;
   grpc_ = nullptr;

@@ -43,7 +43,7 @@ class RequestReadsTest : public ::testing::Test {
  protected:
   static RequestReads::Bounds Bounds(int64_t num_reading, int64_t num_waiting) {
     RequestReads::Bounds bounds;
-    bounds.callers = bounds.anyone = {num_reading, num_waiting, 16 << 20};
+    bounds.callers = bounds.anyone = {num_reading, num_waiting, 16 << 20, absl::ZeroDuration()};
     return bounds;
   }
   FakeRequest* Begin(const std::string& caller, RequestReads::Room room = kCallers) {
@@ -108,7 +108,7 @@ TEST_F(RequestReadsTest, TheRoomsAreApart) {
 TEST(RequestReadsPatienceTest, WhoWaitsTooLongIsTold) {
   RequestReads::Bounds bounds;
   bounds.callers.num_reading = 0;
-  bounds.patience = absl::Milliseconds(30);
+  bounds.callers.patience = absl::Milliseconds(30);
   RequestReads reads(bounds);
   FakeRequest request;
   reads.Begin(&request, kCallers, "a", nullptr);
