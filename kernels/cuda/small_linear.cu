@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) SmallLinearOutputs(const SmallLinear
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
       const int unit = base + stage * kLinearWarps, next = unit + kStages * kLinearWarps;
-      if (unit < units) MultiplyUnit<T>(w[stage], x[stage], kOutputs, sums);
+      if (unit < units) MultiplyUnit<T, kTiles>(w[stage], x[stage], sums);
       if (next < units) {
         operands.Load(next, &w[stage]);
         operands.Load(next, x[stage]);

@@ -12,22 +12,23 @@
 
 namespace spotlight::kernels::cuda {
 
-inline constexpr int kStageColumns = 1024;  // of a tile, at a time
-
 // W: the weights' type. Rows of x: up to 8 kRowTiles.
 template <typename W, int kRowTiles>
 struct StreamLayout {
   static constexpr bool kFp8 = sizeof(W) == 1;
-  // Blocks read all of x for each of their tiles: where weights take half the bytes, more outputs make a tile.
-  static constexpr int kTiles = kFp8 ? 3 : 2;
+  // Blocks read all of x for each of their tiles: with many rows, and weights of half the bytes, more outputs make one.
+  static constexpr int kTiles = kFp8 && kRowTiles > 1 ? 3 : 2;
   static constexpr int kOutputs = kTiles * kTileOutputs;  // most of a tile
-  static constexpr int kStages = kFp8 && kRowTiles == 1 ? 4 : 3;
+  // Of a tile, at a time. Copies of 2 KB are faster than of 1 KB.
+  static constexpr int kStageColumns = kFp8 && kRowTiles == 1 ? 2048 : 1024;
+  static constexpr int kStages = 3;
   // Rows of weights lie 64 bytes further than they are long: what 8 lanes read together is in different banks.
   static constexpr int kRowBytes = kStageColumns * static_cast<int>(sizeof(W)) + 64;
   static constexpr int kStageBytes = kOutputs * kRowBytes;
-  // Partial sums [warp][row][output], rows 4 further than they are long for the same reason; bf16 has two of these.
+  // Partial sums [warp][row][output], rows 4 further than they are long for the same reason; few rows have two of
+  // these.
   static constexpr int kRows = kRowTiles * kTileRows, kPartialRow = kOutputs + 4;
-  static constexpr int kPartials = kLinearWarps * kRows * kPartialRow, kPartialBuffers = kFp8 ? 1 : 2;
+  static constexpr int kPartials = kLinearWarps * kRows * kPartialRow, kPartialBuffers = kRowTiles > 1 ? 1 : 2;
   static constexpr int kSharedBytes = kStages * kStageBytes + kPartialBuffers * kPartials * 4;
   // Few threads have registers for many rows.
   static constexpr int kAskingWarps = kRowTiles > 2 ? 2 : 4;
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
   extern __shared__ __align__(128) char dynamic_shared[];
   using Layout = StreamLayout<W, kRowTiles>;
   constexpr int kStages = Layout::kStages, kStageBytes = Layout::kStageBytes, kRowBytes = Layout::kRowBytes;
-  constexpr int kTiles = Layout::kTiles, kAskingWarps = Layout::kAskingWarps;
+  constexpr int kTiles = Layout::kTiles, kAskingWarps = Layout::kAskingWarps, kStageColumns = Layout::kStageColumns;
   __shared__ uint64_t filled[kStages], emptied[kStages];
   float* const partials = reinterpret_cast<float*>(dynamic_shared + kStages * kStageBytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -142,7 +143,12 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
             w.at[row / 2][row % 2][piece] = *reinterpret_cast<const uint4*>(from + 64 * piece);
           }
         }
-        MultiplyUnit<T>(w, x[i], tile_outputs, sums);
+        // Widening costs more than a product; a branch for each product, more than that.
+        if (kTiles == 2 || tile_outputs > (kTiles - 1) * kTileOutputs) {
+          MultiplyUnit<T, kTiles>(w, x[i], sums);
+        } else {
+          MultiplyUnit<T, 2>(w, x[i], sums);
+        }
       }
       __syncwarp();
       if (lane == 0) Arrive(&emptied[slot]);

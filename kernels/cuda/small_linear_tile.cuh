@@ -52,14 +52,14 @@ struct InputUnit {
   uint4 at[2];
 };
 
-// sums[r] += w x[r], r being 8 rows of x. Widening costs more than a product: tiles past `outputs` are left out.
-template <typename T, int kTiles, int kRowTiles>
-__device__ void MultiplyUnit(const WeightUnit<T, kTiles>& w, const InputUnit (&x)[kRowTiles], int,
+// sums[r] += w x[r] for the first kUsed tiles, r being 8 rows of x.
+template <typename T, int kUsed, int kTiles, int kRowTiles>
+__device__ void MultiplyUnit(const WeightUnit<T, kTiles>& w, const InputUnit (&x)[kRowTiles],
                              Accumulator (&sums)[kRowTiles][kTiles]) {
 #pragma unroll
   for (int piece = 0; piece < 2; ++piece) {
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
+    for (int tile = 0; tile < kUsed; ++tile) {
       const uint4 low = w.at[tile][0][piece], high = w.at[tile][1][piece];
       const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
@@ -83,8 +83,8 @@ __device__ inline void Widen(uint32_t weights, uint32_t* even, uint32_t* odd) {
   *odd = scaled((weights & 0x80008000u) | (weights >> 4 & 0x07f007f0u));
 }
 
-template <typename T, int kTiles, int kRowTiles>
-__device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const InputUnit (&x)[kRowTiles], int outputs,
+template <typename T, int kUsed, int kTiles, int kRowTiles>
+__device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const InputUnit (&x)[kRowTiles],
                              Accumulator (&sums)[kRowTiles][kTiles]) {
   const auto word = [](const uint4& piece, int i) {
     return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
@@ -100,8 +100,7 @@ __device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const I
       odd[r] = __byte_perm(first, second, 0x7632);
     }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if (tile > 0 && tile * kTileOutputs >= outputs) continue;
+    for (int tile = 0; tile < kUsed; ++tile) {
       uint32_t a[4];
       Widen(word(w.at[tile][0][0], four), &a[0], &a[2]);
       Widen(word(w.at[tile][1][0], four), &a[1], &a[3]);
