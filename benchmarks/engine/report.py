@@ -25,21 +25,35 @@ def join(steps, anchor, transformers):
     return {**steps, "device": anchor["device"], "versions": versions, "rows": rows}
 
 
+LINES = (("anchor_ms", "dense, PyTorch under a CUDA graph", "s--"), ("dense_ms", "dense, engine", "o-"),
+         ("ms", "sparse 2%, engine", "^-"))
+
+
+def draw_panel(axis, rows, by, title, label, scale):
+    rows = sorted(rows, key=lambda row: row[by])
+    places = [row[by] / scale for row in rows]
+    for name, line, style in LINES:
+        axis.plot(places, [row[name] for row in rows], style, label=line)
+    axis.set(xscale="log", title=title, xlabel=label, ylabel="ms per decode step", ylim=(0, None))
+    axis.set_xticks(places, [f"{place:.0f}" for place in places])
+    axis.minorticks_off()
+
+
 def draw(report, path):
+    """Against context for every batch, and against batch for every context, of which there are three or more."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    batches = sorted({row["batch"] for row in report["rows"]})
-    figure, axes = plt.subplots(1, len(batches), figsize=(5 * len(batches), 4), squeeze=False)
-    for axis, batch in zip(axes[0], batches):
-        rows = sorted((row for row in report["rows"] if row["batch"] == batch), key=lambda row: row["context"])
-        contexts = [row["context"] / 1024 for row in rows]
-        for name, label, style in (("anchor_ms", "dense, PyTorch under a CUDA graph", "s--"), ("dense_ms", "dense, engine", "o-"),
-                                   ("ms", "sparse 2%, engine", "^-")):
-            axis.plot(contexts, [row[name] for row in rows], style, label=label)
-        axis.set(xscale="log", title=f"batch {batch}", xlabel="context, K tokens", ylabel="ms per decode step", ylim=(0, None))
-        axis.set_xticks(contexts, [f"{context:.0f}" for context in contexts])
-        axis.minorticks_off()
+    panels = []
+    for by, other, title, label, scale in (("context", "batch", "batch {:.0f}", "context, K tokens", 1024),
+                                           ("batch", "context", "{:.0f}K tokens", "batch", 1)):
+        for value in sorted({row[other] for row in report["rows"]}):
+            rows = [row for row in report["rows"] if row[other] == value]
+            if len(rows) >= 3:
+                panels.append((rows, by, title.format(value / 1024 if other == "context" else value), label, scale))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
+    for axis, panel in zip(axes[0], panels):
+        draw_panel(axis, *panel)
     axes[0][0].legend(frameon=False)
     figure.suptitle(f"Decode step, Qwen2.5-7B shape, bf16, {report['device']}")
     figure.savefig(path, dpi=130, bbox_inches="tight")
