@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/device.h"
+#include "engine/page_pool.h"
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
@@ -13,10 +14,6 @@ namespace {
 constexpr double kCpuShare = 0.25;
 constexpr double kGpuShare = 0.90;
 constexpr int64_t kMaxPages = int64_t{1} << 30;
-
-int64_t PagesFor(int64_t tokens) {
-  return (tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
-}
 
 }  // namespace
 
@@ -34,7 +31,7 @@ absl::StatusOr<int32_t> NumCachePages(const CacheSizing& sizing, const KvCacheSh
   const double available = static_cast<double>(AvailableBytes(device)) - static_cast<double>(sizing.scratch_bytes);
   const double share = sizing.memory_share > 0 ? sizing.memory_share : device.is_cuda() ? kGpuShare : kCpuShare;
   const auto fitting = static_cast<int64_t>(share * std::max(0.0, available)) / page_bytes;
-  const int64_t pages = std::min({fitting, PagesFor(sizing.max_context) * sizing.max_running, kMaxPages});
+  const int64_t pages = std::min({fitting, PagesFor<int64_t>(sizing.max_context) * sizing.max_running, kMaxPages});
   if (pages < 2) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for a KV cache: a page of ", kernels::kPageTokens,
                                                      " tokens takes ", page_bytes, " bytes, and ",

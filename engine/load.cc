@@ -22,6 +22,7 @@
 #include "engine/model/linear.h"
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
+#include "engine/page_pool.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
 #include "kernels/small_linear.h"
@@ -136,10 +137,6 @@ bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device devic
   return choice == PrefilterChoice::kOn || (choice == PrefilterChoice::kAuto && pays);
 }
 
-int32_t PagesOf(int32_t tokens) {
-  return (tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
-}
-
 absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* observer) {
   LoadedEngine loaded;
   loaded.libtorch_version = TORCH_VERSION;
@@ -200,7 +197,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.max_context = config->max_context_tokens;
   parts.capacity.max_rows = scheduler.max_running;
   parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
-  parts.capacity.max_pages = PagesOf(config->max_context_tokens);
+  parts.capacity.max_pages = PagesFor(config->max_context_tokens);
   parts.cuda_graphs = options.cuda_graphs;
   parts.fill_prompts = options.fill_prompts;
   parts.dtype = dtype;
@@ -235,7 +232,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!attention.ok()) return attention.status();
   parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
 
-  parts.capacity.max_pages = PagesOf(config->max_context_tokens);
+  parts.capacity.max_pages = PagesFor(config->max_context_tokens);
   parts.max_context = config->max_context_tokens;
   auto runner = MakeTorchModelRunner(std::move(parts));
   if (!runner.ok()) return runner.status();

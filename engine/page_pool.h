@@ -8,7 +8,9 @@
 
 namespace spotlight::engine {
 
-inline constexpr int32_t PagesFor(int32_t num_tokens) {
+// Count: int32_t or int64_t.
+template <typename Count>
+constexpr Count PagesFor(Count num_tokens) {
   return (num_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens;
 }
 

@@ -56,6 +56,8 @@ class Scheduler {
   // Fills `plan`; no rows: nothing to do. Every plan is followed by Advance before the next, and by Commit before the
   // next but one: the step before may be under way, and its tokens unknown. A sequence that has all its tokens by then
   // has no row.
+  // A decoding sequence that finds no page while another is about to end in the step under way has none either:
+  // it waits for that one's pages, and nobody is preempted.
   void PlanStep(StepPlan* plan);
   // The plan is under way, and steps planned from now on come after it.
   void Advance(const StepPlan& plan);

@@ -60,14 +60,14 @@ Sequence* WaitingLine::Front() {
   if (!preempted_.empty()) return preempted_.front();
   const PriorityClass* const highest = Highest();
   if (highest == nullptr) return nullptr;
-  if (next_ != nullptr && next_follows_) return next_;
+  if (next_ != nullptr && num_following_ > 0) return next_;
   CallerFlow* const below = NextBelow();
   const CallerFlow* const flow = below != nullptr ? below : NextFlow(*highest);
   const bool overtaken = next_ != nullptr && !next_is_below_ && flow->priority > next_->priority;
   if (next_ == nullptr || overtaken) {
     next_ = flow->waiting.begin()->second;
     next_is_below_ = below != nullptr;
-    next_follows_ = false;
+    num_following_ = 0;
   }
   return next_;
 }
@@ -123,18 +123,18 @@ void WaitingLine::PopFront() {
   flow->service += sequence->num_tokens() - sequence->num_cached;
   ++flow->num_held;
   StopWaiting(sequence, &classes_.at(flow->priority));
-  num_followed_ = next_follows_ ? num_followed_ + 1 : 0;
   const auto other = flow->waiting.upper_bound(sequence->id);
-  next_follows_ = sequence->num_samples > 1 && num_followed_ < kMostFollowing && other != flow->waiting.end() &&
-                  other->second->first_sample_id == sequence->first_sample_id;
-  next_ = next_follows_ ? other->second : nullptr;
+  const bool follows = sequence->num_samples > 1 && num_following_ < kMostFollowing && other != flow->waiting.end() &&
+                       other->second->first_sample_id == sequence->first_sample_id;
+  num_following_ = follows ? num_following_ + 1 : 0;
+  next_ = follows ? other->second : nullptr;
 }
 
 void WaitingLine::CountStart(const CallerFlow& flow) {
   const PriorityClass& priority_class = classes_.at(flow.priority);
   ++num_starts_;
   if (&priority_class != Highest()) {
-    num_passed_over_ = next_follows_ ? num_passed_over_ - kStartsOfHighest : 0;
+    num_passed_over_ = num_following_ > 0 ? num_passed_over_ - kStartsOfHighest : 0;
     turns_.at(flow.caller).last = num_starts_;
   } else if (priority_class.num_waiting < static_cast<int32_t>(size_) + 1) {
     ++num_passed_over_;

@@ -95,8 +95,8 @@ class WaitingLine {
   int32_t num_passed_over_ = 0;
   Sequence* next_ = nullptr;  // chosen and not yet started
   bool next_is_below_ = false;
-  int32_t num_followed_ = 0;   // other samples that were next since a request's first
-  bool next_follows_ = false;  // is another sample of the request that started before it
+  // 0: next_ is the first sample of its request to start; i: the i-th of the others, which follow it.
+  int32_t num_following_ = 0;
   size_t size_ = 0;
 };
 
