@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "kernels/numeric.h"
 #include "kernels/sample.h"
+#include "tests/testing/sampling.h"
 
 namespace spotlight::engine {
 namespace {
@@ -22,6 +23,7 @@ namespace {
 using kernels::SampleEntry;
 using kernels::SampleOutput;
 using kernels::SampleRowParams;
+using testing::ResolvedSampling;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -153,11 +155,7 @@ Case RandomCase(std::mt19937_64* random, int32_t vocab_size) {
   const int32_t top_ks[] = {0, 1, 3, 40, 5000};
   const float min_ps[] = {0, 0, 0.02f, 0.5f, 1};
   Case c;
-  c.sampling.temperature = temperatures[rng() % 5];
-  c.sampling.top_p = top_ps[rng() % 5];
-  c.sampling.top_k = top_ks[rng() % 5];
-  c.sampling.min_p = min_ps[rng() % 5];
-  c.sampling.repetition_penalty = 1.0f;
+  c.sampling = ResolvedSampling(temperatures[rng() % 5], top_ps[rng() % 5], top_ks[rng() % 5], min_ps[rng() % 5]);
   c.seed = rng();
   c.output_index = static_cast<int32_t>(rng() % 100);
   const auto id = [&] { return static_cast<int32_t>(rng() % vocab_size); };
@@ -270,11 +268,7 @@ TEST_F(DeviceSamplingCudaTest, CountsWhatItSamples) {
   Allocate(1, kVocabSize);
   for (int32_t id = 0; id < kVocabSize; ++id) (*logits_)[id] = static_cast<float>(id % 10);
   Case c;
-  c.sampling.temperature = 0.0f;
-  c.sampling.top_p = 1.0f;
-  c.sampling.top_k = 0;
-  c.sampling.min_p = 0.0f;
-  c.sampling.repetition_penalty = 1.0f;
+  c.sampling = ResolvedSampling(0);
   c.sampling.presence_penalty = 2;
   c.prompt = {3};
   Set(0, c);
@@ -291,11 +285,7 @@ TEST_F(DeviceSamplingCudaTest, GivesNoTokenWhereTheHostGivesNone) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   Allocate(4, kVocabSize);
   Case c;
-  c.sampling.temperature = 0.8f;
-  c.sampling.top_p = 0.9f;
-  c.sampling.top_k = 0;
-  c.sampling.min_p = 0.0f;
-  c.sampling.repetition_penalty = 1.0f;
+  c.sampling = ResolvedSampling(0.8f, 0.9f);
   for (int32_t r = 0; r < 4; ++r) {
     for (int32_t id = 0; id < kVocabSize; ++id) (*logits_)[r * kVocabSize + id] = r == 2 ? -kInf : 1.0f;
     Set(r, c);

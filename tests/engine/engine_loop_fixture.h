@@ -13,11 +13,12 @@
 #include "tests/testing/fake_model_runner.h"
 #include "tests/testing/recording_observer.h"
 #include "tests/testing/recording_sink.h"
+#include "tests/testing/sampling.h"
 #include "tests/testing/tiny_model.h"
 
 namespace spotlight::engine {
 
-class EngineLoopTest : public testing::Test {
+class EngineLoopTest : public ::testing::Test {
  protected:
   EngineLoopTest() {
     options_.scheduler.num_pages = 64;
@@ -39,11 +40,7 @@ class EngineLoopTest : public testing::Test {
   static GenerateRequest Request(const std::string& id, int32_t max_tokens) {
     GenerateRequest request;
     request.request_id = id;
-    request.sampling.temperature = 0.0f;
-    request.sampling.top_p = 1.0f;
-    request.sampling.top_k = 0;
-    request.sampling.min_p = 0.0f;
-    request.sampling.repetition_penalty = 1.0f;
+    request.sampling = testing::ResolvedSampling(0);
     request.sampling.seed = 17;
     request.stopping.max_tokens = max_tokens;
     request.stopping.ignore_eos = true;

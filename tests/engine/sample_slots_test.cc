@@ -10,19 +10,12 @@
 
 #include "engine/philox.h"
 #include "engine/sampler.h"
+#include "tests/testing/sampling.h"
 
 namespace spotlight::engine {
 namespace {
 
-SamplingParams Resolved() {
-  SamplingParams sampling;
-  sampling.temperature = 1.0f;
-  sampling.top_p = 1.0f;
-  sampling.top_k = 0;
-  sampling.min_p = 0.0f;
-  sampling.repetition_penalty = 1.0f;
-  return sampling;
-}
+using testing::ResolvedSampling;
 
 class SampleSlotsTest : public ::testing::Test {
  protected:
@@ -45,7 +38,7 @@ class SampleSlotsTest : public ::testing::Test {
   }
 
   const std::vector<int32_t> output_ = {1, 2};
-  SamplingParams plain_ = Resolved(), penalised_ = Resolved(), biased_ = Resolved();
+  SamplingParams plain_ = ResolvedSampling(1), penalised_ = ResolvedSampling(1), biased_ = ResolvedSampling(1);
   SampleSlots slots_{3};
   Batch batch_;
   std::vector<kernels::SampleRowParams> rows_;
@@ -53,17 +46,12 @@ class SampleSlotsTest : public ::testing::Test {
 };
 
 TEST_F(SampleSlotsTest, RowsSayWhatTheHostSamplerIsTold) {
-  SamplingParams sampling = Resolved();
-  sampling.temperature = 0.5f;
-  sampling.top_p = 0.9f;
-  sampling.top_k = 40;
-  sampling.min_p = 0.1f;
+  SamplingParams sampling = ResolvedSampling(0.5f, 0.9f, 40, 0.1f);
   sampling.repetition_penalty = 1.3f;
   SampleRow row = Row(0, 7, sampling);
   row.seed = 99;
   row.num_logprobs = 5;
-  SamplingParams greedy = Resolved();
-  greedy.temperature = 0.0f;
+  const SamplingParams greedy = ResolvedSampling(0);
   batch_.scored = {{0, 321, 2}};
   Assign({row, Row(1, 0, greedy)});
   ASSERT_EQ(rows_.size(), 3u);

@@ -11,22 +11,15 @@
 
 #include "engine/philox.h"
 #include "gtest/gtest.h"
+#include "tests/testing/sampling.h"
 
 namespace spotlight::engine {
 namespace {
 
+using testing::ResolvedSampling;
+
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-SamplingParams Params(float temperature, float top_p = 1, int32_t top_k = 0, float min_p = 0) {
-  SamplingParams params;
-  params.temperature = temperature;
-  params.top_p = top_p;
-  params.top_k = top_k;
-  params.min_p = min_p;
-  params.repetition_penalty = 1.0f;
-  return params;
-}
 
 SampleRow Row(const SamplingParams& params, uint64_t seed = 1, int32_t output_index = 0) {
   SampleRow row;
@@ -111,7 +104,7 @@ TEST(ExpNonPositiveTest, IsWithinTwoTenMillionthsOfExp) {
 }
 
 TEST(SamplerTest, GreedyTakesTheLowestIdOfEqualMaxima) {
-  const SamplingParams params = Params(0);
+  const SamplingParams params = ResolvedSampling(0);
   std::vector<float> logits(1000, -1.0f);
   logits[900] = logits[317] = logits[318] = 2.5f;
   EXPECT_EQ(Sampler().Sample(logits.data(), 1000, Row(params)).token_id, 317);
@@ -130,7 +123,8 @@ TEST(SamplerTest, AgreesWithABruteForceSamplerInDoubles) {
     const float top_ps[] = {1, 0.05f, 0.5f, 0.9f, 0.999f};
     const int32_t top_ks[] = {0, 1, 3, 40, 5000};
     const float min_ps[] = {0, 0, 0.02f, 0.5f, 1};
-    SamplingParams params = Params(temperatures[rng() % 5], top_ps[rng() % 5], top_ks[rng() % 5], min_ps[rng() % 5]);
+    SamplingParams params =
+        ResolvedSampling(temperatures[rng() % 5], top_ps[rng() % 5], top_ks[rng() % 5], min_ps[rng() % 5]);
     SampleRow row = Row(params, rng(), static_cast<int32_t>(rng() % 100));
     std::vector<int32_t> prompt, output, banned;
     if (trial % 2 == 0) {
@@ -158,7 +152,7 @@ TEST(SamplerTest, DrawsInProportionToTheProbabilities) {
   const std::vector<double> probabilities = {0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.01};
   std::vector<float> logits;
   for (double p : probabilities) logits.push_back(static_cast<float>(std::log(p)) + 3);
-  const SamplingParams params = Params(1);
+  const SamplingParams params = ResolvedSampling(1);
   Sampler sampler;
   constexpr int kDraws = 40000;
   std::vector<int> counts(probabilities.size(), 0);
@@ -173,7 +167,7 @@ TEST(SamplerTest, DrawsInProportionToTheProbabilities) {
 
 TEST(SamplerTest, DrawsOfDifferentSeedsAreUnrelated) {
   const std::vector<float> logits(16, 0.0f);
-  const SamplingParams params = Params(1);
+  const SamplingParams params = ResolvedSampling(1);
   Sampler sampler;
   int equal = 0;
   for (int i = 0; i < 4000; ++i) {
@@ -186,7 +180,7 @@ TEST(SamplerTest, DrawsOfDifferentSeedsAreUnrelated) {
 TEST(SamplerTest, RowsDoNotDependOnWhatWasSampledBefore) {
   std::mt19937 rng(3);
   const std::vector<float> logits = RandomLogits(300, 2, &rng), other = RandomLogits(300, 2, &rng);
-  SamplingParams params = Params(0.9f, 0.95f);
+  SamplingParams params = ResolvedSampling(0.9f, 0.95f);
   params.repetition_penalty = 1.2f;
   const std::vector<int32_t> prompt = {1, 2, 3, 3}, output = {3, 4, 4};
   SampleRow row = Row(params, 42, 7);
@@ -199,7 +193,7 @@ TEST(SamplerTest, RowsDoNotDependOnWhatWasSampledBefore) {
 }
 
 TEST(SamplerTest, RepetitionPenaltyCountsAnIdOnceHoweverOftenItOccurs) {
-  SamplingParams params = Params(0);
+  SamplingParams params = ResolvedSampling(0);
   params.repetition_penalty = 2.0f;
   const std::vector<int32_t> prompt = {1, 1, 1}, output = {1, 2};
   SampleRow row = Row(params);
@@ -212,7 +206,7 @@ TEST(SamplerTest, RepetitionPenaltyCountsAnIdOnceHoweverOftenItOccurs) {
 }
 
 TEST(SamplerTest, FrequencyPenaltyGrowsWithTheCount) {
-  SamplingParams params = Params(0);
+  SamplingParams params = ResolvedSampling(0);
   params.frequency_penalty = 1.0f;
   const std::vector<int32_t> prompt, output = {1, 1, 1, 2};
   SampleRow row = Row(params);
@@ -222,7 +216,7 @@ TEST(SamplerTest, FrequencyPenaltyGrowsWithTheCount) {
 }
 
 TEST(SamplerTest, BannedTokensAreNeverTaken) {
-  const SamplingParams greedy = Params(0), warm = Params(1);
+  const SamplingParams greedy = ResolvedSampling(0), warm = ResolvedSampling(1);
   const std::vector<int32_t> banned = {0, 2};
   Sampler sampler;
   for (const SamplingParams* params : {&greedy, &warm}) {
@@ -235,7 +229,7 @@ TEST(SamplerTest, BannedTokensAreNeverTaken) {
 }
 
 TEST(SamplerTest, LogprobsAreTheRawModelsWhateverTheParameters) {
-  SamplingParams params = Params(0.3f, 0.9f, 2);
+  SamplingParams params = ResolvedSampling(0.3f, 0.9f, 2);
   params.logit_bias = {{3, 100.0f}};
   SampleRow row = Row(params);
   row.num_logprobs = 3;
@@ -254,7 +248,7 @@ TEST(SamplerTest, LogprobsAreTheRawModelsWhateverTheParameters) {
 }
 
 TEST(SamplerTest, UnusableLogitsGiveNoToken) {
-  const SamplingParams greedy = Params(0), warm = Params(1, 0.9f, 5);
+  const SamplingParams greedy = ResolvedSampling(0), warm = ResolvedSampling(1, 0.9f, 5);
   for (const SamplingParams* params : {&greedy, &warm}) {
     for (int32_t place : {0, 5, 63, 64, 99}) {
       for (float bad : {kNan, -kNan, kInf}) {
@@ -273,7 +267,8 @@ TEST(SamplerTest, MaskedTokensOfTheModelAreNeverDrawn) {
   logits[2] = -3;
   Sampler sampler;
   std::set<int32_t> seen;
-  for (const SamplingParams& params : {Params(1), Params(1, 0.99f), Params(1, 1, 50), Params(5, 1, 0, 0.1f)}) {
+  for (const SamplingParams& params :
+       {ResolvedSampling(1), ResolvedSampling(1, 0.99f), ResolvedSampling(1, 1, 50), ResolvedSampling(5, 1, 0, 0.1f)}) {
     for (int i = 0; i < 50; ++i) seen.insert(sampler.Sample(logits.data(), 130, Row(params, 1, i)).token_id);
   }
   EXPECT_EQ(seen, (std::set<int32_t>{2, 129}));

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -13,14 +12,18 @@
 #include <string>
 #include <vector>
 
+#include "tests/testing/default_model.h"
 #include "tests/testing/model_harness.h"
+#include "tests/testing/relative_error.h"
 
 namespace spotlight {
 namespace {
 
 using testing::ArgMax;
+using testing::DefaultModelFolder;
 using testing::HarnessOptions;
 using testing::ModelHarness;
+using testing::RelativeError;
 
 constexpr size_t kNumPrompts = 3;
 constexpr int kNumTokens = 64;
@@ -31,19 +34,11 @@ struct Model {
   std::string name, folder, prompts;
 };
 
-std::string DefaultModelFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : std::string(home != nullptr ? home : "") + "/.cache";
-  return root + "/spotlight/models/SmolLM2-135M-Instruct";
-}
-
 class DevicesTest : public ::testing::TestWithParam<Model> {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(GetParam().folder + "/config.json")) {
-      GTEST_SKIP() << GetParam().folder << " is missing: run 'make model'";
-    }
+    ASSERT_TRUE(std::filesystem::exists(GetParam().folder + "/config.json"))
+        << GetParam().folder << " is missing: run 'make model'";
     std::ifstream file("tests/testdata/goldens/" + GetParam().prompts);
     ASSERT_TRUE(file) << GetParam().prompts;
     const nlohmann::json goldens = nlohmann::json::parse(file);
@@ -72,12 +67,7 @@ TEST_P(DevicesTest, LogitsInFp32AreTheCpus) {
     auto expected = cpu->Prefill(prompt), actual = cuda->Prefill(prompt);
     for (int step = 0; step < kNumTokens; ++step) {
       ASSERT_TRUE(expected.ok() && actual.ok()) << expected.status() << actual.status();
-      double error = 0, norm = 0;
-      for (size_t i = 0; i < expected->size(); ++i) {
-        error += std::pow(double{(*actual)[i]} - (*expected)[i], 2);
-        norm += std::pow(double{(*expected)[i]}, 2);
-      }
-      ASSERT_LT(std::sqrt(error / norm), 1e-3) << "step " << step;
+      ASSERT_LT(RelativeError(*actual, *expected), 1e-3) << "step " << step;
       const int32_t token = ArgMax(*expected);
       expected = cpu->Decode(token);
       actual = cuda->Decode(token);

@@ -18,12 +18,14 @@
 #include "engine/model/linear.h"
 #include "kernels/small_linear.h"
 #include "tests/testing/model_harness.h"
+#include "tests/testing/tensor_error.h"
 
 namespace spotlight::engine {
 namespace {
 
 using spotlight::testing::HarnessOptions;
 using spotlight::testing::ModelHarness;
+using spotlight::testing::RelativeError;
 
 #ifdef TEST_ON_CUDA
 const at::Device kDevice(at::kCUDA, 0);
@@ -33,10 +35,6 @@ const at::Device kDevice(at::kCPU);
 constexpr at::ScalarType kDType = at::kFloat;
 #endif
 constexpr char kFolder[] = "tests/testdata/tiny-llama";
-
-double RelativeError(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b).norm() / b.norm()).item<double>();
-}
 
 at::Tensor Random(at::IntArrayRef shape) {
   return at::randn(shape).to(kDevice, kDType);

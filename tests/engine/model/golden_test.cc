@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/testing/default_model.h"
 #include "tests/testing/model_harness.h"
 
 namespace spotlight {
@@ -81,16 +82,8 @@ constexpr at::DeviceType kTestDevice = at::kCPU;
 #endif
 
 #ifndef TEST_ON_CUDA  // 269 MB that a borrowed GPU machine need not have
-// Made by tools/fetch_default_model.sh, which `make test` runs.
-std::string DefaultModelFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : std::string(home != nullptr ? home : "") + "/.cache";
-  return root + "/spotlight/models/SmolLM2-135M-Instruct";
-}
-
 TEST(GoldenTest, SmolLm2EqualsTransformers) {
-  const std::string folder = DefaultModelFolder();
+  const std::string folder = testing::DefaultModelFolder();
   ASSERT_TRUE(std::filesystem::exists(folder + "/config.json")) << folder << " is missing: run 'make model'";
   ExpectGoldens(folder, "tests/testdata/goldens/greedy_smollm2.json", kTestDevice);
 }

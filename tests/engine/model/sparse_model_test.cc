@@ -7,12 +7,14 @@
 
 #include "engine/model/hash_file.h"
 #include "tests/testing/model_harness.h"
+#include "tests/testing/relative_error.h"
 
 namespace spotlight {
 namespace {
 
 using testing::HarnessOptions;
 using testing::ModelHarness;
+using testing::RelativeError;
 
 constexpr int32_t kPromptTokens = 700;
 constexpr int32_t kAllCandidates = 1 << 20;
@@ -42,15 +44,6 @@ std::unique_ptr<ModelHarness> Create(const std::string& folder, at::ScalarType d
   auto harness = ModelHarness::Create(folder, options);
   EXPECT_TRUE(harness.ok()) << harness.status();
   return harness.ok() ? *std::move(harness) : nullptr;
-}
-
-double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(double{a[i]} - b[i], 2);
-    norm += double{b[i]} * b[i];
-  }
-  return std::sqrt(error / norm);
 }
 
 class SparseModelTest : public ::testing::TestWithParam<std::string> {};

@@ -8,14 +8,14 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "tests/testing/tensor_error.h"
+
 namespace spotlight::engine {
 namespace {
 
-double RelativeError(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b).norm() / b.norm()).item<double>();
-}
+using spotlight::testing::RelativeError;
 
-class LinearTest : public testing::TestWithParam<at::ScalarType> {};
+class LinearTest : public ::testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(LinearTest, EqualsADoubleProductForAnyNumberOfRows) {
   const c10::InferenceMode no_autograd;
@@ -29,7 +29,7 @@ TEST_P(LinearTest, EqualsADoubleProductForAnyNumberOfRows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, LinearTest, testing::Values(at::kFloat, at::kBFloat16));
+INSTANTIATE_TEST_SUITE_P(DTypes, LinearTest, ::testing::Values(at::kFloat, at::kBFloat16));
 
 TEST(LinearTest, InFp32ARowDoesNotDependOnItsNeighbours) {
   const c10::InferenceMode no_autograd;

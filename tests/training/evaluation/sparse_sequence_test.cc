@@ -8,14 +8,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "tests/testing/tensor_error.h"
 #include "tests/training/evaluation/test_selectors.h"
 
 namespace spotlight::training {
 namespace {
 
-double RelativeError(const at::Tensor& value, const at::Tensor& reference) {
-  return (at::linalg_vector_norm(value - reference) / at::linalg_vector_norm(reference)).item<double>();
-}
+using spotlight::testing::RelativeError;
 
 class FailingSelector : public EverySelector {
  public:
