@@ -27,7 +27,7 @@ int32_t PaddedRow(const Batch& batch, int32_t dense_rows, int32_t row) {
 
 bool IsPlainDecode(const Batch& batch) {
   if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
-  if (batch.time_retrieval || batch.quality.has_value() || !batch.scored.empty()) return false;
+  if (!batch.scored.empty()) return false;
   // Decode rows are in the tokens' order, and so are samples: as many are one each.
   return batch.sparse_runs.empty() && batch.samples.size() == static_cast<size_t>(batch.num_rows);
 }
@@ -109,11 +109,20 @@ DecodeGraphs::Key DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, 
   return key;
 }
 
+bool DecodeGraphs::Captures(const Batch& batch) const {
+  if (!IsPlainDecode(batch) || graphs_.size() >= kMaxGraphs) return false;
+  const Key key = KeyOf(batch);
+  return graphs_.count(key) == 0 && failed_.count(key) == 0;
+}
+
+int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
+  return PaddedRow(batch, KeyOf(batch).first, row);
+}
+
 bool DecodeGraphs::Prepare(const Batch& batch) {
   if (!IsPlainDecode(batch)) return false;
   const Key key = KeyOf(batch);
-  if (graphs_.count(key) > 0) return true;
-  if (graphs_.size() >= kMaxGraphs || failed_.count(key) > 0) return false;
+  if (!Captures(batch)) return graphs_.count(key) > 0;
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
     if (Capture(key).ok()) return true;

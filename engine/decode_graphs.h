@@ -43,6 +43,11 @@ class DecodeGraphs {
   // failed, for want of memory, the answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch);
 
+  // Whether Prepare would capture.
+  bool Captures(const Batch& batch) const;
+  // Where the graph has the batch's row.
+  int32_t RowOf(const Batch& batch, int32_t row) const;
+
   // Prepare(batch).
   absl::Status Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
@@ -70,8 +75,7 @@ class DecodeGraphs {
   std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
-// Whether all rows decode and yield a token each, nothing is scored or measured, and no row has sink and recent tokens
-// of its own.
+// Whether all rows decode and yield a token each, nothing is scored, and no row has sink and recent tokens of its own.
 bool IsPlainDecode(const Batch& batch);
 
 // `batch` with dense_rows dense and sparse_rows sparse decode rows; those that are none of batch's have context_len 0.

@@ -30,6 +30,8 @@ ABSL_FLAG(double, budget, 0.02, "share of the context");
 ABSL_FLAG(int, steps, 40, "measured, after five that warm up");
 ABSL_FLAG(double, temperature, 0, "of every request; 0: greedy");
 ABSL_FLAG(double, top_p, 1, "of every request");
+ABSL_FLAG(int, max_context, 0, "tokens of a sequence that the engine is made for; 0: the longest of the shapes");
+ABSL_FLAG(int, quality_sample_every, 0, "steps that retrieve, one of which is measured; 0: none");
 ABSL_FLAG(bool, cuda_graphs, true, "replay steps from graphs");
 ABSL_FLAG(std::string, json, "", "write the figures there");
 ABSL_FLAG(std::string, commit, "unknown", "goes into the JSON");
@@ -173,7 +175,8 @@ absl::Status Run() {
   options.allow_untrained_hash = true;
   options.fill_prompts = true;
   options.cuda_graphs = absl::GetFlag(FLAGS_cuda_graphs);
-  options.quality.sample_every = 0;
+  options.quality.sample_every = absl::GetFlag(FLAGS_quality_sample_every);
+  options.max_context_tokens = absl::GetFlag(FLAGS_max_context);
   options.retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
   options.scheduler.max_step_tokens = kStepTokens;
   options.scheduler.max_running = 1;
