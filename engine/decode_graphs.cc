@@ -88,9 +88,12 @@ DecodeGraphs::DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_con
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
   for (int32_t rows = max_rows_; rows > 0;) {
-    if (auto status = Capture({rows, 0}); !status.ok()) return status;
+    if (auto status = Capture({max_context_, {rows, 0}}); !status.ok()) return status;
     if (has_hash) {
-      if (auto status = Capture({0, rows}); !status.ok()) return status;
+      if (auto status = Capture({max_context_, {0, rows}}); !status.ok()) return status;
+      if (max_context_ > kShortContext) {
+        if (auto status = Capture({kShortContext, {0, rows}}); !status.ok()) return status;
+      }
     }
     int32_t smaller = rows - 1;
     while (smaller > 0 && Bucket(smaller, max_rows_) == rows) --smaller;
@@ -109,9 +112,15 @@ DecodeGraphs::Key DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, 
   return key;
 }
 
+DecodeGraphs::ContextKey DecodeGraphs::ContextKeyOf(const Batch& batch) const {
+  const int32_t longest = *std::max_element(batch.context_len.begin(), batch.context_len.end());
+  const bool is_short = batch.num_dense_rows < batch.num_decode_rows && longest <= kShortContext;
+  return {is_short ? std::min(kShortContext, max_context_) : max_context_, KeyOf(batch)};
+}
+
 bool DecodeGraphs::Captures(const Batch& batch) const {
   if (!IsPlainDecode(batch) || graphs_.size() >= kMaxGraphs) return false;
-  const Key key = KeyOf(batch);
+  const ContextKey key = ContextKeyOf(batch);
   return graphs_.count(key) == 0 && failed_.count(key) == 0;
 }
 
@@ -121,7 +130,7 @@ int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
 
 bool DecodeGraphs::Prepare(const Batch& batch) {
   if (!IsPlainDecode(batch)) return false;
-  const Key key = KeyOf(batch);
+  const ContextKey key = ContextKeyOf(batch);
   if (!Captures(batch)) return graphs_.count(key) > 0;
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
@@ -135,13 +144,14 @@ bool DecodeGraphs::Prepare(const Batch& batch) {
   return false;
 }
 
-absl::Status DecodeGraphs::Capture(const Key& key) {
+absl::Status DecodeGraphs::Capture(const ContextKey& key) {
+  const auto& [max_context, rows] = key;
   // Padding rows alone: nothing is written to the cache.
-  PadDecodeBatch(Batch(), key.first, key.second, &padded_);
+  PadDecodeBatch(Batch(), rows.first, rows.second, &padded_);
   PadSampleRows({}, Batch(), padded_, &padded_rows_);
   auto step = inputs_->Copy(padded_, padded_rows_);
   if (!step.ok()) return step.status();
-  step->max_context = max_context_;
+  step->max_context = max_context;
   // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
   if (auto warm = forward_(*step); !warm.ok()) return warm;
 
@@ -167,8 +177,8 @@ absl::Status DecodeGraphs::Capture(const Key& key) {
 }
 
 absl::Status DecodeGraphs::Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows) {
-  const Key key = KeyOf(batch);
-  PadDecodeBatch(batch, key.first, key.second, &padded_);
+  const ContextKey key = ContextKeyOf(batch);
+  PadDecodeBatch(batch, key.second.first, key.second.second, &padded_);
   PadSampleRows(sample_rows, batch, padded_, &padded_rows_);
   if (auto step = inputs_->Copy(padded_, padded_rows_); !step.ok()) return step.status();
   graphs_.at(key)->replay();

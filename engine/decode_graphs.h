@@ -27,6 +27,9 @@ using StepForward = std::function<absl::Status(const StepTensors& step)>;
 // A graph is made for numbers of dense and of sparse rows, each rounded up to a bucket (1, 2, 4, 8, then steps of about
 // an eighth), and for rows of any length: lengths are read on the device, and the rows that fill a bucket are padding
 // (context_len 0, no slot). A padded row computes what it would in a step of its own (kernels/sparse_decode.h).
+//
+// Where rows retrieve, a graph for any length costs short ones: more launches, and less room for what overlaps. So
+// those have a graph for rows of up to kShortContext tokens, and one for longer ones. Numbers do not depend on it.
 class DecodeGraphs {
  public:
   // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
@@ -34,6 +37,8 @@ class DecodeGraphs {
 
   // `inputs` outlives this and feeds no one else meanwhile.
   DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward);
+
+  static constexpr int32_t kShortContext = 32 << 10;
 
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
   absl::Status CaptureUsual(bool has_hash);
@@ -63,14 +68,16 @@ class DecodeGraphs {
   Key KeyOf(const Batch& batch) const {
     return KeyFor(batch.num_dense_rows, batch.num_decode_rows - batch.num_dense_rows, max_rows_);
   }
-  absl::Status Capture(const Key& key);
+  using ContextKey = std::pair<int32_t, Key>;  // no row is longer
+  ContextKey ContextKeyOf(const Batch& batch) const;
+  absl::Status Capture(const ContextKey& key);
 
   StepInputs* const inputs_;
   const int32_t max_rows_, max_context_;
   const StepForward forward_;
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
-  std::map<Key, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
-  std::set<Key> failed_;
+  std::map<ContextKey, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
+  std::set<ContextKey> failed_;
   Batch padded_;
   std::vector<kernels::SampleRowParams> padded_rows_;
 };

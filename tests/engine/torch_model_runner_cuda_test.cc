@@ -253,11 +253,12 @@ TEST_F(TorchModelRunnerCudaTest, MeasuringBesideTheStepsChangesNoBitAndDependsOn
 // A cache too small for them: sequences lose pages, to others and for good, while their rows are measured.
 TEST_F(TorchModelRunnerCudaTest, RowsAreMeasuredWhilePagesChangeHands) {
   std::vector<Ask> asks;
-  for (int32_t i = 0; i < 10; ++i) asks.push_back({500 + 37 * i, RetrievalMode::kSparse});
+  for (int32_t i = 0; i < 10; ++i) asks.push_back({150 + 7 * i, RetrievalMode::kSparse});
   LoadOptions options = Options(true, DTypeChoice::kFp32);
-  options.max_tokens_in_cache = 3000;
+  options.max_tokens_in_cache = 2048;
   options.quality.sample_every = 1;
-  const Outcome outcome = Generate(asks, nullptr, options);
+  const Outcome outcome = Generate(
+      asks, [](GenerateRequest* r) { r->stopping.max_tokens = 300; }, options);
   ASSERT_EQ(outcome.answers.size(), asks.size());
   int num_preempted = 0;
   for (const StepStats& step : outcome.steps) {
