@@ -1,5 +1,6 @@
 #include "kernels/small_linear.h"
 
+#include "absl/strings/str_cat.h"
 #include "kernels/cuda/small_linear.h"
 #include "kernels/validation.h"
 
@@ -24,6 +25,15 @@ absl::Status SmallLinear(const SmallLinearParams& params) {
   check.That(params.num_out % 16 == 0, "num_out", params.num_out, "a multiple of 16");
   check.Aligned("x", params.x, kVectorBytes);
   check.Aligned("weight", params.weight, kVectorBytes);
+  if (params.norm_weight != nullptr) {
+    check.That(params.dtype == DType::kBF16, "dtype", static_cast<int64_t>(params.dtype), "bf16 with a norm_weight");
+    check.That(!fp8, "weight_scale", fp8, "null with a norm_weight");
+    check.That(params.num_in <= kMaxSmallLinearNorm, "num_in", params.num_in,
+               absl::StrCat("at most ", kMaxSmallLinearNorm, " with a norm_weight"));
+    check.Aligned("norm_weight", params.norm_weight, kVectorBytes);
+    check.Positive("norm_eps", params.norm_eps);
+  }
+  check.InRange("result", static_cast<int64_t>(params.result), 0, static_cast<int64_t>(SmallLinearResult::kSiluMul));
   check.Aligned("out", params.out, kVectorBytes);
   if (!check.ok()) return check.status();
   return CudaStatus("SmallLinear", cuda::SmallLinear(params));

@@ -89,6 +89,17 @@ class LayerLoader {
   absl::Status status_;
 };
 
+// Whether the tokens whose logits are wanted are all of the step's, in their order, as where every row decodes.
+bool IsEveryToken(const at::Tensor& sample_index, const StepTensors& step) {
+  if (step.batch == nullptr || !sample_index.is_same(step.sample_index)) return false;
+  const std::vector<SampleRow>& samples = step.batch->samples;
+  if (!step.batch->scored.empty() || static_cast<int32_t>(samples.size()) != step.batch->num_tokens()) return false;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    if (samples[i].token_index != static_cast<int32_t>(i)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config, TensorSource* source,
@@ -100,19 +111,18 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
     return absl::InvalidArgumentError("quantization: fp8 on a GPU needs bf16, not fp32");
   }
   std::unique_ptr<Decoder> decoder(new Decoder());
-  decoder->rms_norm_eps_ = config.rms_norm_eps;
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
   const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
   for (int32_t index = 0; index < config.num_layers; ++index) {
     LayerLoader loader(source, index, dtype, device, quantization);
     DecoderLayer layer;
-    layer.input_norm = loader.Vector("input_layernorm.weight", hidden);
+    layer.input_norm = {loader.Vector("input_layernorm.weight", hidden), config.rms_norm_eps};
     layer.qkv =
         loader.Fused({{"self_attn.q_proj", q_width}, {"self_attn.k_proj", kv_width}, {"self_attn.v_proj", kv_width}},
                      hidden, config.attention_bias);
     layer.output = loader.Fused({{"self_attn.o_proj", hidden}}, q_width, config.attention_output_bias);
-    layer.post_attention_norm = loader.Vector("post_attention_layernorm.weight", hidden);
+    layer.post_attention_norm = {loader.Vector("post_attention_layernorm.weight", hidden), config.rms_norm_eps};
     layer.gate_up =
         loader.Fused({{"mlp.gate_proj", config.intermediate_size}, {"mlp.up_proj", config.intermediate_size}}, hidden,
                      config.mlp_bias);
@@ -124,7 +134,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
   if (fp8_on_gpu) c10::cuda::CUDACachingAllocator::emptyCache();
   auto norm = source->Load("model.norm.weight", {hidden}, dtype);
   if (!norm.ok()) return norm.status();
-  decoder->final_norm_ = norm->to(device);
+  decoder->final_norm_ = {norm->to(device), config.rms_norm_eps};
 
   const std::string embedding_name = "model.embed_tokens.weight";
   auto embedding = Embedding::Load(source, embedding_name, config.vocab_size, hidden, dtype, device);
@@ -171,35 +181,32 @@ at::Tensor Decoder::Logits(const at::Tensor& hidden_states) const {
 absl::StatusOr<at::Tensor> Decoder::HiddenStates(const StepTensors& step, const at::Tensor& sample_index,
                                                  const std::map<int32_t, LayerHash>& hashes, Attention* attention,
                                                  RetrievalSeconds* seconds) const {
-  at::Tensor x = embedding_(step.token_ids);  // the residual stream
-  at::Tensor update;                          // what the layer before adds to it
+  ResidualStream stream = {embedding_(step.token_ids), at::Tensor()};
   for (size_t index = 0; index < layers_.size(); ++index) {
     const DecoderLayer& layer = layers_[index];
     const auto layer_index = static_cast<int32_t>(index);
     const auto found = hashes.find(layer_index);
     const LayerHash* const hash = found == hashes.end() ? nullptr : &found->second;
-    auto normed = AddRmsNorm(x, update, layer.input_norm, rms_norm_eps_);
-    if (!normed.ok()) return normed.status();
-    const at::Tensor qkv = layer.qkv(*normed);
+    const auto qkv = layer.qkv.OfNorm(layer.input_norm, &stream);
+    if (!qkv.ok()) return qkv.status();
     // Of the last layer's outputs, only those of the sampled tokens are wanted: of a chunk inside a prompt none.
     const bool last = index + 1 == layers_.size();
     if (last && sample_index.size(0) == 0) {
-      if (auto status = attention->Append(layer_index, qkv, hash, step); !status.ok()) return status;
-      return x.narrow(0, 0, 0);
+      if (auto status = attention->Append(layer_index, *qkv, hash, step); !status.ok()) return status;
+      return stream.x.narrow(0, 0, 0);
     }
-    auto attended = attention->Forward(layer_index, qkv, hash, step, seconds);
+    auto attended = attention->Forward(layer_index, *qkv, hash, step, seconds);
     if (!attended.ok()) return attended.status();
-    if (last) {
-      x = at::index_select(x, 0, sample_index);
+    if (last && !IsEveryToken(sample_index, step)) {
+      stream.x = at::index_select(stream.x, 0, sample_index);
       *attended = at::index_select(*attended, 0, sample_index);
     }
-    normed = AddRmsNorm(x, layer.output(*attended), layer.post_attention_norm, rms_norm_eps_);
-    if (!normed.ok()) return normed.status();
-    auto activated = SiluMul(layer.gate_up(*normed));
+    layer.output.AddTo(*attended, &stream);
+    const auto activated = layer.gate_up.SiluMulOfNorm(layer.post_attention_norm, &stream);
     if (!activated.ok()) return activated.status();
-    update = layer.down(*activated);
+    layer.down.AddTo(*activated, &stream);
   }
-  return AddRmsNorm(x, update, final_norm_, rms_norm_eps_);
+  return AddRmsNorm(stream.x, stream.update, final_norm_.weight, final_norm_.eps);
 }
 
 }  // namespace spotlight::engine

@@ -13,17 +13,18 @@
 #include "engine/model/embedding.h"
 #include "engine/model/linear.h"
 #include "engine/model/quantization.h"
+#include "engine/model/residual_stream.h"
 #include "engine/model/tensor_source.h"
 #include "engine/ops/attention.h"
 
 namespace spotlight::engine {
 
 struct DecoderLayer {
-  at::Tensor input_norm, post_attention_norm;  // [hidden]
-  Linear qkv;                                  // [T, hidden] -> [T, (Hq + 2 Hkv) * D]
-  Linear output;                               // [T, Hq * D] -> [T, hidden]
-  Linear gate_up;                              // [T, hidden] -> [T, 2 * intermediate], gate first
-  Linear down;                                 // [T, intermediate] -> [T, hidden]
+  RmsNorm input_norm, post_attention_norm;
+  Linear qkv;      // [T, hidden] -> [T, (Hq + 2 Hkv) * D]
+  Linear output;   // [T, Hq * D] -> [T, hidden]
+  Linear gate_up;  // [T, hidden] -> [T, 2 * intermediate], gate first
+  Linear down;     // [T, intermediate] -> [T, hidden]
 };
 
 // Engine thread only.
@@ -58,9 +59,8 @@ class Decoder {
   Decoder() = default;
   Embedding embedding_;
   std::vector<DecoderLayer> layers_;
-  at::Tensor final_norm_;
+  RmsNorm final_norm_;
   Linear head_;
-  double rms_norm_eps_ = 0;
 };
 
 }  // namespace spotlight::engine

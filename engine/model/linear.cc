@@ -16,8 +16,8 @@
 #include <utility>
 
 #include "engine/ops/execution.h"
+#include "engine/ops/pointwise.h"
 #include "engine/ops/tensor.h"
-#include "kernels/small_linear.h"
 
 namespace spotlight::engine {
 namespace {
@@ -45,6 +45,12 @@ at::Tensor PackedLinear(const at::Tensor& x, const at::Tensor& weight, const at:
       c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<PointwiseSignature>();
   return op.call(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, "none",
                  c10::List<std::optional<at::Scalar>>(), "");
+}
+
+absl::StatusOr<at::Tensor> Normed(const RmsNorm& norm, ResidualStream* stream) {
+  auto normed = AddRmsNorm(stream->x, stream->update, norm.weight, norm.eps);
+  stream->update.reset();
+  return normed;
 }
 
 }  // namespace
@@ -78,9 +84,25 @@ Linear::Linear(const at::Tensor& weight, const at::Tensor& bias, Quantization qu
   weight_ = prepacked_ ? Reorder(weight.contiguous(), exact ? kExactRows : kPackedRows) : weight.contiguous();
 }
 
-at::Tensor Linear::FewRows(const at::Tensor& x) const {
+bool Linear::TakesFewRows(const at::Tensor& x) const {
+  return x.is_cuda() && kernels::SmallLinearSupported(ToKernelDType(x.scalar_type()), fp8_.values.defined(), x.size(0),
+                                                      x.size(1), num_out_);
+}
+
+bool Linear::Fuses(const at::Tensor& x) const {
+  return TakesFewRows(x) && !fp8_.values.defined();
+}
+
+bool Linear::FusesNorm(const ResidualStream& stream) const {
+  return !stream.update.defined() && Fuses(stream.x) &&
+         kernels::SmallLinearTakesNorm(ToKernelDType(stream.x.scalar_type()), /*fp8=*/false, stream.x.size(1));
+}
+
+at::Tensor Linear::FewRows(const at::Tensor& x, const RmsNorm* norm, kernels::SmallLinearResult result,
+                           at::Tensor out) const {
   const at::Tensor rows = x.contiguous();
-  at::Tensor out = at::empty({x.size(0), num_out_}, x.options());
+  const int64_t width = result == kernels::SmallLinearResult::kSiluMul ? num_out_ / 2 : num_out_;
+  if (!out.defined()) out = at::empty({x.size(0), width}, x.options());
   kernels::SmallLinearParams params;
   params.execution = ExecutionOn(x.device());
   params.dtype = ToKernelDType(x.scalar_type());
@@ -95,6 +117,11 @@ at::Tensor Linear::FewRows(const at::Tensor& x) const {
     params.weight = weight_.data_ptr();
   }
   params.bias = bias_.defined() ? bias_.data_ptr() : nullptr;
+  if (norm != nullptr) {
+    params.norm_weight = norm->weight.data_ptr();
+    params.norm_eps = static_cast<float>(norm->eps);
+  }
+  params.result = result;
   params.out = out.data_ptr();
   const absl::Status status = kernels::SmallLinear(params);
   TORCH_CHECK(status.ok(), std::string(status.message()));
@@ -113,10 +140,8 @@ at::Tensor Linear::ManyRowsFp8(const at::Tensor& x) const {
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  const kernels::DType dtype = ToKernelDType(x.scalar_type());
-  const bool fp8 = fp8_.values.defined();
-  if (x.is_cuda() && kernels::SmallLinearSupported(dtype, fp8, x.size(0), x.size(1), num_out_)) return FewRows(x);
-  if (fp8) return ManyRowsFp8(x);
+  if (TakesFewRows(x)) return FewRows(x, nullptr, kernels::SmallLinearResult::kStore, at::Tensor());
+  if (fp8_.values.defined()) return ManyRowsFp8(x);
   if (!prepacked_) return at::linear(x, weight_, bias_.defined() ? std::optional<at::Tensor>(bias_) : std::nullopt);
   if (x.scalar_type() != at::kFloat) return PackedLinear(x, weight_, bias_);
   const int64_t rows = x.size(0);
@@ -128,6 +153,29 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
     out.narrow(0, begin, count).copy_(PackedLinear(tile, weight_, bias_).narrow(0, 0, count));
   }
   return out;
+}
+
+absl::StatusOr<at::Tensor> Linear::OfNorm(const RmsNorm& norm, ResidualStream* stream) const {
+  if (FusesNorm(*stream)) return FewRows(stream->x, &norm, kernels::SmallLinearResult::kStore, at::Tensor());
+  const auto normed = Normed(norm, stream);
+  if (!normed.ok()) return normed.status();
+  return (*this)(*normed);
+}
+
+absl::StatusOr<at::Tensor> Linear::SiluMulOfNorm(const RmsNorm& norm, ResidualStream* stream) const {
+  if (FusesNorm(*stream)) return FewRows(stream->x, &norm, kernels::SmallLinearResult::kSiluMul, at::Tensor());
+  const auto normed = Normed(norm, stream);
+  if (!normed.ok()) return normed.status();
+  if (Fuses(*normed)) return FewRows(*normed, nullptr, kernels::SmallLinearResult::kSiluMul, at::Tensor());
+  return SiluMul((*this)(*normed));
+}
+
+void Linear::AddTo(const at::Tensor& x, ResidualStream* stream) const {
+  if (Fuses(x)) {
+    FewRows(x, nullptr, kernels::SmallLinearResult::kAdd, stream->x);
+  } else {
+    stream->update = (*this)(x);
+  }
 }
 
 }  // namespace spotlight::engine

@@ -4,11 +4,13 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/pointwise.cuh"
 
 namespace spotlight::kernels::cuda {
 namespace {
 
 constexpr int kPointwiseThreads = 256;
+constexpr int kNormThreads = 1024;
 constexpr int kFewTokens = 64;
 
 // x as dtype stores it.
@@ -50,17 +52,10 @@ __global__ void AddRmsNormRows(const AddRmsNormParams params) {
   }
 }
 
-constexpr int kVector = 8;  // half-precision elements of 16 bytes
-
-template <typename T>
-struct alignas(16) Vector {
-  T at[kVector];
-};
-
 // The same for half precisions, a vector of a row per thread: grid (T), block (as many as a row has, rounded up to
-// whole warps, at most kPointwiseThreads * 4).
+// whole warps, at most kNormThreads).
 template <typename T>
-__global__ void __launch_bounds__(4 * kPointwiseThreads) AddRmsNormVectors(const AddRmsNormParams params) {
+__global__ void __launch_bounds__(kNormThreads) AddRmsNormVectors(const AddRmsNormParams params) {
   const bool active = threadIdx.x * kVector < params.hidden;
   const int64_t index = int64_t{blockIdx.x} * params.hidden / kVector + threadIdx.x;
   Vector<T> weight = {}, x = {}, delta = {};
@@ -75,23 +70,14 @@ __global__ void __launch_bounds__(4 * kPointwiseThreads) AddRmsNormVectors(const
       static_cast<Vector<T>*>(params.x)[index] = x;
     }
   }
-  float squares = 0;
-  for (int i = 0; i < kVector; ++i) squares = fmaf(ToFloat(x.at[i]), ToFloat(x.at[i]), squares);
-  __shared__ float warps[4 * kPointwiseThreads / 32];
-  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  const float squares = WarpSum(AddSquares(x, 0));
+  __shared__ float warps[kNormThreads / 32];
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
   __syncthreads();
-  float sum = 0;
-  for (int warp = 0; warp < blockDim.x / 32; ++warp) sum += warps[warp];
   if (!active) return;
-  const float scale = 1.0f / sqrtf(sum / static_cast<float>(params.hidden) + params.eps);
-  Vector<T> out;
-  for (int i = 0; i < kVector; ++i) {
-    T normalised;
-    RoundTo(ToFloat(x.at[i]) * scale, &normalised);
-    RoundTo(ToFloat(normalised) * ToFloat(weight.at[i]), &out.at[i]);
-  }
-  static_cast<Vector<T>*>(params.out)[index] = out;
+  const float scale = NormScale(warps, blockDim.x / 32, 1, params.hidden, params.eps);
+  for (int i = 0; i < kVector; ++i) RoundTo(ToFloat(x.at[i]) * scale, &x.at[i]);
+  static_cast<Vector<T>*>(params.out)[index] = Product(x, weight);
 }
 
 // Grid (T, blocks), block (kPointwiseThreads): a thread per element.
@@ -119,11 +105,7 @@ __global__ void __launch_bounds__(kPointwiseThreads) SiluMulVectors(const SiluMu
   const auto* const row = static_cast<const Vector<T>*>(params.gate_up) + 2 * token * vectors;
   const Vector<T> gate = row[i], up = row[vectors + i];
   Vector<T> out;
-  for (int j = 0; j < kVector; ++j) {
-    T silu;
-    RoundTo(ToFloat(gate.at[j]) / (1.0f + expf(-ToFloat(gate.at[j]))), &silu);
-    RoundTo(ToFloat(silu) * ToFloat(up.at[j]), &out.at[j]);
-  }
+  for (int j = 0; j < kVector; ++j) RoundTo(SiluTimes<T>(ToFloat(gate.at[j]), ToFloat(up.at[j])), &out.at[j]);
   static_cast<Vector<T>*>(params.out)[index] = out;
 }
 
@@ -142,7 +124,7 @@ int AddRmsNorm(const AddRmsNormParams& params) {
   options.overlap_previous = true;
   const int vectors = params.hidden / kVector, threads = (vectors + 31) / 32 * 32;
   const bool aligned = Aligned({params.x, params.delta, params.weight, params.out});
-  if (params.dtype == DType::kF32 || threads > 4 * kPointwiseThreads || !aligned) {
+  if (params.dtype == DType::kF32 || threads > kNormThreads || !aligned) {
     sequence.LaunchWith(options, AddRmsNormRows, dim3(params.num_tokens), dim3(kPointwiseThreads), 0, params);
   } else if (params.dtype == DType::kBF16) {
     sequence.LaunchWith(options, AddRmsNormVectors<__nv_bfloat16>, dim3(params.num_tokens), dim3(threads), 0, params);

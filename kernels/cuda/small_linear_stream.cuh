@@ -7,59 +7,64 @@
 
 #include "kernels/cuda/bulk_copy.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/small_linear_operands.cuh"
 #include "kernels/cuda/small_linear_tile.cuh"
 
 namespace spotlight::kernels::cuda {
 
 // W: the weights' type. Rows of x: up to 8 kRowTiles.
-template <typename W, int kRowTiles>
+template <typename W, bool kNorm, int kRowTiles>
 struct StreamLayout {
-  static constexpr bool kFp8 = sizeof(W) == 1;
-  // Blocks read all of x for each of their tiles: with many rows, and weights of half the bytes, more outputs make one.
-  static constexpr int kTiles = kFp8 && kRowTiles > 1 ? 3 : 2;
+  // Blocks read all of x for each of their tiles: with many rows more outputs make one.
+  static constexpr int kTiles = kRowTiles > 1 ? 3 : 2;
   static constexpr int kOutputs = kTiles * kTileOutputs;  // most of a tile
   // Of a tile, at a time. Copies of 2 KB are faster than of 1 KB.
-  static constexpr int kStageColumns = kFp8 && kRowTiles == 1 ? 2048 : 1024;
+  static constexpr int kStageColumns = (kRowTiles == 1 ? 2048 : 1024) / static_cast<int>(sizeof(W));
   static constexpr int kStages = 3;
   // Rows of weights lie 64 bytes further than they are long: what 8 lanes read together is in different banks.
   static constexpr int kRowBytes = kStageColumns * static_cast<int>(sizeof(W)) + 64;
   static constexpr int kStageBytes = kOutputs * kRowBytes;
-  // Partial sums [warp][row][output], rows 4 further than they are long for the same reason; few rows have two of
-  // these.
+  // Partial sums [warp][row][output], rows 4 further than they are long for the same reason: two of these where there
+  // is room. A norm's weight follows.
   static constexpr int kRows = kRowTiles * kTileRows, kPartialRow = kOutputs + 4;
-  static constexpr int kPartials = kLinearWarps * kRows * kPartialRow, kPartialBuffers = kRowTiles > 1 ? 1 : 2;
+  static constexpr int kPartials = kLinearWarps * kRows * kPartialRow, kPartialBuffers = kNorm || kRowTiles > 1 ? 1 : 2;
   static constexpr int kSharedBytes = kStages * kStageBytes + kPartialBuffers * kPartials * 4;
   // Few threads have registers for many rows.
   static constexpr int kAskingWarps = kRowTiles > 2 ? 2 : 4;
   static constexpr int kThreads = 32 * (kLinearWarps + kAskingWarps);
-  static_assert(kSharedBytes <= 226 * 1024);
+  static_assert(kSharedBytes + (kNorm ? kMaxSmallLinearNorm * 2 : 0) <= 224 * 1024);
 };
 
 struct StreamShape {
   int32_t tile_outputs, blocks;
   // At most `max_outputs` to a tile.
   StreamShape(const SmallLinearParams& params, int max_outputs, int num_processors) {
+    static_assert(kTileOutputs % 2 == 0);
     const int32_t rounds = (params.num_out + max_outputs * num_processors - 1) / (max_outputs * num_processors);
     tile_outputs = (params.num_out + rounds * num_processors - 1) / (rounds * num_processors);
+    if (params.result == SmallLinearResult::kSiluMul) tile_outputs += tile_outputs % 2;
     const int32_t tiles = (params.num_out + tile_outputs - 1) / tile_outputs;
     blocks = tiles < num_processors ? tiles : num_processors;
   }
 };
 
-// Grid (blocks), block (StreamLayout::kThreads). W is T or __nv_fp8_e4m3.
-template <typename T, typename W, int kRowTiles>
-__global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
+// Grid (blocks), block (StreamLayout::kThreads). W is T or __nv_fp8_e4m3. kNorm: there is a norm_weight.
+template <typename T, typename W, bool kNorm, int kRowTiles>
+__global__ void __launch_bounds__(StreamLayout<W, kNorm, kRowTiles>::kThreads, 1)
     StreamLinearOutputs(const SmallLinearParams params, const int32_t tile_outputs) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) char dynamic_shared[];
-  using Layout = StreamLayout<W, kRowTiles>;
+  using Layout = StreamLayout<W, kNorm, kRowTiles>;
   constexpr int kStages = Layout::kStages, kStageBytes = Layout::kStageBytes, kRowBytes = Layout::kRowBytes;
   constexpr int kTiles = Layout::kTiles, kAskingWarps = Layout::kAskingWarps, kStageColumns = Layout::kStageColumns;
   __shared__ uint64_t filled[kStages], emptied[kStages];
+  __shared__ float squares[kLinearWarps][Layout::kRows];  // of a normed x
   float* const partials = reinterpret_cast<float*>(dynamic_shared + kStages * kStageBytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int32_t tiles = (params.num_out + tile_outputs - 1) / tile_outputs;
+  const auto tile_of = [&](int32_t tile) {
+    return OutputTile{tile * tile_outputs, min(tile_outputs, params.num_out - tile * tile_outputs)};
+  };
   const int32_t stages = (params.num_in + kStageColumns - 1) / kStageColumns;  // of a tile
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
@@ -80,20 +85,20 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
   if (warp >= kLinearWarps) {
     const int asking = warp - kLinearWarps;
 #pragma unroll 1
-    for (int32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      const int32_t first = tile * tile_outputs, outputs = min(tile_outputs, params.num_out - first);
+    for (int32_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const OutputTile tile = tile_of(index);
+      const int output = asking + kAskingWarps * lane;
       const char* const weights =
-          static_cast<const char*>(params.weight) + int64_t{first} * params.num_in * int64_t{sizeof(W)};
+          static_cast<const char*>(params.weight) + tile.MatrixRow(params, output) * params.num_in * int64_t{sizeof(W)};
 #pragma unroll 1
       for (int32_t stage = 0; stage < stages; ++stage) {
         const int32_t column = stage * kStageColumns;
         const int32_t bytes = min(kStageColumns, params.num_in - column) * static_cast<int32_t>(sizeof(W));
         WaitForPhase(&emptied[slot], phase ^ 1);
-        if (asking == 0 && lane == 0) ExpectBytes(&filled[slot], outputs * bytes);
-        const int32_t output = asking + kAskingWarps * lane;
-        if (output < outputs) {
-          BulkCopy(dynamic_shared + slot * kStageBytes + output * kRowBytes,
-                   weights + (int64_t{output} * params.num_in + column) * int64_t{sizeof(W)}, bytes, &filled[slot]);
+        if (asking == 0 && lane == 0) ExpectBytes(&filled[slot], tile.count * bytes);
+        if (output < tile.count) {
+          BulkCopy(dynamic_shared + slot * kStageBytes + output * kRowBytes, weights + column * int64_t{sizeof(W)},
+                   bytes, &filled[slot]);
         }
         next_slot();
       }
@@ -104,28 +109,70 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
   }
 
   const int group = lane / 4, units = params.num_in / kUnit;
-  const auto has_input = [&](int r) { return group + kTileRows * r < params.num_rows; };
-  const T* const inputs = static_cast<const T*>(params.x);
+  using Input = Inputs<T, W, kNorm, kRowTiles>;
+  T* const gains = reinterpret_cast<T*>(partials + Layout::kPartialBuffers * Layout::kPartials);
+  Input inputs(params, gains);
+  constexpr int kUnits = kStageColumns / kUnit / kLinearWarps;  // of a warp, in a stage
+  const auto unit_of = [&](int32_t stage, int i) { return stage * (kStageColumns / kUnit) + i * kLinearWarps + warp; };
+  const auto load = [&](int32_t stage, auto& to) {
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      if (unit_of(stage, i) < units) inputs.Load(unit_of(stage, i), to[i]);
+    }
+  };
+  if constexpr (kNorm) {
+    // Wanted for every tile, and memory that is busy with weights takes long to answer.
+    for (int i = threadIdx.x; i < params.num_in / kVector; i += 32 * kLinearWarps) {
+      reinterpret_cast<Vector<T>*>(gains)[i] = static_cast<const Vector<T>*>(params.norm_weight)[i];
+    }
+    SyncLinearWarps();
+  }
   WaitForPrevious();
   AllowNext();  // not before: at most two kernels of the stream overlap
+  // For the same reason x comes a stage ahead where registers allow.
+  constexpr bool kAhead = kUnits * kRowTiles <= 4;
+  typename Input::Unit ahead[kUnits] = {};
+  if (kAhead) load(0, ahead);
   float* partial = partials;
 #pragma unroll 1
-  for (int32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  for (int32_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+    const OutputTile tile = tile_of(index);
+    const int32_t results = tile.Results(params);
+    const auto has_result = [&](int i) {
+      return i / Layout::kOutputs < params.num_rows && i % Layout::kOutputs < results;
+    };
+    constexpr int kResults = (Layout::kOutputs * Layout::kRows - 1) / (32 * kLinearWarps) + 1;  // of a thread
+    Result<T> result[kResults];
+    const auto prepare = [&] {
+#pragma unroll
+      for (int i = 0; i < kResults; ++i) {
+        const int at = threadIdx.x + i * 32 * kLinearWarps;
+        if (has_result(at)) result[i] = Result<T>(params, tile, at / Layout::kOutputs, at % Layout::kOutputs);
+      }
+    };
+    // What goes with the sums, while the weights are on their way; where it is much, when registers are free.
+    if (kResults == 1) prepare();
     Accumulator sums[kRowTiles][kTiles] = {};
 #pragma unroll 1
     for (int32_t stage = 0; stage < stages; ++stage) {
-      constexpr int kUnits = kStageColumns / kUnit / kLinearWarps;  // of a warp
-      const int first_unit = stage * (kStageColumns / kUnit) + warp;
-      InputUnit x[kUnits][kRowTiles] = {};
+      typename Input::Unit input[kUnits] = {};
+      if (kAhead) {
 #pragma unroll
-      for (int i = 0; i < kUnits; ++i) {
-        const int unit = first_unit + i * kLinearWarps;
+        for (int i = 0; i < kUnits; ++i) {
+          for (int r = 0; r < kRowTiles; ++r) input[i][r] = ahead[i][r];
+        }
+        load(stage + 1 < stages ? stage + 1 : 0, ahead);
+      } else {
+        load(stage, input);
+      }
+      if constexpr (kNorm) {
 #pragma unroll
-        for (int r = 0; r < kRowTiles; ++r) {
-          if (!has_input(r) || unit >= units) continue;
-          const T* const from = inputs + int64_t{group + kTileRows * r} * params.num_in + unit * kUnit;
-          x[i][r].at[0] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(lane, 0));
-          x[i][r].at[1] = *reinterpret_cast<const uint4*>(from + InputColumn<W>(lane, 1));
+        for (int i = 0; i < kUnits; ++i) {
+          if (unit_of(stage, i) >= units) continue;
+          typename Input::Gains gains_of;
+          inputs.Load(unit_of(stage, i), &gains_of);
+          if (index == blockIdx.x) inputs.AddUnitSquares(input[i]);
+          Input::Multiply(gains_of, input[i]);
         }
       }
       WaitForPhase(&filled[slot], phase);
@@ -133,7 +180,7 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
           dynamic_shared + slot * kStageBytes + group * kRowBytes + warp * kUnit * sizeof(W) + 16 * (lane % 4);
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
-        if (first_unit + i * kLinearWarps >= units) continue;
+        if (unit_of(stage, i) >= units) continue;
         WeightUnit<W, kTiles> w;
 #pragma unroll
         for (int row = 0; row < 2 * kTiles; ++row) {
@@ -145,9 +192,9 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
         }
         // Widening costs more than a product; a branch for each product, more than that.
         if (kTiles == 2 || tile_outputs > (kTiles - 1) * kTileOutputs) {
-          MultiplyUnit<T, kTiles>(w, x[i], sums);
+          MultiplyUnit<T, kTiles>(w, input[i], sums);
         } else {
-          MultiplyUnit<T, 2>(w, x[i], sums);
+          MultiplyUnit<T, 2>(w, input[i], sums);
         }
       }
       __syncwarp();
@@ -165,21 +212,27 @@ __global__ void __launch_bounds__(StreamLayout<W, kRowTiles>::kThreads, 1)
         *share(warp, kTileRows * r + 2 * (lane % 4) + i % 2, output) = sums[r][i / 4].at[i % 4];
       }
     }
-    const auto sync = [] { asm volatile("barrier.sync 1, %0;" ::"n"(32 * kLinearWarps) : "memory"); };
-    sync();
-    const int32_t first = tile * tile_outputs, outputs = min(tile_outputs, params.num_out - first);
-    for (int i = threadIdx.x; i < Layout::kOutputs * params.num_rows; i += 32 * kLinearWarps) {
-      const int output = i % Layout::kOutputs, row = i / Layout::kOutputs;
-      if (output >= outputs) continue;
-      float sum = 0;
+    if (kNorm && index == blockIdx.x) inputs.Share(squares[warp]);
+    if (kResults > 1) prepare();
+    SyncLinearWarps();
 #pragma unroll
-      for (int w = 0; w < kLinearWarps; ++w) sum += *share(w, row, output);
-      StoreOutput<T>(params, sum, row, first + output);
+    for (int i = 0; i < kResults; ++i) {
+      const int at = threadIdx.x + i * 32 * kLinearWarps, row = at / Layout::kOutputs, output = at % Layout::kOutputs;
+      if (!has_result(at)) continue;
+      const auto sum_of = [&](int of) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < kLinearWarps; ++w) sum += *share(w, row, of);
+        return sum;
+      };
+      const float scale =
+          kNorm ? NormScale(&squares[0][row], kLinearWarps, Layout::kRows, params.num_in, params.norm_eps) : 1;
+      result[i].Store(params, scale, sum_of(output), OutputTile::Gated(params) ? sum_of(output + results) : 0);
     }
     if (Layout::kPartialBuffers == 2) {  // who is late may still read this one
       partial = partial == partials ? partials + Layout::kPartials : partials;
     } else {
-      sync();
+      SyncLinearWarps();
     }
   }
 #endif

@@ -7,9 +7,6 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/numeric.cuh"
-#include "kernels/small_linear.h"
-
 namespace spotlight::kernels::cuda {
 
 // Unit u is warp u % kLinearWarps's.
@@ -110,14 +107,6 @@ __device__ void MultiplyUnit(const WeightUnit<__nv_fp8_e4m3, kTiles>& w, const I
       }
     }
   }
-}
-
-// What becomes of output n's sum.
-template <typename T>
-__device__ void StoreOutput(const SmallLinearParams& params, float sum, int row, int64_t output) {
-  if (params.weight_scale != nullptr) sum *= params.weight_scale[output];
-  if (params.bias != nullptr) sum += ToFloat(static_cast<const T*>(params.bias)[output]);
-  RoundTo(sum, static_cast<T*>(params.out) + row * int64_t{params.num_out} + output);
 }
 
 }  // namespace spotlight::kernels::cuda

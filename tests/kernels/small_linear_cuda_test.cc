@@ -5,76 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <vector>
 
-#include "kernels/e4m3.h"
-#include "kernels/fp8_rows.h"
-#include "kernels/numeric.h"
+#include "tests/kernels/managed_elements.h"
 
 namespace spotlight::kernels::testing {
 namespace {
-
-// Elements of a half precision that host and device both see.
-class Elements {
- public:
-  Elements(DType dtype, int64_t count) : dtype_(dtype), count_(count) {
-    EXPECT_EQ(cudaMallocManaged(&data_, count * SizeOf(dtype)), cudaSuccess);
-  }
-  ~Elements() { cudaFree(data_); }
-  Elements(const Elements&) = delete;
-  Elements& operator=(const Elements&) = delete;
-
-  void Randomise(std::mt19937_64* random, float scale) {
-    std::normal_distribution<float> normal;
-    for (int64_t i = 0; i < count_; ++i) StoreElement(scale * normal(*random), data_, dtype_, i);
-  }
-  float at(int64_t i) const { return LoadElement(data_, dtype_, i); }
-  void* data() const { return data_; }
-  std::vector<float> values() const {
-    std::vector<float> values;
-    for (int64_t i = 0; i < count_; ++i) values.push_back(at(i));
-    return values;
-  }
-
- private:
-  DType dtype_;
-  int64_t count_;
-  void* data_ = nullptr;
-};
-
-// A matrix in e4m3 with a scale for each row, which both see too: another one, rounded.
-class Fp8Elements {
- public:
-  Fp8Elements(const Elements& from, DType dtype, int32_t rows, int32_t columns) : columns_(columns) {
-    EXPECT_EQ(cudaMallocManaged(&data_, int64_t{rows} * columns), cudaSuccess);
-    EXPECT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&scale_), rows * sizeof(float)), cudaSuccess);
-    Fp8RowsParams params;
-    params.dtype = dtype;
-    params.num_rows = rows;
-    params.num_columns = columns;
-    params.x = from.data();
-    params.out = data_;
-    params.scale = scale_;
-    EXPECT_TRUE(Fp8Rows(params).ok());
-  }
-  ~Fp8Elements() {
-    cudaFree(data_);
-    cudaFree(scale_);
-  }
-  Fp8Elements(const Fp8Elements&) = delete;
-  Fp8Elements& operator=(const Fp8Elements&) = delete;
-
-  double at(int64_t i) const { return double{scale_[i / columns_]} * ToFloat(static_cast<const E4m3*>(data_)[i]); }
-  void* data() const { return data_; }
-  const float* scale() const { return scale_; }
-
- private:
-  int32_t columns_;
-  void* data_ = nullptr;
-  float* scale_ = nullptr;
-};
 
 struct Case {
   DType dtype;
@@ -143,7 +80,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{DType::kF16, 3, 1536, 576, false}, Case{DType::kBF16, 5, 3584, 464, true},
                       Case{DType::kF16, 8, 18944, 112, true}, Case{DType::kBF16, 8, 3584, 4624, true},
                       Case{DType::kBF16, 4, 576, 1552, false}, Case{DType::kF16, 6, 1088, 9008, true},
-                      Case{DType::kBF16, 2, 3136, 13040, false}));
+                      Case{DType::kBF16, 2, 3136, 13040, false}, Case{DType::kBF16, 9, 18944, 112, true},
+                      Case{DType::kF16, 16, 1088, 6352, false}, Case{DType::kBF16, 13, 3584, 9104, true}));
 
 INSTANTIATE_TEST_SUITE_P(
     Fp8Shapes, SmallLinearCudaTest,
@@ -161,7 +99,7 @@ TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   params.x = params.weight = memory;
   params.out = memory;
   const float scale = 1;
-  params.num_rows = 33;
+  params.num_rows = kMaxSmallLinearFp8Rows + 1;
   params.weight_scale = &scale;
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
   params.num_rows = 1;
@@ -171,7 +109,7 @@ TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
   params.dtype = DType::kBF16;
   params.weight_scale = nullptr;
-  params.num_rows = 9;
+  params.num_rows = kMaxSmallLinearRows + 1;
   params.num_in = 64;
   params.num_out = 16;
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
@@ -180,6 +118,22 @@ TEST(SmallLinearTest, RefusesWhatItCannotMultiply) {
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
   params.num_in = 64;
   params.num_out = 17;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.num_out = 16;
+  params.norm_weight = memory;
+  EXPECT_EQ(SmallLinear(params).message(), "SmallLinear: norm_eps = 0, must be positive and finite");
+  params.norm_eps = 1e-6f;
+  params.norm_weight = memory + 8;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.norm_weight = memory;
+  params.dtype = DType::kF16;
+  EXPECT_EQ(SmallLinear(params).message(), "SmallLinear: dtype = 2, must be bf16 with a norm_weight");
+  params.dtype = DType::kBF16;
+  params.weight_scale = &scale;
+  EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
+  params.weight_scale = nullptr;
+  params.norm_weight = nullptr;
+  params.result = static_cast<SmallLinearResult>(3);
   EXPECT_EQ(SmallLinear(params).code(), absl::StatusCode::kInvalidArgument);
 }
 
