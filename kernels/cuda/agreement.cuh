@@ -58,6 +58,40 @@ class Publisher {
     __syncthreads();
   }
 
+  // The same for what the warp, which is team `team`, has counted of *run: nobody else is waited for. Every lane must
+  // call.
+  __device__ void SumUpAlone(int team, Run* run, bool marked) {
+    __syncwarp();
+    const int32_t wanted = run->MostEven();
+    int4* const own = reinterpret_cast<int4*>(histogram(team));
+    int32_t before = 0;
+#pragma unroll 2
+    for (int i = threadIdx.x % 32; i < bytes_ / 32; i += 32) {
+      int4 low = own[2 * i], high = own[2 * i + 1];
+      low.y += low.x;
+      low.z += low.y;
+      low.w += low.z;
+      high.x += low.w;
+      high.y += high.x;
+      high.z += high.y;
+      high.w += high.z;
+      const int32_t inclusive = WarpInclusiveSum(high.w), below = before + inclusive - high.w;
+      low = make_int4(low.x + below, low.y + below, low.z + below, low.w + below);
+      high = make_int4(high.x + below, high.y + below, high.z + below, high.w + below);
+      own[2 * i] = low;
+      own[2 * i + 1] = high;
+      if (marked && below < wanted && high.w >= wanted) {
+        run->early = 8 * i + (low.x < wanted) + (low.y < wanted) + (low.z < wanted) + (low.w < wanted) +
+                     (high.x < wanted) + (high.y < wanted) + (high.z < wanted);
+      }
+      before += __shfl_sync(~0u, inclusive, 31);
+    }
+#if __CUDA_ARCH__ >= 900
+    FenceForBulkCopies();
+#endif
+    __syncwarp();
+  }
+
   // Adds team `team`'s sums to the row's and writes them to the run's own column, both of stride bins; counts that in
   // *counter, sooner or later. Of one warp.
   __device__ void Publish(int team, int32_t stride, int32_t* row_sums, int32_t* column, uint32_t* counter) {
@@ -125,7 +159,7 @@ class Publisher {
       int32_t before = WarpInclusiveSum(total) - total;
 #pragma unroll
       for (int w = 0; w < kSparseWarps; ++w) before += w < warp ? warp_sums_[h * kSparseWarps + w] : 0;
-      const int32_t wanted = 2 * runs[h].average + 64, missing = wanted - before;
+      const int32_t wanted = runs[h].MostEven(), missing = wanted - before;
       int32_t under = 0;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {

@@ -20,6 +20,22 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 
+// Merges states of one head, weighted values and sums of weights relative to a shift, one after another.
+class StateMerger {
+ public:
+  // *shift: of the total; it becomes the merged one's.
+  __device__ StateMerger(float own_shift, float* shift) {
+    const float merged = fmaxf(*shift, own_shift);
+    total_weight_ = Exp2(*shift - merged);
+    own_weight_ = Exp2(own_shift - merged);
+    *shift = merged;
+  }
+  __device__ void Add(float own, float* total) const { *total = fmaf(own_weight_, own, *total * total_weight_); }
+
+ private:
+  float total_weight_, own_weight_;
+};
+
 __device__ inline uint32_t Transpose8x8(uint32_t fragment) {
   uint32_t transposed;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(fragment));

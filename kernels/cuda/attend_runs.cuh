@@ -1,7 +1,8 @@
 // A block attends to the chosen tokens of its runs, and leaves one partial result for each run and query head.
 //
-// A run's tokens make tiles of 16, tile t is warp t % kSparseWarps's; a warp's tiles of one run add up in order, then
-// the warps' sums do. So a partial result depends on the run alone.
+// A run's tokens make tiles of 16, tile t is sum t % kSparseWarps's; a sum's tiles add up in order, then the sums do.
+// So a partial result depends on the run alone. A block with few runs gives each sum to a warp; with as many runs as
+// warps, or nearly, a warp makes all sums of a run, and no warp waits for another.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +28,13 @@ struct AttendShared {
   uint64_t barriers[kSparseWarps][kGatherSlots];
 };
 
-template <class T, int kDim, int kHeadTiles>
+template <class T, int kDim, int kHeadTiles, bool kManyRuns>
 class RunAttention {
   using State = WarpState<kDim, kHeadTiles>;
   using Ring = GatherRing<T, kDim, State::kBytes>;
+  using Attention = AttendWarp<T, kDim, kHeadTiles>;
   static constexpr int kHeads = State::kHeads;
+  static constexpr bool kMerges = kManyRuns && Attention::kMerges;
   // Entries of a run that comes in pieces; what is left of them holds the places of a row's runs.
   static constexpr int kPieceEntries = 8 * kSparseWarps * kTileTokens, kMaxOffsets = kMaxEntries - kPieceEntries;
 
@@ -49,12 +52,15 @@ class RunAttention {
         entries_(entries),
         rings_(rings),
         shared_(shared),
+        alone_(kMerges && num_runs >= kMinRunsAlone),
+        fed_run_(alone_ ? Warp() : 0),
+        fed_tile_(alone_ ? 0 : Warp()),
         ring_(rings + threadIdx.x / 32 * args.tile_ring_bytes, args.tile_ring_bytes, shared->barriers[threadIdx.x / 32],
               phases) {}
 
   // The query does not depend on what is chosen.
   __device__ void Prepare() {
-    if (num_runs_ > 0) LoadQuery(runs_[0]);
+    if (num_runs_ > 0) LoadQuery(runs_[alone_ ? min(Warp(), num_runs_ - 1) : 0]);
   }
 
   // Every thread must call; synchronises.
@@ -65,19 +71,37 @@ class RunAttention {
     __syncthreads();
     Feed();
 #pragma unroll 1
-    for (int s = 0; s < num_runs_; ++s) {
+    for (int s = alone_ ? Warp() : 0; s < num_runs_; s += alone_ ? kSparseWarps : 1) {
       const Run& run = runs_[s];
       if (run.source != RunSource::kEntries) continue;
       Begin(run);
+      typename Attention::Total total;
+      if constexpr (kMerges) Attention::Reset(&total);
       const int tiles = TilesOf(run);
+      int tile = alone_ ? 0 : Warp();
 #pragma unroll 1
-      for (int tile = Warp(); tile < tiles; tile += kSparseWarps) {
+      while (tile < tiles) {
         ring_.Pop(&warp_);
-        if (tile + kSparseWarps < tiles) Feed();
+        const int next = NextTile(tile, tiles);
+        if constexpr (kMerges) {
+          if (alone_ && (next >= tiles || next != tile + kSparseWarps)) {
+            warp_.MergeInto(&total);
+            warp_.Reset();
+          }
+        }
+        tile = next;
+        if (tile < tiles) Feed();
       }
-      Merge(run, tiles);
+      if constexpr (kMerges) {
+        if (alone_) {
+          warp_.Take(total);
+          StorePartial(run);
+        }
+      }
+      if (!alone_) Merge(run, tiles);
       Feed();
     }
+    if (alone_) __syncthreads();
 #pragma unroll 1
     for (int s = 0; s < num_runs_; ++s) {
       if (runs_[s].source != RunSource::kEntries) AttendInPieces(runs_[s]);
@@ -98,11 +122,15 @@ class RunAttention {
     warp_.LoadQuery(static_cast<const T*>(args_.q) + int64_t{run.row_head} * group_ * kDim, group_, args_.scale_log2);
   }
   __device__ void Begin(const Run& run) {
-    if (run.row_head != row_head_) {
-      Arrive();
-      LoadQuery(run);
-    }
+    if (run.row_head != row_head_) LoadQuery(run);
     warp_.Reset();
+  }
+  // Of those that the warp attends to, in order of sum; `tiles` or more: none.
+  __device__ int NextTile(int tile, int tiles) const {
+    const int next = tile + kSparseWarps;
+    if (next < tiles || !alone_) return next;
+    const int sum = tile % kSparseWarps + 1;
+    return sum < kSparseWarps ? sum : tiles;
   }
 
   // Begins to fetch tile `tile` of `entries`, of which there are `size`.
@@ -124,13 +152,13 @@ class RunAttention {
 #pragma unroll 1
       while (fed_run_ < num_runs_ &&
              (runs_[fed_run_].source != RunSource::kEntries || fed_tile_ >= TilesOf(runs_[fed_run_]))) {
-        ++fed_run_;
-        fed_tile_ = Warp();
+        fed_run_ += alone_ ? kSparseWarps : 1;
+        fed_tile_ = alone_ ? 0 : Warp();
       }
       if (fed_run_ >= num_runs_) return;
       const Run& run = runs_[fed_run_];
       Push(run, entries_ + run.first_entry, run.num_always + run.num_chosen, fed_tile_);
-      fed_tile_ += kSparseWarps;
+      fed_tile_ = NextTile(fed_tile_, TilesOf(run));
     }
   }
 
@@ -220,19 +248,14 @@ class RunAttention {
       float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll 1
       for (int w = 0; w < warps; ++w) {
-        shift =
-            fmaxf(shift, reinterpret_cast<const float*>(rings_ + shared_->states[w])[kHeads * State::kStride + head]);
-      }
-#pragma unroll 1
-      for (int w = 0; w < warps; ++w) {
         const float* state = reinterpret_cast<const float*>(rings_ + shared_->states[w]);
-        const float weight = Exp2(state[kHeads * State::kStride + head] - shift);
         const float4 values = *reinterpret_cast<const float4*>(state + head * State::kStride + dim);
-        sum = fmaf(weight, state[kHeads * (State::kStride + 1) + head], sum);
-        total.x = fmaf(weight, values.x, total.x);
-        total.y = fmaf(weight, values.y, total.y);
-        total.z = fmaf(weight, values.z, total.z);
-        total.w = fmaf(weight, values.w, total.w);
+        const StateMerger merger(state[kHeads * State::kStride + head], &shift);
+        merger.Add(state[kHeads * (State::kStride + 1) + head], &sum);
+        merger.Add(values.x, &total.x);
+        merger.Add(values.y, &total.y);
+        merger.Add(values.z, &total.z);
+        merger.Add(values.w, &total.w);
       }
       *reinterpret_cast<float4*>(args_.partials + (first + head) * kDim + dim) = total;
       if (dim == 0) {
@@ -244,13 +267,21 @@ class RunAttention {
     FenceForBulkCopies();
 #endif
     __syncthreads();
-    ++num_merged_;
   }
 
-  // Counts the runs that have been merged, all of one row.
-  __device__ void Arrive() {
-    if (num_merged_ > 0) ArriveBlock(args_.counters + int64_t{row_head_} * kNumRowCounters + kAttended, num_merged_);
-    num_merged_ = 0;
+  // What the warp has attended to is the run's partial result.
+  __device__ void StorePartial(const Run& run) const {
+    const int64_t first = int64_t{run.in_launch} * kHeads;
+    warp_.Store(0, kDim, args_.partials + first * kDim, args_.shifts + first, args_.sums + first);
+  }
+
+  // Counts the runs, all of whose partial results the block has written.
+  __device__ void Arrive() const {
+    __syncthreads();
+#pragma unroll 1
+    for (int s = threadIdx.x; s < num_runs_; s += kSparseThreads) {
+      ArriveThread(args_.counters + int64_t{runs_[s].row_head} * kNumRowCounters + kAttended, 1);
+    }
   }
 
   const SparseArgs& args_;
@@ -260,11 +291,11 @@ class RunAttention {
   int32_t* const entries_;
   char* const rings_;
   AttendShared* const shared_;
+  const bool alone_;  // a warp attends to a run alone
+  int fed_run_, fed_tile_;
   Ring ring_;
-  AttendWarp<T, kDim, kHeadTiles> warp_;
+  Attention warp_;
   int32_t row_head_ = -1;
-  uint32_t num_merged_ = 0;
-  int fed_run_ = 0, fed_tile_ = Warp();
 };
 
 }  // namespace spotlight::kernels::cuda

@@ -47,6 +47,12 @@ class AttendWarp {
   struct Weights {
     uint32_t pairs[kHeadTiles][2];
   };
+  // States of this kind, merged one after another by MergeInto.
+  struct Total {
+    float values[kHeadTiles][kDim / 16][4], shift[kHeadTiles][2], sum[kHeadTiles][2];
+  };
+  // There are registers for a total beside a state.
+  static constexpr bool kMerges = kHeadTiles == 1;
 
   __device__ void LoadQuery(const T* q, int group, float scale_log2) {
     scale_ = scale_log2;
@@ -145,6 +151,50 @@ class AttendWarp {
     }
   }
 
+  __device__ static void Reset(Total* total) {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < kDim / 16; ++i) {
+        for (int k = 0; k < 4; ++k) total->values[t][i][k] = 0;
+      }
+      for (int k = 0; k < 2; ++k) {
+        total->shift[t][k] = kNoShift;
+        total->sum[t][k] = 0;
+      }
+    }
+  }
+  // As StateMerger does with a state that was stored.
+  __device__ void MergeInto(Total* total) const {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const StateMerger merger(shift_[t][k], &total->shift[t][k]);
+        merger.Add(SumOfLanes(sum_[t][k]), &total->sum[t][k]);
+#pragma unroll
+        for (int i = 0; i < kDim / 16; ++i) {
+          merger.Add(values_[t][i][k], &total->values[t][i][k]);
+          merger.Add(values_[t][i][k + 2], &total->values[t][i][k + 2]);
+        }
+      }
+    }
+  }
+  // Has attended to what the total has.
+  __device__ void Take(const Total& total) {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < kDim / 16; ++i) {
+        for (int k = 0; k < 4; ++k) values_[t][i][k] = total.values[t][i][k];
+      }
+      for (int k = 0; k < 2; ++k) {
+        shift_[t][k] = total.shift[t][k];
+        sum_[t][k] = LaneRow() == 0 ? total.sum[t][k] : 0.0f;
+      }
+    }
+  }
+
   // Writes the state of heads [8t, 8t + 8): values [8, stride] (stride a multiple of 4), shifts [8], sums [8].
   __device__ void Store(int t, int stride, float* values, float* shifts, float* sums) const {
 #pragma unroll
@@ -169,8 +219,7 @@ class AttendWarp {
       if (s != t) continue;
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        float sum = sum_[s][k];
-        for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+        const float sum = SumOfLanes(sum_[s][k]);
         if (LaneRow() != 0) continue;
         shifts[2 * LaneColumn() + k] = shift_[s][k];
         sums[2 * LaneColumn() + k] = sum;
@@ -184,6 +233,12 @@ class AttendWarp {
   }
   __device__ static int LaneColumn() {
     return static_cast<int>(threadIdx.x % 4);
+  }
+
+  // Over the lanes of one column.
+  __device__ static float SumOfLanes(float sum) {
+    for (int offset = 4; offset < 32; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    return sum;
   }
 
   __device__ void MoveShift(int t, const float (&logits)[4]) {

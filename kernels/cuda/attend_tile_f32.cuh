@@ -17,6 +17,8 @@ class AttendWarp<float, kDim, kHeadTiles> {
   struct Tile {
     const float* token;  // lane i: token i % 16
   };
+  struct Total {};
+  static constexpr bool kMerges = false;
 
   __device__ void LoadQuery(const float* q, int group, float scale_log2) {
     group_ = group;

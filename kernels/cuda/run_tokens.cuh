@@ -18,60 +18,42 @@ __device__ inline const int32_t* PageTableOf(const SparseArgs& args, const Run& 
 // Tokens that a warp can remember, of all its runs.
 inline constexpr int kMaxFound = 512;
 
-// Appends the warp's tokens of the run whose scores are up to run.early to found [kMaxFound], in order, from place
-// `end` on while there is room; returns the place after the last. Every lane must call.
-__device__ inline int32_t AppendByOnes(const Run& run, const uint16_t* scores, uint16_t* found, int32_t end) {
-  const int32_t early = run.early;
-  ForTokens(run, scores, [&](int32_t token, int32_t score) {
-    const uint32_t all = __ballot_sync(~0u, score <= early);
-    const int32_t at = end + __popc(all & LanesBelow());
-    if (score <= early && at < kMaxFound) found[at] = static_cast<uint16_t>(token);
-    end += __popc(all);
-  });
-  return end;
+// Of eight neighbouring scores, a bit for each that is up to `early`; bound: 0x8000 + early in either half. Scores have
+// 15 bits: one subtraction compares two of them, and leaves the answers in bits 15 and 31.
+__device__ inline uint32_t BitsUpTo(uint32_t bound, const uint4& scores) {
+  const uint32_t pairs = ((bound - scores.x) & 0x80008000u) >> 15 | ((bound - scores.y) & 0x80008000u) >> 13 |
+                         ((bound - scores.z) & 0x80008000u) >> 11 | ((bound - scores.w) & 0x80008000u) >> 9;
+  return (pairs | pairs >> 15) & 0xffu;
 }
 
-// The same, eight neighbours to a lane. Scores have 15 bits: one subtraction compares two of them, and leaves the
-// answers in bits 15 and 31.
-__device__ inline int32_t AppendByEights(const Run& run, const uint16_t* scores, uint16_t* found, int32_t end) {
-  const uint32_t bound = static_cast<uint32_t>(0x8000 + run.early) * 0x10001u;
-  const int lane = threadIdx.x % 32;
-  const Share pages = run.WarpPages();
-  const uint4* const own = reinterpret_cast<const uint4*>(scores + pages.begin * kPageTokens);
-#pragma unroll 1
-  for (int32_t first = 0; first < pages.size; first += 4) {
-    uint32_t below = 0;
-    if (first + lane / 8 < pages.size) {
-      const uint4 eight = own[first * 8 + lane];
-      const uint32_t pairs = ((bound - eight.x) & 0x80008000u) >> 15 | ((bound - eight.y) & 0x80008000u) >> 13 |
-                             ((bound - eight.z) & 0x80008000u) >> 11 | ((bound - eight.w) & 0x80008000u) >> 9;
-      below = (pairs | pairs >> 15) & 0xffu;
-    }
-    const int count = __popc(below);
-    if (!__any_sync(~0u, count > 0)) continue;
-    int32_t at = end;
-#pragma unroll
-    for (int bit = 0; bit < 4; ++bit) {
-      const uint32_t lanes = __ballot_sync(~0u, count >> bit & 1);
-      at += __popc(lanes & LanesBelow()) << bit;
-      end += __popc(lanes) << bit;
-    }
-    for (; below != 0; below &= below - 1, ++at) {
-      const int32_t token = (pages.begin + first) * kPageTokens + lane * 8 + __ffs(below) - 1;
-      if (at < kMaxFound) found[at] = static_cast<uint16_t>(token);
-    }
-  }
-  return end;
-}
-
-// Remembers the warp's tokens of the run whose scores are up to run->early; found [kMaxFound], *size: those of all
-// runs. Every lane must call.
+// Remembers the warp's tokens of the run whose scores are up to run->early, in order, half a page to a lane; found
+// [kMaxFound], *size: those of all runs. Every lane must call.
 __device__ inline void Remember(Run* run, const uint16_t* scores, uint16_t* found, int32_t* size) {
-  constexpr int32_t kFewPages = 12;  // less to fetch and run, while instructions come from memory
-  const int32_t end = run->WarpPages().size <= kFewPages ? AppendByOnes(*run, scores, found, *size)
-                                                         : AppendByEights(*run, scores, found, *size);
+  constexpr int kEighths = kPageTokens / 2 / 8;
+  const uint32_t bound = static_cast<uint32_t>(0x8000 + run->early) * 0x10001u;
+  const int lane = threadIdx.x % 32;
+  const Share pages = run->WarpPages();
+  const uint4* const own = reinterpret_cast<const uint4*>(scores + pages.begin * kPageTokens) + lane * kEighths;
+  int32_t end = *size;
+#pragma unroll 1
+  for (int32_t first = 0; first < pages.size; first += 16) {
+    uint32_t below = 0;
+    if (first + lane / 2 < pages.size) {
+#pragma unroll
+      for (int i = 0; i < kEighths; ++i) {
+        const int eighth = (i + lane / 2) % kEighths;  // lanes that read together read from different banks
+        below |= BitsUpTo(bound, own[first * 2 * kEighths + eighth]) << 8 * eighth;
+      }
+    }
+    const int32_t count = __popc(below), inclusive = WarpInclusiveSum(count);
+    const int32_t token = (pages.begin + first) * kPageTokens + lane * (kPageTokens / 2) - 1;
+    for (int32_t at = end + inclusive - count; below != 0; below &= below - 1, ++at) {
+      if (at < kMaxFound) found[at] = static_cast<uint16_t>(token + __ffs(below));
+    }
+    end += __shfl_sync(~0u, inclusive, 31);
+  }
   const int warp = run->TeamWarp();
-  if (threadIdx.x % 32 == 0) {
+  if (lane == 0) {
     run->found_begin[warp] = static_cast<uint16_t>(*size);
     run->num_found[warp] = static_cast<uint16_t>(end - *size);
     if (end > kMaxFound) atomicOr(&run->overflowed, 1);

@@ -86,27 +86,42 @@ struct Run {
     return at < competition.begin ? at : at + competition.count;
   }
   __device__ bool remembered() const { return cut.score <= early && overflowed == 0; }
+  // The most chosen that a run of an even row has.
+  __device__ int32_t MostEven() const { return average + average / 8 + 64; }
   // Candidates that the competition for `factor` times K keeps.
   __device__ int32_t Wanted(int32_t factor) const {
     return static_cast<int32_t>(min(int64_t{factor} * competition.num_select, int64_t{competition.count}));
   }
 };
 
+// What all blocks know of a launch's rows.
+struct RowsShared {
+  int32_t run_begin[kMaxLaunchRows + 1];  // of the launch's runs, a row's first
+  int32_t context_len[kMaxLaunchRows], num_select[kMaxLaunchRows];
+};
+
 // The runs of a launch in order of row, head, page.
 class RunMap {
  public:
-  // begin [kMaxLaunchRows + 1] in shared memory. Every thread of the block calls; synchronises.
-  __device__ void Build(const SparseArgs& args, int32_t* begin) {
-    begin_ = begin;
+  // shared: kept. Every thread of the block calls; synchronises.
+  __device__ void Build(const SparseArgs& args, RowsShared* shared) {
+    rows_ = shared;
+    int32_t* const begin = shared->run_begin;
     num_rows_ = args.num_rows;
     num_heads_ = args.num_kv_heads;
     if (threadIdx.x < 32) {
       int32_t before = 0;
       for (int32_t first = 0; first < num_rows_; first += 32) {
         const int32_t row = first + static_cast<int32_t>(threadIdx.x);
-        const int32_t runs = row < num_rows_ ? num_heads_ * NumRuns(args.context_len[row], args.max_runs) : 0;
+        const int32_t context_len = row < num_rows_ ? args.context_len[row] : 0;
+        const int32_t num_select = row < num_rows_ ? args.num_select[row] : 0;
+        const int32_t runs = row < num_rows_ ? num_heads_ * NumRuns(context_len, args.max_runs) : 0;
         const int32_t inclusive = WarpInclusiveSum(runs);
-        if (row < num_rows_) begin[row + 1] = before + inclusive;
+        if (row < num_rows_) {
+          begin[row + 1] = before + inclusive;
+          shared->context_len[row] = context_len;
+          shared->num_select[row] = num_select;
+        }
         before += __shfl_sync(~0u, inclusive, 31);
       }
       if (threadIdx.x == 0) begin[0] = 0;
@@ -114,17 +129,17 @@ class RunMap {
     __syncthreads();
   }
 
-  __device__ Share BlockRuns() const { return ShareOf(begin_[num_rows_], gridDim.x, blockIdx.x); }
+  __device__ Share BlockRuns() const { return ShareOf(Begin(num_rows_), gridDim.x, blockIdx.x); }
   // Runs of one (row, head), and the first of them.
-  __device__ int32_t RunsOf(int32_t row) const { return (begin_[row + 1] - begin_[row]) / num_heads_; }
-  __device__ int32_t HeadBegin(int32_t row, int32_t head) const { return begin_[row] + head * RunsOf(row); }
+  __device__ int32_t RunsOf(int32_t row) const { return (Begin(row + 1) - Begin(row)) / num_heads_; }
+  __device__ int32_t HeadBegin(int32_t row, int32_t head) const { return Begin(row) + head * RunsOf(row); }
 
   __device__ Run RunOf(const SparseArgs& args, int32_t in_launch) const {
     Run run;
     int32_t low = 0, high = num_rows_ - 1;
     while (low < high) {
       const int32_t middle = (low + high + 1) / 2;
-      if (begin_[middle] <= in_launch) {
+      if (Begin(middle) <= in_launch) {
         low = middle;
       } else {
         high = middle - 1;
@@ -132,11 +147,11 @@ class RunMap {
     }
     run.row = low;
     run.in_launch = in_launch;
-    run.context_len = args.context_len[low];
-    const int32_t num_select = args.num_select[low];
+    run.context_len = rows_->context_len[low];
+    const int32_t num_select = rows_->num_select[low];
     run.num_runs = RunsOf(low);
-    run.head = (in_launch - begin_[low]) / run.num_runs;
-    run.index = in_launch - begin_[low] - run.head * run.num_runs;
+    run.head = (in_launch - Begin(low)) / run.num_runs;
+    run.index = in_launch - Begin(low) - run.head * run.num_runs;
     run.row_head = low * num_heads_ + run.head;
     run.row_pages = NumPages(run.context_len);
     const Share pages = ShareOf(run.row_pages, run.num_runs, run.index);
@@ -155,7 +170,9 @@ class RunMap {
   }
 
  private:
-  const int32_t* begin_;
+  __device__ int32_t Begin(int32_t row) const { return rows_->run_begin[row]; }
+
+  const RowsShared* rows_;
   int32_t num_rows_, num_heads_;
 };
 

@@ -15,7 +15,7 @@
 namespace spotlight::kernels::cuda {
 
 struct SparseShared {
-  int32_t run_begin[kMaxLaunchRows + 1];
+  RowsShared rows;
   int32_t warp_sums[kSparseWarps * kSparseWarps];
   AttendShared attend;
   uint64_t code_barriers[kSparseWarps][kCodeStages];
@@ -28,7 +28,8 @@ inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways *
 // Which scores a competition is about.
 enum class Scoring { kPrefix, kFull, kRescored };
 
-// A block's part of one launch.
+// A block's part of one launch. kManyRuns: most blocks have so many runs that warps take them alone.
+template <bool kManyRuns>
 class SparseBlock {
  public:
   __device__ SparseBlock(const SparseArgs& args, char* dynamic, SparseShared* shared)
@@ -50,14 +51,15 @@ class SparseBlock {
       FenceBarrierInit();
     }
 #endif
-    map_.Build(args, shared->run_begin);
+    // Histograms, which need not wait for the runs.
+#pragma unroll 1
+    for (int i = threadIdx.x; i < args.counting_bytes / 16; i += kSparseThreads) {
+      reinterpret_cast<int4*>(counting_)[i] = make_int4(0, 0, 0, 0);
+    }
+    map_.Build(args, &shared->rows);
     const Share own = map_.BlockRuns();
     num_runs_ = own.size;
     teams_ = Teams(num_runs_, args.max_teams_log2);
-#pragma unroll 1
-    for (int i = threadIdx.x; i < min(teams_.count, num_runs_) * (args.histogram_bytes / 16); i += kSparseThreads) {
-      reinterpret_cast<int4*>(counting_)[i] = make_int4(0, 0, 0, 0);
-    }
     if (static_cast<int32_t>(threadIdx.x) < num_runs_) {
       Run run = map_.RunOf(args, own.begin + static_cast<int32_t>(threadIdx.x));
       run.team_warps_log2 = teams_.warps_log2;
@@ -65,6 +67,7 @@ class SparseBlock {
       runs_[threadIdx.x] = run;
     }
     __syncthreads();
+    PrefetchPageTable();
     if (threadIdx.x == 0) {
       int32_t pages = 0, always = 0;
       for (int s = 0; s < num_runs_; ++s) {
@@ -142,8 +145,7 @@ class SparseBlock {
       int32_t size = 0;
       RunSource source = RunSource::kAll;
       if (first + lane < num_runs_ && own->competes) {
-        const bool uneven =
-            own->num_runs <= max_sharing_runs && own->most_chosen > own->average + own->average / 8 + 64;
+        const bool uneven = own->num_runs <= max_sharing_runs && own->most_chosen > own->MostEven();
         source = uneven ? RunSource::kShared : RunSource::kEntries;
         if (!uneven) size = own->num_always + own->num_chosen;
       }
@@ -170,7 +172,7 @@ class SparseBlock {
 
   template <class T, int kDim, int kHeadTiles>
   __device__ void Attend() {
-    using Attention = RunAttention<T, kDim, kHeadTiles>;
+    using Attention = RunAttention<T, kDim, kHeadTiles, kManyRuns>;
     uint32_t phases = 0;
     Attention attention(args_, runs_, num_runs_, reinterpret_cast<int32_t*>(counting_), counting_ + kMaxEntries * 4,
                         &shared_->attend, &phases);
@@ -266,6 +268,12 @@ class SparseBlock {
     const int s = first + teams_.own();
     return s < num_runs_ ? runs_ + s : nullptr;
   }
+  // The first numbers of the warp's pages.
+  __device__ void PrefetchPageTable() const {
+    const Run* const run = OwnRun(0);
+    if (run == nullptr || threadIdx.x % 32 != 0) return;
+    PrefetchLine(PageTableOf(args_, *run) + run->first_page + run->WarpPages().begin);
+  }
   // Before teams count again.
   __device__ void StartOver() {
     publisher_.Clear(min(teams_.count, num_runs_));
@@ -273,7 +281,12 @@ class SparseBlock {
   // The teams' runs from `first` on have been scored: warp w publishes team w's.
   __device__ void Publish(int first, Scoring scoring) {
     const int count = min(teams_.count, num_runs_ - first), warp = threadIdx.x / 32;
-    publisher_.SumUp(runs_ + first, count, scoring != Scoring::kPrefix);
+    const bool marked = scoring != Scoring::kPrefix;
+    if (!kManyRuns || teams_.warps_log2 > 0) {
+      publisher_.SumUp(runs_ + first, count, marked);
+    } else if (warp < count) {
+      publisher_.SumUpAlone(warp, runs_ + first + warp, marked);
+    }
     if (warp >= count || !runs_[first + warp].competes) return;
     const Run& run = runs_[first + warp];
     publisher_.Publish(warp, BinStride(NumBins(scoring)), RowSums(scoring, run.row_head),
@@ -311,7 +324,7 @@ class SparseBlock {
     int segment = 0, own = 0;
 #pragma unroll 1
     for (int begin = 0; begin < num_runs_ && segment < warp; begin = own, ++segment) own = SegmentEnd(begin);
-    const Run& first = runs_[min(own, num_runs_ - 1)];
+    const Run& first = runs_[own < num_runs_ ? own : 0];  // the cuts of others are being written
     const int32_t stride = BinStride(NumBins(scoring));
     const bool shares = own < num_runs_ && first.competes;
     ColumnsAtCut columns(Column(scoring, first.in_launch - first.index), stride, shares ? first.num_runs : 0,

@@ -1,4 +1,4 @@
-// One launch: score, agree on the cut, attend, combine. SparseDecodeKernel lists the stages.
+// The host's side of sparse_decode: launches, and how a block's shared memory is laid out.
 #include <algorithm>
 #include <vector>
 
@@ -6,6 +6,7 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/sparse_args.cuh"
 #include "kernels/cuda/sparse_block.cuh"
+#include "kernels/cuda/sparse_launch.h"
 #include "kernels/cuda/sparse_plan.h"
 
 namespace spotlight::kernels::cuda {
@@ -15,47 +16,27 @@ constexpr float kLog2E = 1.44269504f;
 constexpr int32_t kMinRingBytes = 17 << 9, kUsefulRingBytes = 64 << 10;  // of a warp
 // Pages of codes that a warp asks for while the kernel before runs, besides those it has room for.
 constexpr int32_t kPrefetchPages = 8;
-// A block of this size finds room beside one of EncodeDecode's, and begins while that still runs.
-constexpr int32_t kCompanionBytes = 138 << 10;
-
-// Stages:
-//   1. blocks score their runs' candidates, and add the running sums of each run's histogram to its row's;
-//   2. with the prefilter, scores were of word 0: each block finds the row's cut for kPrefilterFactor * K, scores in
-//      full what is left, and publishes those histograms;
-//   3. each block finds the row's cut for K, and its own runs' chosen tokens;
-//   4. its warps attend to those; where few runs of a row have most of them, to equal shares of all;
-//   5. blocks combine the runs of whole rows.
-// Between them stand barriers among the blocks of one (row, KV head) only.
-template <class T, int kDim, int kHeadTiles>
-__global__ void __launch_bounds__(kSparseThreads, 1) SparseDecodeKernel(const __grid_constant__ SparseArgs args) {
-  extern __shared__ uint4 dynamic_words[];
-  __shared__ SparseShared shared;
-  SparseBlock block(args, reinterpret_cast<char*>(dynamic_words), &shared);
-  const Scoring scoring = args.prefilter ? Scoring::kPrefix : Scoring::kFull;
-  if (args.prefilter || args.hash_words == 1) {
-    block.Score<1>(args.prefilter ? args.prefix : args.codes, scoring);
-  } else if (args.hash_words == 2) {
-    block.Score<2>(args.codes, scoring);
-  } else if (args.hash_words == 4) {
-    block.Score<4>(args.codes, scoring);
-  } else {
-    block.Score<8>(args.codes, scoring);
-  }
-  block.MarkStage(0);
-  if (args.prefilter) block.Rescore();
-  block.Attend<T, kDim, kHeadTiles>();
-  block.Combine<T, kDim, kHeadTiles>();
-  block.MarkStage(2);
-}
+// What EncodeDecode's block takes of a multiprocessor's shared memory with encoders of the default recipe and groups of
+// 7, besides its rows; with more rows than kMaxEncoderRows it has more blocks than one for each.
+constexpr int32_t kEncoderBytes = 67 << 10, kEncoderRowBytes = 2320, kMaxEncoderRows = 16;
 
 struct DeviceLimits {
-  int num_sms = 0, shared_bytes = 0;  // of a block, what the system keeps not counted
+  int num_sms = 0;
+  bool overlaps = false;  // programmatic dependent launch
+  // Shared memory of a block, what the system keeps not counted; of a multiprocessor; what the system keeps for a
+  // block.
+  int shared_bytes = 0, sm_shared_bytes = 0, reserved_bytes = 0;
 };
 
 DeviceLimits LimitsOf(int device) {
   DeviceLimits limits;
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  limits.overlaps = major >= 9;
   cudaDeviceGetAttribute(&limits.num_sms, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaDeviceGetAttribute(&limits.sm_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  cudaDeviceGetAttribute(&limits.reserved_bytes, cudaDevAttrReservedSharedMemoryPerBlock, device);
   return limits;
 }
 
@@ -72,16 +53,6 @@ DeviceLimits Limits() {
   return device < static_cast<int>(all.size()) ? all[device] : DeviceLimits();
 }
 
-template <class T>
-void Launch(const LaunchOptions& options, const SparseArgs& args, int32_t head_dim, int32_t blocks, int32_t shared,
-            LaunchSequence* sequence) {
-  const bool wide = args.num_q_heads / args.num_kv_heads > kTileHeads;
-  const auto kernel = head_dim == 64 ? (wide ? SparseDecodeKernel<T, 64, 2> : SparseDecodeKernel<T, 64, 1>)
-                                     : (wide ? SparseDecodeKernel<T, 128, 2> : SparseDecodeKernel<T, 128, 1>);
-  sequence->Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  sequence->LaunchWith(options, kernel, dim3(blocks), dim3(kSparseThreads), shared, args);
-}
-
 int32_t WarpStateBytes(int32_t head_dim, int32_t group) {
   return (group > kTileHeads ? 2 : 1) * kTileHeads * (head_dim + 6) * 4;
 }
@@ -92,13 +63,23 @@ int32_t SlotBytes(const SparseDecodeParams& params) {
   return std::max(tile, WarpStateBytes(params.head_dim, params.num_q_heads / params.num_kv_heads));
 }
 
+// A block that takes no more finds room beside one of EncodeDecode's, and begins while that still runs.
+int32_t CompanionBytes(const DeviceLimits& limits, int32_t rows) {
+  if (!limits.overlaps || rows > kMaxEncoderRows) return limits.shared_bytes;
+  return limits.sm_shared_bytes - 2 * limits.reserved_bytes - kEncoderBytes - kEncoderRowBytes * rows;
+}
+
+// Most runs of a block, for any lengths up to max_context.
+int32_t BlockRuns(const SparseDecodeParams& params, int32_t num_sms, int32_t launch_rows, int32_t max_runs) {
+  const int64_t runs = int64_t{launch_rows} * params.num_kv_heads * NumRuns(params.max_context, max_runs);
+  return static_cast<int32_t>((runs + num_sms - 1) / num_sms);
+}
+
 // Lays out a block's shared memory, for any lengths up to max_context; returns its size.
-int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limits, int32_t launch_rows,
+int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limits, int32_t block_runs,
                      SparseArgs* args) {
   const int32_t runs = NumRuns(params.max_context, args->max_runs);
   const int32_t run_pages = (NumPages(params.max_context) + runs - 1) / runs;
-  const int64_t launch_runs = int64_t{launch_rows} * params.num_kv_heads * runs;
-  const auto block_runs = static_cast<int32_t>((launch_runs + limits.num_sms - 1) / limits.num_sms);
   args->run_bytes = (block_runs * static_cast<int32_t>(sizeof(Run)) + 127) / 128 * 128;
   args->histogram_bytes = 16 * kSparseThreads;
   while (args->histogram_bytes < (args->num_bins + 1) * 4) args->histogram_bytes *= 2;
@@ -107,14 +88,16 @@ int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limit
   while (args->max_teams_log2 > 0 && args->histogram_bytes << args->max_teams_log2 > limits.shared_bytes / 3) {
     --args->max_teams_log2;
   }
-  args->counting_bytes = std::max(args->histogram_bytes << args->max_teams_log2, kMaxEntries * 4);
+  const int32_t teams = std::min(1 << args->max_teams_log2, block_runs);
+  args->counting_bytes = std::max(args->histogram_bytes * teams, kMaxEntries * 4);
   const int32_t fixed = args->run_bytes + args->counting_bytes + kFoundBytes;
-  const int32_t limit = limits.shared_bytes - static_cast<int32_t>(sizeof(SparseShared));
+  const auto known = static_cast<int32_t>(sizeof(SparseShared));
+  const int32_t limit = limits.shared_bytes - known;
   const int32_t page_bytes = kScoredPageBytes;
   const int64_t block_pages = (int64_t{block_runs} * run_pages + 31) / 32 * 32;
   const auto most_scores = static_cast<int32_t>(std::min<int64_t>(block_pages, 1 << 16));
   // Beside the kernel before, unless that would leave scores without a place.
-  int32_t total = std::min(limit, kCompanionBytes);
+  int32_t total = std::min(limit, CompanionBytes(limits, params.num_rows) - known);
   if (!params.overlap_encode || fixed + most_scores * page_bytes + kSparseWarps * kMinRingBytes > total) total = limit;
   const int32_t spare = std::max(0, total - fixed - kSparseWarps * kMinRingBytes);
   args->score_pages = std::min(most_scores, spare / page_bytes / 32 * 32);
@@ -175,7 +158,9 @@ int SparseDecode(const SparseDecodeParams& params) {
   args.shifts = reinterpret_cast<float*>(workspace + parts.shifts);
   args.sums = reinterpret_cast<float*>(workspace + parts.sums);
   const int32_t launch_rows = LaunchRows(params.num_rows, params.max_context, params.num_kv_heads, limits.num_sms);
-  const int32_t shared = LayOutShared(params, limits, std::min(launch_rows, params.num_rows), &args);
+  const int32_t block_runs = BlockRuns(params, limits.num_sms, std::min(launch_rows, params.num_rows), args.max_runs);
+  const bool many_runs = block_runs >= kMinRunsAlone;
+  const int32_t shared = LayOutShared(params, limits, block_runs, &args);
 
   LaunchOptions options;
   options.overlap_previous = params.overlap_encode;
@@ -196,13 +181,13 @@ int SparseDecode(const SparseDecodeParams& params) {
     args.num_selected = params.num_selected == nullptr ? nullptr : params.num_selected + first_head;
     switch (params.dtype) {
       case DType::kF32:
-        Launch<float>(options, args, params.head_dim, limits.num_sms, shared, &sequence);
+        LaunchSparse<float>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
         break;
       case DType::kBF16:
-        Launch<__nv_bfloat16>(options, args, params.head_dim, limits.num_sms, shared, &sequence);
+        LaunchSparse<__nv_bfloat16>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
         break;
       case DType::kF16:
-        Launch<__half>(options, args, params.head_dim, limits.num_sms, shared, &sequence);
+        LaunchSparse<__half>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
         break;
     }
     args.num_prefetch_pages = 0;

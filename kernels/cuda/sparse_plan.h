@@ -11,10 +11,13 @@
 namespace spotlight::kernels::cuda {
 
 inline constexpr int kSparseWarpsLog2 = 3, kSparseWarps = 1 << kSparseWarpsLog2;
-// A block's warps form 1, 2, 4 or 8 teams that take a run each: the logarithm of as many as there are runs, or fewer.
+// A block's warps form 1, 2, 4 or 8 teams that take a run each: the logarithm of as many as there are runs, or the
+// next.
 SPOTLIGHT_HOST_DEVICE constexpr int TeamsLog2(int num_runs) {
-  return num_runs >= 8 ? 3 : num_runs >= 4 ? 2 : num_runs >= 2 ? 1 : 0;
+  return num_runs > 4 ? 3 : num_runs > 2 ? 2 : num_runs > 1 ? 1 : 0;
 }
+// Fewest runs of a block whose warps take them alone, if there are registers.
+inline constexpr int kMinRunsAlone = 5;
 // Fewest pages of a run, where a row has more than one; and the most: 16 bits name a token of a run.
 inline constexpr int kMinRunPages = 64, kMaxRunPages = 1023;
 // Rows of one launch.

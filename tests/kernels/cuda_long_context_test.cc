@@ -1,4 +1,4 @@
-// Rows of 100,000 to 300,000 tokens, on a device only: selections exactly, outputs against double.
+// Rows of 100,000 to 300,000 tokens, or many of fewer, on a device only: selections exactly, outputs against double.
 #include <gtest/gtest.h>
 
 #include "kernels/reference/dense_decode.h"
@@ -40,7 +40,27 @@ TEST(CudaLongContextTest, SelectsForAGroupOfSymmetricCodes) {
   ExpectSparseMatches(shape);
 }
 
-// More scores than a chip holds in shared memory. Some rows are judged alone, and must be the batch's.
+// Rows of the batch that are judged alone must have the batch's bits.
+void ExpectRowsAsAlone(DecodeCase* test, const SparseDecodeParams& params, std::initializer_list<int32_t> rows) {
+  std::vector<SparseResult> batches;
+  for (const auto& backend : Backends()) {
+    test->ClearOutput();
+    const absl::Status status = backend->Run(params, test->arena());
+    ASSERT_TRUE(status.ok()) << status;
+    batches.push_back(ResultOf(*test));
+  }
+  for (const int32_t row : rows) {
+    ExpectMatchesReference(test, RowsOf(params, row, 1));
+    for (const SparseResult& batch : batches) {
+      EXPECT_TRUE(test->OutputBytes(row) == batch.output[row]) << row;
+      for (int32_t head = 0; head < params.num_kv_heads; ++head) {
+        EXPECT_TRUE(test->Selected(row, head) == batch.selected[params.num_kv_heads * row + head]) << row;
+      }
+    }
+  }
+}
+
+// More scores than a chip holds in shared memory.
 TEST(CudaLongContextTest, SelectsForManyLongRows) {
   DecodeShape shape;
   shape.dtype = DType::kBF16;
@@ -54,24 +74,37 @@ TEST(CudaLongContextTest, SelectsForManyLongRows) {
   for (const bool prefilter : {false, true}) {
     SparseDecodeParams params = test.Sparse();
     params.prefilter = prefilter;
-    std::vector<SparseResult> batches;
-    for (const auto& backend : Backends()) {
-      test.ClearOutput();
-      const absl::Status status = backend->Run(params, test.arena());
-      ASSERT_TRUE(status.ok()) << status;
-      batches.push_back(ResultOf(test));
-    }
-    for (const int32_t row : {0, 9, 33}) {
-      ExpectMatchesReference(&test, RowsOf(params, row, 1));
-      for (const SparseResult& batch : batches) {
-        EXPECT_TRUE(test.OutputBytes(row) == batch.output[row]) << row;
-        for (int32_t head = 0; head < 4; ++head) {
-          EXPECT_TRUE(test.Selected(row, head) == batch.selected[4 * row + head]) << row;
-        }
-      }
-    }
+    ExpectRowsAsAlone(&test, params, {0, 9, 33});
   }
 }
+
+// Rows, tokens of the longest, tokens selected, and the longest that the call is made for; on a chip of 132
+// multiprocessors: three runs a block, shared among warps; six, each with more tokens than a tile for every sum, and a
+// warp for each; seven or eight of one tile a sum; and the kernel for many runs with four or five in a block, and with
+// one.
+class CudaSharedBlockTest : public ::testing::TestWithParam<std::tuple<int32_t, int32_t, int32_t, int32_t>> {};
+
+TEST_P(CudaSharedBlockTest, AttendsToRowsAsToEachAlone) {
+  const auto [num_rows, longest, num_select, max_context] = GetParam();
+  DecodeShape shape;
+  shape.dtype = DType::kBF16;
+  shape.head_dim = 128;
+  shape.group = 7;
+  shape.num_kv_heads = 4;
+  shape.shared_pages = true;
+  shape.max_context = max_context;
+  shape.context_len.clear();
+  for (int32_t row = 0; row < num_rows; ++row) shape.context_len.push_back(longest - row * 37);
+  shape.max_select = num_select;
+  DecodeCase test(shape);
+  test.SelectEverywhere(num_select);
+  ExpectRowsAsAlone(&test, test.Sparse(), {0, num_rows - 1});
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, CudaSharedBlockTest,
+                         ::testing::Values(std::tuple(3, 131072, 2622, 131072), std::tuple(6, 131072, 5300, 131072),
+                                           std::tuple(63, 18800, 376, 18800), std::tuple(7, 90000, 1800, 131072),
+                                           std::tuple(8, 20000, 400, 131072)));
 
 class CudaLongWinnersTest : public ::testing::TestWithParam<std::tuple<Codes, int>> {};
 
