@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/ops/prefill_blocks.h"
+#include "engine/short_chunk.h"
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
@@ -21,8 +22,10 @@ constexpr double kAimedShare = 0.85;     // of the longest step allowed: predict
 constexpr int32_t kMinChunkTokens = 16;  // of the first prompt of a step
 constexpr int32_t kMinFurtherChunkTokens = kernels::kPageTokens;
 
-// At most `length`, four lengths to an octave: matrix libraries prepare for every number of rows that is new to them.
+// At most `length`: one that a graph is captured for, or of longer ones four to an octave, for matrix libraries prepare
+// for every number of rows that is new to them.
 int32_t OneOfFewLengths(int32_t length) {
+  if (length <= kMaxShortChunk) return ShortChunkWithin(length);
   int32_t step = 1;
   while (8 * step <= length) step *= 2;
   return length / step * step;

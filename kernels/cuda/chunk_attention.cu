@@ -11,14 +11,11 @@ namespace spotlight::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kBlockRows = 32 * kWarps;
-#ifndef CHUNK_TILE
-#define CHUNK_TILE 64
-#endif
-constexpr int kTileTokens2 = CHUNK_TILE;
+constexpr int kBlockRows = 32 * kWarps;  // rows that read keys together
+constexpr int kTokens = kPageTokens;  // of a tile
 // Two blocks for each of an H200's multiprocessors: one's products hide the other's exponentials.
 constexpr int kMaxItems = 2 * 132, kMaxSplits = 32 * kWarps;
-constexpr int kSplitTokens = 128;  // at least, of a split
+constexpr int kMinSplitTokens = 256;
 constexpr float kLog2E = 1.44269504f;
 
 struct ChunkArgs {
@@ -52,21 +49,21 @@ __device__ int32_t LongestContext(const ChunkArgs& args) {
 }
 
 __device__ int NumSplits(const ChunkArgs& args, int32_t longest) {
-  return max(1, min(args.max_splits, (longest + kSplitTokens - 1) / kSplitTokens));
+  return max(1, min(args.max_splits, (longest + kMinSplitTokens - 1) / kMinSplitTokens));
 }
 
 // Grid (row_blocks, Hkv, max_splits): blocks that read the same keys are neighbours.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kThreads, 2) AttendChunk(const ChunkArgs args) {
-  using Ring = PageRing<4 * kDim, kTileTokens2, kWarps>;
-  using Warp = ChunkWarp<T, kDim, Ring, kTileTokens2>;
+  using Ring = PageRing<4 * kDim, kTokens, kWarps>;
+  using Warp = ChunkWarp<T, kDim, Ring, kTokens>;
   extern __shared__ __align__(16) char dynamic_shared[];
   __shared__ typename Ring::Signals signals;
   const int row_block = blockIdx.x, kv_head = blockIdx.y, split = blockIdx.z;
   const int32_t longest = LongestContext(args);
   const int num_splits = NumSplits(args, longest);
   if (split >= num_splits) return;
-  const int32_t tiles = (longest + kTileTokens2 - 1) / kTileTokens2;
+  const int32_t tiles = (longest + kTokens - 1) / kTokens;
   const int32_t share = tiles / num_splits, rest = tiles % num_splits;
   const int32_t first_tile = split * share + min(split, rest), end_tile = first_tile + share + (split < rest ? 1 : 0);
 
@@ -95,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2) AttendChunk(const ChunkArgs args)
   for (int32_t tile = first_tile; tile < end_tile; ++tile) {
     const char* const slot = ring.Wait(tile);
     ring.ClearAbsent(tile);
-    warp.Add(slot, tile * kTileTokens2);
+    warp.Add(slot, tile * kTokens);
     ring.Leave(tile);
   }
   AllowNext();
@@ -125,12 +122,12 @@ __global__ void __launch_bounds__(kThreads) CombineChunk(const ChunkArgs args) {
 
 template <class T, int kDim>
 void LaunchShape(const ChunkArgs& args, LaunchSequence* sequence) {
-  using Ring = PageRing<4 * kDim, kTileTokens2, kWarps>;
+  using Ring = PageRing<4 * kDim, kTokens, kWarps>;
   const auto attend = AttendChunk<T, kDim>;
-  constexpr int kSlots = 128 / kTileTokens2;  // of the slots that sm_90 has, others have fewer
-  const int shared_bytes = kBlockRows * ChunkWarp<T, kDim, Ring, kTileTokens2>::kQueryStride + kSlots * Ring::kSlotBytes;
-  sequence->Check(cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  sequence->Launch(attend, dim3(args.row_blocks, args.num_kv_heads, args.max_splits), dim3(kThreads), shared_bytes,
+  constexpr int kSharedBytes =
+      kBlockRows * ChunkWarp<T, kDim, Ring, kTokens>::kQueryStride + Ring::kSlots * Ring::kSlotBytes;
+  sequence->Check(cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+  sequence->Launch(attend, dim3(args.row_blocks, args.num_kv_heads, args.max_splits), dim3(kThreads), kSharedBytes,
                    args);
   LaunchOptions combine;
   combine.overlap_previous = true;

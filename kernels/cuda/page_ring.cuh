@@ -24,16 +24,12 @@ class PageRing {
  public:
   static constexpr int kGroups = 8, kGroupTokens = kTokens / kGroups;
   static constexpr int kGroupBytes = kGroupTokens * kTokenBytes + 16, kSlotBytes = kGroups * kGroupBytes;
-#if __CUDA_ARCH__ >= 900
-  static constexpr int kSlots = 128 / kTokens;
-#else
-  static constexpr int kSlots = kTokens == 32 ? 3 : 2;
-#endif
+  static constexpr int kSlots = 2;
   static_assert(kTokens % kGroups == 0 && kPageTokens % kTokens == 0);
 
   struct Signals {
-    uint64_t full[8];
-    int left[8];
+    uint64_t full[kSlots];
+    int left[kSlots];  // warps that have left the slot, since it was first filled
   };
 
   // Tiles [first, end) of the tokens; memory: kSlots slots, 16-byte aligned. All threads of the block.
