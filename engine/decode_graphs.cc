@@ -144,8 +144,7 @@ GraphKey DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t m
   return key;
 }
 
-GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens,
-                                      int32_t max_rows) {
+GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows) {
   GraphKey key;
   key.dense_rows = std::min(CoarseBucket(dense_rows), max_rows - 1 - sparse_rows);
   key.sparse_rows = std::min(CoarseBucket(sparse_rows), max_rows - 1 - key.dense_rows);

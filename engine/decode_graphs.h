@@ -26,7 +26,8 @@ struct GraphKey {
 
   int32_t decode_rows() const { return dense_rows + sparse_rows; }
   friend bool operator<(const GraphKey& a, const GraphKey& b) {
-    return std::tie(a.dense_rows, a.sparse_rows, a.chunk_tokens) < std::tie(b.dense_rows, b.sparse_rows, b.chunk_tokens);
+    return std::tie(a.dense_rows, a.sparse_rows, a.chunk_tokens) <
+           std::tie(b.dense_rows, b.sparse_rows, b.chunk_tokens);
   }
   friend bool operator==(const GraphKey& a, const GraphKey& b) { return !(a < b) && !(b < a); }
 };

@@ -7,7 +7,8 @@
 
 namespace spotlight::engine {
 
-// Ascending. With 7 query heads to a KV head they fill 1, 2, 3, 4, 6 and 7 blocks of 128 rows (kernels/chunk_attention.h).
+// Ascending. With 7 query heads to a KV head they fill 1, 2, 3, 4, 6 and 7 blocks of 128 rows
+// (kernels/chunk_attention.h).
 inline constexpr int32_t kShortChunks[] = {16, 32, 48, 64, 96, 128};
 inline constexpr int32_t kMaxShortChunk = 128;
 static_assert(kMaxShortChunk <= kernels::kMaxChunkQueries);

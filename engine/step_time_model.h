@@ -6,11 +6,12 @@
 // `attended` counts the pairs of a prefill token and a cached token that it sees, `past` the tokens before the chunks,
 // which are read however few tokens a chunk has. The two are fitted apart: a step that only decodes may be a CUDA
 // graph. So may one with a single short chunk beside its decode rows (short_chunk.h): such steps have a fit of their
-// own, of the first form, which steps that only decode are points of, too. Coefficients are not negative. They are fitted to one remembered step (an average
-// of the latest ones) for every octave of prefill tokens and of their context, of decode rows in the other case, so
-// that hundreds of steps of one size do not make it forget what the others were like; each counts by its relative
-// error. On top a factor follows how far the latest mixed steps were off, rising fast and falling slowly: small chunks
-// are less efficient than any line says. Values are the caller's alone: the same steps give the same model.
+// own, of the first form, which steps that only decode are points of, too. Coefficients are not negative. They are
+// fitted to one remembered step (an average of the latest ones) for every octave of prefill tokens and of their
+// context, of decode rows in the other case, so that hundreds of steps of one size do not make it forget what the
+// others were like; each counts by its relative error. On top a factor follows how far the latest mixed steps were off,
+// rising fast and falling slowly: small chunks are less efficient than any line says. Values are the caller's alone:
+// the same steps give the same model.
 #pragma once
 
 #include <array>

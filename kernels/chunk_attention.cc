@@ -26,9 +26,9 @@ absl::Status ChunkAttention(const ChunkAttentionParams& params) {
   check.Array("context_len", params.context_len);
   check.Aligned("out", params.out, kVectorBytes);
   if (!check.ok()) return check.status();
-  check.Workspace(params.workspace, params.workspace_bytes,
-                  ChunkAttentionWorkspaceBytes(params.num_tokens, params.num_q_heads, params.num_kv_heads,
-                                               params.head_dim));
+  check.Workspace(
+      params.workspace, params.workspace_bytes,
+      ChunkAttentionWorkspaceBytes(params.num_tokens, params.num_q_heads, params.num_kv_heads, params.head_dim));
   if (!check.ok()) return check.status();
   return CudaStatus("ChunkAttention", cuda::ChunkAttention(params));
 }

@@ -7,9 +7,9 @@
 //   context_len  [T]          int32  query t attends to tokens [0, context_len[t]); 0: padding, the output is zero
 //   out          [T, Hq, D]   dtype  out
 //
-// A chunk's queries are consecutive, context_len[t] = context_len[0] + t, and padding at its end; the result is right for
-// any lengths, but each query costs what the longest does. Slots from the longest on are never read. Keys and values
-// before it must be finite: a NaN among them may reach queries whose context ends before it.
+// A chunk's queries are consecutive, context_len[t] = context_len[0] + t, and padding at its end; the result is right
+// for any lengths, but each query costs what the longest does. Slots from the longest on are never read. Keys and
+// values before it must be finite: a NaN among them may reach queries whose context ends before it.
 //
 // Deterministic: split boundaries depend on T, Hkv, G and the longest length only, and partial results are combined in
 // their order. Weights are rounded to dtype before they multiply the values; sums are fp32.
@@ -30,7 +30,7 @@ namespace spotlight::kernels {
 inline constexpr int32_t kMaxChunkQueries = 128;
 
 struct ChunkAttentionParams {
-  Execution execution;  // CUDA
+  Execution execution;         // CUDA
   DType dtype = DType::kBF16;  // or fp16
   int32_t num_tokens = 0;      // T, at most kMaxChunkQueries
   int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;

@@ -65,20 +65,21 @@ void Run(const char* path) {
       params.workspace = workspace.data_ptr();
       params.workspace_bytes = workspace_bytes;
       const engine::PrefillBlocks blocks;
-      const std::vector<Timing> times =
-          timer.Measure({[&] {
-                           params.execution.stream = at::cuda::getCurrentCUDAStream().stream();
-                           Check(kernels::ChunkAttention(params));
-                         },
-                         [&] { Check(engine::PrefillAttention(q, kv, table, past + tokens, scale, blocks, gathered_out)); }});
+      const std::vector<Timing> times = timer.Measure(
+          {[&] {
+             params.execution.stream = at::cuda::getCurrentCUDAStream().stream();
+             Check(kernels::ChunkAttention(params));
+           },
+           [&] { Check(engine::PrefillAttention(q, kv, table, past + tokens, scale, blocks, gathered_out)); }});
       const at::Tensor ours = out.to(at::kFloat), theirs = gathered_out.to(at::kFloat);
       const double distance = ((ours - theirs).norm() / theirs.norm()).item<double>();
       if (!(distance < kBound)) Fail(absl::StrCat("results are ", distance, " apart"));
       const double pairs = double{1} * tokens * past + 0.5 * tokens * (tokens + 1.0);
       const double us = times[0].graph_us, tflops = 4e-6 * kQHeads * kDim * pairs / us;
-      const double gb_per_s = 1e-3 * (past + tokens) * kernels::KvBytesPerToken(kKvHeads, kDim, kernels::DType::kBF16) / us;
-      printf("%7d %6d | %8.1f %8.1f  %6.1f %5.0f | %8.1f %8.1f  %5.2f\n", past, tokens, times[0].us, us, tflops, gb_per_s,
-             times[1].us, times[1].graph_us, times[1].graph_us / us);
+      const double gb_per_s =
+          1e-3 * (past + tokens) * kernels::KvBytesPerToken(kKvHeads, kDim, kernels::DType::kBF16) / us;
+      printf("%7d %6d | %8.1f %8.1f  %6.1f %5.0f | %8.1f %8.1f  %5.2f\n", past, tokens, times[0].us, us, tflops,
+             gb_per_s, times[1].us, times[1].graph_us, times[1].graph_us / us);
       fflush(stdout);
       rows.push_back(absl::StrCat("{\"op\": \"chunk_attention\", \"tokens\": ", tokens, ", \"past\": ", past,
                                   ", \"us\": ", times[0].us, ", \"graph_us\": ", us, ", \"tflops\": ", tflops,

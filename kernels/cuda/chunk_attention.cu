@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kBlockRows = 32 * kWarps;  // rows that read keys together
-constexpr int kTokens = kPageTokens;  // of a tile
+constexpr int kTokens = kPageTokens;     // of a tile
 // Two blocks for each of an H200's multiprocessors: one's products hide the other's exponentials.
 constexpr int kMaxItems = 2 * 132, kMaxSplits = 32 * kWarps;
 constexpr int kMinSplitTokens = 256;
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kThreads, 2) AttendChunk(const ChunkArgs args)
   const int first_row = row_block * kBlockRows, rows = args.num_tokens * args.group;
   for (int i = threadIdx.x; i < kBlockRows * kChunks; i += kThreads) {
     const int row = first_row + i / kChunks;
-    const int64_t place = int64_t{row / args.group} * args.num_kv_heads * args.group + kv_head * args.group +
-                          row % args.group;
+    const int64_t place =
+        int64_t{row / args.group} * args.num_kv_heads * args.group + kv_head * args.group + row % args.group;
     *reinterpret_cast<uint4*>(queries + i / kChunks * Warp::kQueryStride + i % kChunks * 16) =
         row < rows ? static_cast<const uint4*>(args.q)[place * kChunks + i % kChunks] : make_uint4(0, 0, 0, 0);
   }

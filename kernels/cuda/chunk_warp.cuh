@@ -95,8 +95,8 @@ class ChunkWarp {
         }
       }
     }
-    const uint32_t values = SharedAddress(slot) + lane % 8 * Ring::kGroupBytes + lane / 8 % 2 * (4 * kDim) +
-                            lane / 16 * 16 + 2 * kDim;
+    const uint32_t values =
+        SharedAddress(slot) + lane % 8 * Ring::kGroupBytes + lane / 8 % 2 * (4 * kDim) + lane / 16 * 16 + 2 * kDim;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; j += 2) {
 #pragma unroll

@@ -13,9 +13,9 @@ namespace spotlight::kernels::cuda {
 
 // Tokens of one KV head of one sequence.
 struct PagedTokens {
-  const char* kv;             // of the KV head, in page 0
+  const char* kv;  // of the KV head, in page 0
   const int32_t* page_table;
-  int64_t page_bytes;         // from one page to the next
+  int64_t page_bytes;  // from one page to the next
   int32_t context_len;
 };
 
@@ -107,8 +107,8 @@ class PageRing {
     if (tile < end_) {
       const int32_t token = tile * kTokens;
       const int count = CountOf(tile);
-      const char* const from = tokens_.kv + tokens_.page_table[token / kPageTokens] * tokens_.page_bytes +
-                               token % kPageTokens * kTokenBytes;
+      const char* const from =
+          tokens_.kv + tokens_.page_table[token / kPageTokens] * tokens_.page_bytes + token % kPageTokens * kTokenBytes;
       const int index = (tile - first_) % kSlots;
       char* const slot = memory_ + index * kSlotBytes;
 #if __CUDA_ARCH__ >= 900

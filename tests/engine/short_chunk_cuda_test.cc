@@ -162,7 +162,8 @@ TEST_F(ShortChunkCudaTest, AGraphGivesTheBitsOfTheSameStepEnqueuedKernelByKernel
     for (const int32_t sparse : {0, 8}) {
       // Rows and chunks that fill their buckets: padding changes how matrices are multiplied.
       const std::vector<int32_t> chunks = {16, 128, 64, 32, 48, 96};
-      const Outcome eager = RunChunks(false, dtype, 8, sparse, chunks), graph = RunChunks(true, dtype, 8, sparse, chunks);
+      const Outcome eager = RunChunks(false, dtype, 8, sparse, chunks),
+                    graph = RunChunks(true, dtype, 8, sparse, chunks);
       EXPECT_EQ(eager.graphs, 0);
       EXPECT_EQ(graph.graphs, 9);
       const size_t beside = 8 * chunks.size() + 1;

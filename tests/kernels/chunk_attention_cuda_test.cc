@@ -205,22 +205,17 @@ TEST_P(ChunkAttentionTest, EveryQueryAttendsToItsOwnTokens) {
   chunk.ExpectRight(5e-3);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, ChunkAttentionTest,
-                         ::testing::Values(Case{{DType::kBF16, 28, 4, 128, 16, 20}, 1100, 0},
-                                           Case{{DType::kBF16, 28, 4, 128, 16, 20}, 1023, 5},
-                                           Case{{DType::kBF16, 28, 4, 128, 64, 20}, 1088, 7},
-                                           Case{{DType::kBF16, 28, 4, 128, 128, 16}, 777, 0},
-                                           Case{{DType::kBF16, 28, 4, 128, 16, 20, 8}, 1100, 2},
-                                           Case{{DType::kBF16, 7, 1, 128, 4, 1600}, 100000, 1},
-                                           Case{{DType::kBF16, 1, 1, 128, 1, 1}, 0, 0},
-                                           Case{{DType::kBF16, 9, 3, 64, 16, 2}, 0, 3},
-                                           Case{{DType::kBF16, 9, 3, 64, 33, 40}, 2500, 0},
-                                           Case{{DType::kBF16, 32, 32, 128, 20, 8}, 400, 4},
-                                           Case{{DType::kF16, 32, 2, 128, 20, 8}, 400, 4},
-                                           Case{{DType::kF16, 9, 3, 64, 32, 10, 8}, 600, 0},
-                                           Case{{DType::kF16, 8, 1, 64, 128, 70}, 4300, 100},
-                                           Case{{DType::kF16, 24, 4, 128, 16, 4}, 63, 0}),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ChunkAttentionTest,
+    ::testing::Values(
+        Case{{DType::kBF16, 28, 4, 128, 16, 20}, 1100, 0}, Case{{DType::kBF16, 28, 4, 128, 16, 20}, 1023, 5},
+        Case{{DType::kBF16, 28, 4, 128, 64, 20}, 1088, 7}, Case{{DType::kBF16, 28, 4, 128, 128, 16}, 777, 0},
+        Case{{DType::kBF16, 28, 4, 128, 16, 20, 8}, 1100, 2}, Case{{DType::kBF16, 7, 1, 128, 4, 1600}, 100000, 1},
+        Case{{DType::kBF16, 1, 1, 128, 1, 1}, 0, 0}, Case{{DType::kBF16, 9, 3, 64, 16, 2}, 0, 3},
+        Case{{DType::kBF16, 9, 3, 64, 33, 40}, 2500, 0}, Case{{DType::kBF16, 32, 32, 128, 20, 8}, 400, 4},
+        Case{{DType::kF16, 32, 2, 128, 20, 8}, 400, 4}, Case{{DType::kF16, 9, 3, 64, 32, 10, 8}, 600, 0},
+        Case{{DType::kF16, 8, 1, 64, 128, 70}, 4300, 100}, Case{{DType::kF16, 24, 4, 128, 16, 4}, 63, 0}),
+    NameOf);
 
 TEST(ChunkAttentionOrderTest, LengthsNeedNotBeConsecutive) {
   Chunk chunk({DType::kBF16, 14, 2, 128, 5, 20});
