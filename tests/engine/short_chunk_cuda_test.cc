@@ -66,7 +66,12 @@ std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, 
 // Sequences of given tokens whose pages lie side by side.
 class Sequences {
  public:
-  Sequences() { greedy_.temperature = 0.0f; }
+  Sequences() {
+    greedy_.temperature = greedy_.min_p = 0.0f;
+    greedy_.top_p = greedy_.repetition_penalty = 1.0f;
+    greedy_.top_k = 0;
+    greedy_.seed = 1;
+  }
 
   // A step of one token each of `decoding`, the last `sparse` of which retrieve, and the next `chunk` tokens of
   // `prompt`, which they end or not.
