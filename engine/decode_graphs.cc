@@ -6,7 +6,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "engine/short_chunk.h"
@@ -100,16 +99,18 @@ int64_t DecodeGraphs::Bytes(int32_t num_layers, int64_t step_bytes) {
   return static_cast<int64_t>(kMaxGraphs) * num_layers * kLayerBytes + step_bytes;
 }
 
-DecodeGraphs::DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, int32_t max_context, StepForward forward)
+DecodeGraphs::DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks,
+                           int32_t max_context, StepForward forward)
     : inputs_(inputs),
       capacity_(capacity),
+      short_chunks_(std::move(short_chunks)),
       max_context_(max_context),
       forward_(std::move(forward)),
       pool_(at::cuda::graph_pool_handle()) {}
 
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
-  for (auto length = std::rbegin(kShortChunks); length != std::rend(kShortChunks); ++length) {
+  for (auto length = short_chunks_.rbegin(); length != short_chunks_.rend(); ++length) {
     for (int32_t rows = capacity_.max_rows - 1; rows > 0;) {
       if (auto status = CaptureRows(rows, *length, has_hash); !status.ok()) return status;
       int32_t smaller = CoarseBucket(rows) / 2;
@@ -148,14 +149,15 @@ GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, i
   GraphKey key;
   key.dense_rows = std::min(CoarseBucket(dense_rows), max_rows - 1 - sparse_rows);
   key.sparse_rows = std::min(CoarseBucket(sparse_rows), max_rows - 1 - key.dense_rows);
-  key.chunk_tokens = ShortChunkFor(chunk_tokens);
+  key.chunk_tokens = chunk_tokens;
   return key;
 }
 
 GraphKey DecodeGraphs::KeyOf(const Batch& batch) const {
   const int32_t dense = batch.num_dense_rows, sparse = batch.num_decode_rows - dense;
   if (batch.num_rows == batch.num_decode_rows) return KeyFor(dense, sparse, capacity_.max_rows);
-  return KeyBesideChunk(dense, sparse, batch.num_tokens() - batch.num_decode_rows, capacity_.max_rows);
+  const int32_t chunk_tokens = ShortChunkFor(batch.num_tokens() - batch.num_decode_rows, short_chunks_);
+  return KeyBesideChunk(dense, sparse, chunk_tokens, capacity_.max_rows);
 }
 
 bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {

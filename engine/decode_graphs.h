@@ -49,8 +49,10 @@ class DecodeGraphs {
   // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
   static int64_t Bytes(int32_t num_layers, int64_t step_bytes);
 
-  // `inputs` outlives this and feeds no one else meanwhile. `capacity`: of a step, padding included.
-  DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, int32_t max_context, StepForward forward);
+  // `inputs` outlives this and feeds no one else meanwhile. `capacity`: of a step, padding included. `short_chunks`:
+  // their lengths (short_chunk.h).
+  DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks, int32_t max_context,
+               StepForward forward);
 
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket, alone and beside
   // each length of a short chunk.
@@ -70,7 +72,7 @@ class DecodeGraphs {
   // The graph for so many rows, max_rows at most together. Padding takes no step beyond max_rows, nor beyond the rows
   // up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its rows' numbers.
   static GraphKey KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
-  // The same beside a short chunk, which is one of the max_rows.
+  // The same beside a short chunk of a graph's length, which is one of the max_rows.
   static GraphKey KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows);
 
  private:
@@ -81,6 +83,7 @@ class DecodeGraphs {
 
   StepInputs* const inputs_;
   const StepCapacity capacity_;
+  const std::vector<int32_t> short_chunks_;
   const int32_t max_context_;
   const StepForward forward_;
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory

@@ -47,7 +47,7 @@ class TorchModelRunner : public ModelRunner {
     sampler_ = std::make_unique<DeviceSampler>(parts_.capacity, parts_.vocab_size, parts_.device);
     if (!parts_.cuda_graphs) return;
     graphs_ =
-        std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.max_context,
+        std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.short_chunks, parts_.max_context,
                                        [this](const StepTensors& step) { return DecodeAndSample(step, nullptr); });
   }
 

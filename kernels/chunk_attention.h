@@ -28,6 +28,8 @@
 namespace spotlight::kernels {
 
 inline constexpr int32_t kMaxChunkQueries = 128;
+// Rows, T * G of them, that are multiplied together: what is missing to a multiple costs as much.
+inline constexpr int32_t kChunkBlockRows = 128;
 
 struct ChunkAttentionParams {
   Execution execution;         // CUDA

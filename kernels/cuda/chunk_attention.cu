@@ -11,8 +11,9 @@ namespace spotlight::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kBlockRows = 32 * kWarps;  // rows that read keys together
-constexpr int kTokens = kPageTokens;     // of a tile
+constexpr int kBlockRows = 32 * kWarps;
+static_assert(kBlockRows == kChunkBlockRows);
+constexpr int kTokens = kPageTokens;  // of a tile
 // Two blocks for each of an H200's multiprocessors: one's products hide the other's exponentials.
 constexpr int kMaxItems = 2 * 132, kMaxSplits = 32 * kWarps;
 constexpr int kMinSplitTokens = 256;

@@ -5,6 +5,9 @@
 
 #include <vector>
 
+#include "engine/short_chunk.h"
+#include "kernels/layout.h"
+
 namespace spotlight::engine {
 namespace {
 
@@ -44,11 +47,31 @@ TEST(DecodeGraphsTest, PaddingTakesNoStepBeyondWhatChangesItsNumbers) {
   EXPECT_EQ(DecodeGraphs::KeyFor(0, 5, 64), (GraphKey{0, 8}));
 }
 
+TEST(DecodeGraphsTest, ShortChunksFillTheirKernelsBlocks) {
+  EXPECT_EQ(ShortChunksFor(7), (std::vector<int32_t>{18, 36, 54, 73, 91, 109, 128}));
+  EXPECT_EQ(ShortChunksFor(4), (std::vector<int32_t>{32, 64, 96, 128}));
+  EXPECT_EQ(ShortChunksFor(1), (std::vector<int32_t>{32, 128}));
+  for (int32_t group = 1; group <= kernels::kMaxGroup; ++group) {
+    const std::vector<int32_t> lengths = ShortChunksFor(group);
+    EXPECT_LE(lengths.size(), 9u);
+    EXPECT_LE(lengths.front(), 32);
+    EXPECT_EQ(lengths.back(), kMaxShortChunk);
+    for (size_t i = 1; i < lengths.size(); ++i) EXPECT_LT(lengths[i - 1], lengths[i]) << group;
+  }
+  const std::vector<int32_t> lengths = {18, 36, 128};
+  EXPECT_EQ(ShortChunkFor(1, lengths), 18);
+  EXPECT_EQ(ShortChunkFor(36, lengths), 36);
+  EXPECT_EQ(ShortChunkFor(37, lengths), 128);
+  EXPECT_EQ(ShortChunkWithin(17, lengths), 18);
+  EXPECT_EQ(ShortChunkWithin(127, lengths), 36);
+  EXPECT_EQ(ShortChunkWithin(128, lengths), 128);
+}
+
 TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {
   for (const int32_t max_rows : {2, 9, 32, 33, 100}) {
     for (int32_t dense = 0; dense < max_rows; ++dense) {
       for (int32_t sparse = 0; dense + sparse < max_rows; ++sparse) {
-        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, 20, max_rows);
+        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, 32, max_rows);
         ASSERT_GE(key.dense_rows, dense);
         ASSERT_GE(key.sparse_rows, sparse);
         ASSERT_LT(key.decode_rows(), max_rows);
@@ -59,7 +82,7 @@ TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {
     }
   }
   EXPECT_EQ(DecodeGraphs::KeyBesideChunk(3, 9, 16, 64), (GraphKey{8, 16, 16}));
-  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 97, 32), (GraphKey{0, 31, 128}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 128, 32), (GraphKey{0, 31, 128}));
 }
 
 // Two dense rows and one sparse row.

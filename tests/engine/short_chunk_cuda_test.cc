@@ -55,6 +55,7 @@ std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, 
   parts.capacity = {512, kMaxRows, kPages};
   parts.max_context = kMaxContext;
   parts.cuda_graphs = cuda_graphs;
+  parts.short_chunks = {16, 32, 48, 64, 96, 128};
   parts.num_layers = c.num_layers;
   parts.vocab_size = c.vocab_size;
   parts.weight_storage = model;

@@ -111,7 +111,7 @@ TEST(StepTimeModelTest, ShortChunksAreJudgedByStepsLikeThem) {
   int steps = 0, late = 0;
   for (int32_t begin = 0; begin < 131072; ++steps) {
     const int32_t most = model.MaxChunkTokens(Work(8, 0, 0), begin, 0.85 * bound);
-    const int32_t tokens = std::max(16, most <= kMaxShortChunk ? ShortChunkWithin(most) : most);
+    const int32_t tokens = most <= kMaxShortChunk ? ShortChunkWithin(most, {16, 32, 48, 64, 96, 128}) : most;
     late += run(Work(8, begin, tokens)) > bound ? 1 : 0;
     begin += tokens;
   }
