@@ -40,7 +40,7 @@ int32_t CoarseBucket(int32_t rows) {
 
 bool FitsGraph(const Batch& batch) {
   const int32_t decoding = batch.num_decode_rows, chunks = batch.num_rows - decoding;
-  if (decoding == 0 || chunks > 1 || batch.num_tokens() - decoding > kMaxShortChunk) return false;
+  if (batch.num_rows == 0 || chunks > 1 || batch.num_tokens() - decoding > kMaxShortChunk) return false;
   if (batch.time_retrieval || batch.quality.has_value() || !batch.scored.empty()) return false;
   // Decode rows are in the tokens' order, and so are samples: as many are one each, and one more is the chunk's.
   const auto samples = static_cast<int32_t>(batch.samples.size());
@@ -116,6 +116,9 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
       int32_t smaller = CoarseBucket(rows) / 2;
       if (smaller < kernels::kMaxSmallLinearRows) smaller = 0;
       rows = smaller;
+    }
+    if (const GraphKey alone = {0, 0, *length}; FitsCapacity(alone)) {
+      if (auto status = Capture(alone); !status.ok()) return status;
     }
   }
   for (int32_t rows = capacity_.max_rows; rows > 0;) {

@@ -41,9 +41,9 @@ using StepForward = std::function<absl::Status(const StepTensors& step)>;
 // an eighth), and for rows of any length: lengths are read on the device, and the rows that fill a bucket are padding
 // (context_len 0, no slot). A padded row computes what it would in a step of its own (kernels/sparse_decode.h).
 //
-// Beside its decode rows a step may hold one short chunk of a prompt (short_chunk.h), whose tokens are padded likewise
-// (position -1, no slot). There rows have fewer buckets, 8, 16, 32, ...: such steps take more than 8 tokens anyway. The
-// chunk's last token is always a sample; one that does not end its prompt has no output.
+// Beside its decode rows, or alone, a step may hold one short chunk of a prompt (short_chunk.h), whose tokens are
+// padded likewise (position -1, no slot). There rows have fewer buckets, 8, 16, 32, ...: such steps take more than 8
+// tokens anyway. The chunk's last token is always a sample; one that does not end its prompt has no output.
 class DecodeGraphs {
  public:
   // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
@@ -55,7 +55,7 @@ class DecodeGraphs {
                StepForward forward);
 
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket, alone and beside
-  // each length of a short chunk.
+  // each length of a short chunk; and such chunks alone.
   absl::Status CaptureUsual(bool has_hash);
 
   // Whether a graph is there for this step. It must fit one, and its padded rows and tokens the capacity; the first
@@ -93,8 +93,8 @@ class DecodeGraphs {
   std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
-// Whether some rows decode, and yield a token each, at most one other is a short chunk, nothing is scored or measured,
-// and no row has sink and recent tokens of its own.
+// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored or
+// measured, and no row has sink and recent tokens of its own.
 bool FitsGraph(const Batch& batch);
 
 // `batch` with as many dense and sparse decode rows, and tokens of a chunk behind them, as `key` says; rows that are

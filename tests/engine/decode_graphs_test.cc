@@ -204,6 +204,10 @@ TEST(DecodeGraphsTest, ServesDecodeRowsThatRetrieveAlikeAndOneShortChunk) {
   EXPECT_TRUE(FitsGraph(chunk));
   chunk.token_ids.resize(3 + 129);
   EXPECT_FALSE(FitsGraph(chunk)) << "too long";
+  Batch alone;
+  alone.num_rows = 1;
+  alone.token_ids = {1, 2};
+  EXPECT_TRUE(FitsGraph(alone)) << "a short prompt, or the rest of one that was cached";
   Batch two = BatchWithChunk();
   two.samples.resize(3);
   ++two.num_rows;

@@ -185,7 +185,8 @@ TEST_F(ShortChunkCudaTest, AGraphGivesTheBitsOfTheSameStepEnqueuedKernelByKernel
 }
 
 TEST_F(ShortChunkCudaTest, PaddingChangesNothingButRounding) {
-  for (const auto& [rows, sparse] : {std::make_pair(1, 0), std::make_pair(5, 2), std::make_pair(11, 11)}) {
+  for (const auto& [rows, sparse] :
+       {std::make_pair(0, 0), std::make_pair(1, 0), std::make_pair(5, 2), std::make_pair(11, 11)}) {
     const std::vector<int32_t> chunks = {1, 50, 17, 100, 3};
     const Outcome eager = RunChunks(false, at::kFloat, rows, sparse, chunks);
     const Outcome graph = RunChunks(true, at::kFloat, rows, sparse, chunks);
