@@ -15,6 +15,8 @@ constexpr int kSweeps = 64;               // per step; the solution of the step 
 // and tokens.
 constexpr int kSweepOrder[] = {2, 0, 3, 4, 1};
 constexpr double kRise = 0.5, kFall = 0.1;
+// Of what fits: a chunk of fewer tokens would be cut to a short one, from which nothing is learned of long ones.
+constexpr int32_t kMinLongChunk = kMaxShortChunk + kMaxShortChunk / 4;
 constexpr double kMinCorrection = 0.5, kMaxCorrection = 4;
 // Features of about the same size make the sweeps converge: thousands of tokens, millions of pairs.
 constexpr double kTokenScale = 1.0 / 1024, kAttendedScale = 1.0 / (1 << 20);
@@ -96,7 +98,8 @@ void StepTimeModel::Add(const StepWork& work, double seconds) {
   const bool is_short = IsShort(work);
   Mixed& mixed = is_short ? short_ : long_;
   const double predicted = mixed.fit.At(features);
-  if (work.num_decode_rows > 0 && predicted > 0) {
+  const bool known = is_short ? num_short_ > 0 : predicted > 0;
+  if (work.num_decode_rows > 0 && known) {
     const double error = std::min(kMaxCorrection, std::max(kMinCorrection, seconds / predicted));
     mixed.correction += (error > mixed.correction ? kRise : kFall) * (error - mixed.correction);
   }
@@ -117,7 +120,7 @@ int32_t StepTimeModel::MaxChunkTokens(const StepWork& work, int32_t begin, doubl
   const int32_t most = std::max(kFirstChunkTokens, 2 * std::min(most_prefill_tokens_, 1 << 29));
   if (long_.fit.empty() || seconds == 0) return std::max(0, kFirstChunkTokens - work.num_prefill_tokens);
   const int32_t tokens = Fitting(long_, work, begin, seconds, std::max(0, most - work.num_prefill_tokens));
-  if (tokens > kMaxShortChunk || num_short_ == 0 || work.num_chunks > 0 || work.num_decode_rows == 0) return tokens;
+  if (tokens >= kMinLongChunk || num_short_ == 0 || work.num_chunks > 0 || work.num_decode_rows == 0) return tokens;
   return Fitting(short_, work, begin, seconds, kMaxShortChunk);
 }
 

@@ -41,7 +41,7 @@ class StepTimeModel {
   // How many tokens of a prompt, from position `begin` on, `work` may take on so that the step takes no more than
   // `seconds`. At most twice what a step has ever taken; kFirstChunkTokens a step while no such step has been seen or
   // `seconds` is 0: not known. May be 0.
-  // Where that would be no more than a short chunk, it is the longest short one.
+  // Where that would be little more than a short chunk, it is the longest short one.
   int32_t MaxChunkTokens(const StepWork& work, int32_t begin, double seconds) const;
 
   static constexpr int32_t kFirstChunkTokens = 256;

@@ -33,7 +33,7 @@ void Run(const char* path) {
   const c10::cuda::CUDAStreamGuard on_stream(at::cuda::getStreamFromPool());
   at::manual_seed(7);
   const auto options = at::TensorOptions().dtype(at::kBFloat16).device(at::kCUDA);
-  const int64_t pages = 2048;
+  const int64_t pages = 2050;
   const at::Tensor kv = at::randn({pages, kKvHeads, kernels::kPageTokens, 2, kDim}, options);
   const at::Tensor table = at::randperm(pages, options.dtype(at::kLong)).to(at::kInt);
   const auto workspace_bytes =

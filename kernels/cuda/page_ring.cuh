@@ -74,8 +74,10 @@ class PageRing {
     if (threadIdx.x % 32 == 0) {
       __threadfence_block();
       last = atomicAdd(&signals_->left[(tile - first_) % kSlots], 1) % kWarps == kWarps - 1;
+      __threadfence_block();
     }
     if (__shfl_sync(~0u, last, 0) != 0) {
+      __syncwarp();
       FenceForBulkCopies();
       Fill(tile + kSlots);
     }

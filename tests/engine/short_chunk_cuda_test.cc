@@ -2,7 +2,6 @@
 // by kernel; and prompts cut into short chunks beside long ones.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +12,8 @@
 #include "engine/torch_model_runner.h"
 #include "kernels/layout.h"
 #include "tests/testing/model_harness.h"
+#include "tests/testing/relative_error.h"
+#include "tests/testing/sampling.h"
 
 namespace spotlight::engine {
 namespace {
@@ -67,13 +68,6 @@ std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, 
 // Sequences of given tokens whose pages lie side by side.
 class Sequences {
  public:
-  Sequences() {
-    greedy_.temperature = greedy_.min_p = 0.0f;
-    greedy_.top_p = greedy_.repetition_penalty = 1.0f;
-    greedy_.top_k = 0;
-    greedy_.seed = 1;
-  }
-
   // A step of one token each of `decoding`, the last `sparse` of which retrieve, and the next `chunk` tokens of
   // `prompt`, which they end or not.
   Batch Step(const std::vector<int32_t>& decoding, int32_t sparse, int32_t prompt, int32_t chunk, bool ends) {
@@ -110,12 +104,13 @@ class Sequences {
     batch->samples.push_back(row);
   }
 
-  SamplingParams greedy_;
+  const SamplingParams greedy_ = testing::ResolvedSampling(0);
   int32_t lengths_[kMaxRows] = {};
 };
 
 StepResult RunStep(ModelRunner* runner, const Batch& batch) {
-  EXPECT_TRUE(runner->Launch(batch).ok());
+  const absl::Status launched = runner->Launch(batch);
+  EXPECT_TRUE(launched.ok()) << launched;
   auto result = runner->Wait();
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *std::move(result) : StepResult();
@@ -143,7 +138,7 @@ class ShortChunkCudaTest : public ::testing::Test {
     Sequences sequences;
     std::vector<int32_t> decoding;
     for (int32_t i = 0; i < rows; ++i) {
-      RunStep(runner.get(), sequences.Step({}, 0, i, 130 + 41 * i, true));
+      RunStep(runner.get(), sequences.Step({}, 0, i, 130 + 31 * i, true));
       decoding.push_back(i);
     }
     const auto step = [&](const Batch& batch) {
@@ -213,19 +208,11 @@ TEST_F(ShortChunkCudaTest, ShortChunksGiveTheLogitsOfLongOnes) {
     EXPECT_TRUE(result.ok()) << result.status();
     return *result;
   };
-  const auto distance = [](const std::vector<float>& a, const std::vector<float>& b) {
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-      error += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-      norm += double{b[i]} * b[i];
-    }
-    return std::sqrt(error / norm);
-  };
   const std::vector<float> exact = logits(at::kFloat, 512);
-  EXPECT_LT(distance(logits(at::kFloat, 16), exact), 1e-4);
-  const double usual = distance(logits(at::kBFloat16, 512), exact);
+  EXPECT_LT(testing::RelativeError(logits(at::kFloat, 16), exact), 1e-4);
+  const double usual = testing::RelativeError(logits(at::kBFloat16, 512), exact);
   for (const int32_t chunk : {7, 16, 100, 128}) {
-    EXPECT_LT(distance(logits(at::kBFloat16, chunk), exact), 1.5 * usual) << chunk;
+    EXPECT_LT(testing::RelativeError(logits(at::kBFloat16, chunk), exact), 1.5 * usual) << chunk;
   }
 }
 

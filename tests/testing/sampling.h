@@ -7,8 +7,7 @@
 
 namespace spotlight::testing {
 
-inline engine::SamplingParams ResolvedSampling(float temperature, float top_p = 1, int32_t top_k = 0,
-                                               float min_p = 0) {
+inline engine::SamplingParams ResolvedSampling(float temperature, float top_p = 1, int32_t top_k = 0, float min_p = 0) {
   engine::SamplingParams sampling;
   sampling.temperature = temperature;
   sampling.top_p = top_p;
