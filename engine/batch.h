@@ -44,6 +44,8 @@ struct SparseRun {
 struct QualityTarget {
   int32_t row = 0;
   int32_t layer = 0;
+  uint64_t sequence_id = 0;   // the row's
+  int32_t num_fallbacks = 0;  // of its request, so far
 };
 
 // Rows are ordered: decode rows that attend to everything, decode rows that retrieve, prefill chunks. A decode row has
@@ -68,7 +70,7 @@ struct Batch {
   std::vector<ScoredToken> scored;  // in the order of the packed tokens
   // Measure the stages of retrieval in this step (StepResult::retrieval).
   bool time_retrieval = false;
-  // Measure this (StepResult::quality); no row's tokens change by it. Most steps: none.
+  // Measure this (StepResult::quality, of this step or the next); no row's tokens change by it. Most steps: none.
   absl::optional<QualityTarget> quality;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }

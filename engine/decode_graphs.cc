@@ -41,7 +41,7 @@ int32_t CoarseBucket(int32_t rows) {
 bool FitsGraph(const Batch& batch) {
   const int32_t decoding = batch.num_decode_rows, chunks = batch.num_rows - decoding;
   if (batch.num_rows == 0 || chunks > 1 || batch.num_tokens() - decoding > kMaxShortChunk) return false;
-  if (batch.time_retrieval || batch.quality.has_value() || !batch.scored.empty()) return false;
+  if (!batch.scored.empty() || (chunks > 0 && batch.quality.has_value())) return false;
   // Decode rows are in the tokens' order, and so are samples: as many are one each, and one more is the chunk's.
   const auto samples = static_cast<int32_t>(batch.samples.size());
   return batch.sparse_runs.empty() && samples >= decoding && samples <= batch.num_rows;
@@ -117,7 +117,7 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
       if (smaller < kernels::kMaxSmallLinearRows) smaller = 0;
       rows = smaller;
     }
-    if (const GraphKey alone = {0, 0, *length}; FitsCapacity(alone)) {
+    if (const GraphKey alone = {0, 0, *length, max_context_}; FitsCapacity(alone)) {
       if (auto status = Capture(alone); !status.ok()) return status;
     }
   }
@@ -131,8 +131,11 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
 }
 
 absl::Status DecodeGraphs::CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash) {
-  for (const GraphKey& key : {GraphKey{rows, 0, chunk_tokens}, GraphKey{0, rows, chunk_tokens}}) {
-    if ((key.sparse_rows > 0 && !has_hash) || !FitsCapacity(key)) continue;
+  const bool shorter = chunk_tokens == 0 && max_context_ > kShortContext;
+  for (const GraphKey& key :
+       {GraphKey{rows, 0, chunk_tokens, max_context_}, GraphKey{0, rows, chunk_tokens, max_context_},
+        GraphKey{0, shorter ? rows : 0, 0, kShortContext}}) {
+    if (key.decode_rows() == 0 || (key.sparse_rows > 0 && !has_hash) || !FitsCapacity(key)) continue;
     if (auto status = Capture(key); !status.ok()) return status;
   }
   return absl::OkStatus();
@@ -158,9 +161,30 @@ GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, i
 
 GraphKey DecodeGraphs::KeyOf(const Batch& batch) const {
   const int32_t dense = batch.num_dense_rows, sparse = batch.num_decode_rows - dense;
-  if (batch.num_rows == batch.num_decode_rows) return KeyFor(dense, sparse, capacity_.max_rows);
-  const int32_t chunk_tokens = ShortChunkFor(batch.num_tokens() - batch.num_decode_rows, short_chunks_);
-  return KeyBesideChunk(dense, sparse, chunk_tokens, capacity_.max_rows);
+  GraphKey key = KeyFor(dense, sparse, capacity_.max_rows);
+  if (batch.num_rows > batch.num_decode_rows) {
+    const int32_t chunk_tokens = ShortChunkFor(batch.num_tokens() - batch.num_decode_rows, short_chunks_);
+    key = KeyBesideChunk(dense, sparse, chunk_tokens, capacity_.max_rows);
+  }
+  key.max_context = ContextOf(batch);
+  return key;
+}
+
+int32_t DecodeGraphs::ContextOf(const Batch& batch) const {
+  const bool plain = batch.num_rows == batch.num_decode_rows, retrieves = batch.num_dense_rows < batch.num_decode_rows;
+  if (!plain || !retrieves || max_context_ <= kShortContext) return max_context_;
+  const int32_t longest = *std::max_element(batch.context_len.begin(), batch.context_len.end());
+  return longest <= kShortContext ? kShortContext : max_context_;
+}
+
+bool DecodeGraphs::Captures(const Batch& batch) const {
+  if (!FitsGraph(batch) || graphs_.size() >= kMaxGraphs) return false;
+  const GraphKey key = KeyOf(batch);
+  return graphs_.count(key) == 0 && failed_.count(key) == 0 && FitsCapacity(key);
+}
+
+int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
+  return row < batch.num_dense_rows ? row : KeyOf(batch).dense_rows + row - batch.num_dense_rows;
 }
 
 bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
@@ -170,8 +194,7 @@ bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
 bool DecodeGraphs::Prepare(const Batch& batch) {
   if (!FitsGraph(batch)) return false;
   const GraphKey key = KeyOf(batch);
-  if (graphs_.count(key) > 0) return true;
-  if (graphs_.size() >= kMaxGraphs || failed_.count(key) > 0 || !FitsCapacity(key)) return false;
+  if (!Captures(batch)) return graphs_.count(key) > 0;
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
     if (Capture(key).ok()) return true;
@@ -190,7 +213,7 @@ absl::Status DecodeGraphs::Capture(const GraphKey& key) {
   PadSampleRows({}, Batch(), padded_, &padded_rows_);
   auto step = inputs_->Copy(padded_, padded_rows_);
   if (!step.ok()) return step.status();
-  step->max_context = max_context_;
+  step->max_context = key.max_context;
   // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
   if (auto warm = forward_(*step); !warm.ok()) return warm;
 

@@ -23,11 +23,12 @@ namespace spotlight::engine {
 struct GraphKey {
   int32_t dense_rows = 0, sparse_rows = 0;
   int32_t chunk_tokens = 0;  // 0: no chunk
+  int32_t max_context = 0;   // no row is longer
 
   int32_t decode_rows() const { return dense_rows + sparse_rows; }
   friend bool operator<(const GraphKey& a, const GraphKey& b) {
-    return std::tie(a.dense_rows, a.sparse_rows, a.chunk_tokens) <
-           std::tie(b.dense_rows, b.sparse_rows, b.chunk_tokens);
+    return std::tie(a.dense_rows, a.sparse_rows, a.chunk_tokens, a.max_context) <
+           std::tie(b.dense_rows, b.sparse_rows, b.chunk_tokens, b.max_context);
   }
   friend bool operator==(const GraphKey& a, const GraphKey& b) { return !(a < b) && !(b < a); }
 };
@@ -44,6 +45,9 @@ using StepForward = std::function<absl::Status(const StepTensors& step)>;
 // Beside its decode rows, or alone, a step may hold one short chunk of a prompt (short_chunk.h), whose tokens are
 // padded likewise (position -1, no slot). There rows have fewer buckets, 8, 16, 32, ...: such steps take more than 8
 // tokens anyway. The chunk's last token is always a sample; one that does not end its prompt has no output.
+//
+// Where rows retrieve, a graph for any length costs short ones: more launches, and less room for what overlaps. So
+// those have a graph for rows of up to kShortContext tokens, and one for longer ones. Numbers do not depend on it.
 class DecodeGraphs {
  public:
   // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
@@ -54,6 +58,8 @@ class DecodeGraphs {
   DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks, int32_t max_context,
                StepForward forward);
 
+  static constexpr int32_t kShortContext = 64 << 10;
+
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket, alone and beside
   // each length of a short chunk; and such chunks alone.
   absl::Status CaptureUsual(bool has_hash);
@@ -63,20 +69,27 @@ class DecodeGraphs {
   // failed, for want of memory, the answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch);
 
+  // Whether Prepare would capture.
+  bool Captures(const Batch& batch) const;
+  // Where the graph has the batch's row.
+  int32_t RowOf(const Batch& batch, int32_t row) const;
+
   // Prepare(batch).
   absl::Status Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);
 
-  // The graph for so many rows, max_rows at most together. Padding takes no step beyond max_rows, nor beyond the rows
-  // up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its rows' numbers.
+  // The graph for so many rows of any length, max_rows at most together. Padding takes no step beyond max_rows, nor
+  // beyond the rows up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its
+  // rows' numbers.
   static GraphKey KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
   // The same beside a short chunk of a graph's length, which is one of the max_rows.
   static GraphKey KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows);
 
  private:
   GraphKey KeyOf(const Batch& batch) const;
+  int32_t ContextOf(const Batch& batch) const;
   bool FitsCapacity(const GraphKey& key) const;
   absl::Status CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash);
   absl::Status Capture(const GraphKey& key);
@@ -93,8 +106,8 @@ class DecodeGraphs {
   std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
-// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored or
-// measured, and no row has sink and recent tokens of its own.
+// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored, or
+// measured beside a chunk, and no row has sink and recent tokens of its own.
 bool FitsGraph(const Batch& batch);
 
 // `batch` with as many dense and sparse decode rows, and tokens of a chunk behind them, as `key` says; rows that are

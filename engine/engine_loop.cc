@@ -11,7 +11,7 @@
 namespace spotlight::engine {
 namespace {
 
-// Reading the stages' clocks costs a synchronisation on some devices.
+// The stages' clocks are read now and then: on a CPU that costs a little, on a GPU a copy.
 constexpr uint64_t kStepsPerRetrievalTiming = 16;
 
 struct CancelOutcome {
@@ -194,10 +194,8 @@ void EngineLoop::LaunchStep(Step* step) {
   const bool sparse = step->plan.num_dense_rows < step->plan.num_decode_rows;
   batch.time_retrieval = sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
   batch.quality = quality_policy_.PlanSample(step->plan);
-  // Measuring waits for the device, and what it finds counts from the next step on.
-  const bool alone = runner_->max_in_flight() < 2 || batch.time_retrieval || batch.quality.has_value();
 
-  if (alone && under_way_ != nullptr) {
+  if (under_way_ != nullptr && runner_->PreparesFor(batch)) {
     EndStep();
     for (SampleRow& sample : batch.samples) sample.fed_sample = -1;  // the sequences have their tokens by now
   }
@@ -207,7 +205,7 @@ void EngineLoop::LaunchStep(Step* step) {
   if (under_way_ != nullptr) EndStep();
   if (!fault_.ok()) return;
   under_way_ = step;
-  if (alone) EndStep();
+  if (runner_->max_in_flight() < 2) EndStep();
 }
 
 void EngineLoop::EndStep() {
@@ -232,7 +230,7 @@ void EngineLoop::EndStep() {
   stats_.num_prefix_hit_tokens = plan.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;
   stats_.cuda_graph = result->cuda_graph;
-  if (batch.quality.has_value() && result->quality.has_value()) JudgeRetrieval(step, *result->quality);
+  if (result->quality.has_value()) JudgeRetrieval(*result->quality);
   size_t next_token = 0, next_scored = 0;
   for (int32_t r = 0; r < batch.num_rows; ++r) {
     const PlanRow& row = plan.rows[r];
@@ -291,11 +289,11 @@ void EngineLoop::MarkStarted(const Sequence& sequence) {
   }
 }
 
-void EngineLoop::JudgeRetrieval(const Step& step, const RetrievalQuality& measured) {
-  Sequence* const sequence = step.plan.rows[step.batch.quality->row].sequence;
-  if (sequence->phase == SequencePhase::kOver) return;
-  stats_.quality = quality_policy_.Judge(measured, step.batch.quality->layer, sequence);
-  requests_.at(sequence->id)->OnQualitySample(*stats_.quality);
+void EngineLoop::JudgeRetrieval(const QualityReading& reading) {
+  const auto found = requests_.find(reading.target.sequence_id);
+  if (found == requests_.end()) return quality_policy_.OnLost();
+  stats_.quality = quality_policy_.Judge(reading, found->second->sequence());
+  found->second->OnQualitySample(*stats_.quality);
 }
 
 bool EngineLoop::DeliverPromptLogprobs(Sequence* sequence, TokenLogprob* scored, size_t count) {

@@ -4,7 +4,7 @@
 // Where the runner takes two steps at a time, a pass plans and launches a step while the one before is under way, and
 // hands out that one's tokens while its own is. A step is planned without the tokens of the one before: they are fed to
 // it on the device, and a sequence that turns out to have ended with such a token has one row too many, whose token
-// nobody sees. Steps that are measured run alone.
+// nobody sees.
 #pragma once
 
 #include <cstdint>
@@ -79,7 +79,7 @@ class EngineLoop {
   void MarkScheduled(const StepPlan& plan, absl::Duration now);
   // A sample of the request begins: the queue no longer counts it, and what of it still waits is counted here.
   void MarkStarted(const Sequence& sequence);
-  void JudgeRetrieval(const Step& step, const RetrievalQuality& measured);
+  void JudgeRetrieval(const QualityReading& reading);
   // Hands out what was computed of a prompt row's log-probabilities. False: the request will fail.
   bool DeliverPromptLogprobs(Sequence* sequence, TokenLogprob* scored, size_t count);
   void CountDecodeRow(const PlanRow& row, ActiveRequest* request);

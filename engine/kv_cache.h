@@ -30,6 +30,7 @@ class KvCache {
                                         at::Device device);
 
   kernels::LayerPages layer(int32_t layer) const;
+  int32_t num_layers() const { return static_cast<int32_t>(kv_.size()); }
   // [pages, Hkv, P, 2, D]
   const at::Tensor& kv(int32_t layer) const { return kv_[layer]; }
 

@@ -194,6 +194,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   attention_options.recent_tokens = options.retrieval.budget.recent_tokens;
   attention_options.prefilter = UsePrefilter(options.prefilter, *hash, *device);
   attention_options.measure_quality = !hash->layers.empty() && options.quality.sample_every > 0;
+  attention_options.num_graph_layers = options.cuda_graphs ? config->num_layers : 0;
   attention_options.max_decode_rows = scheduler.max_running;
   attention_options.max_chunk_tokens = scheduler.max_step_tokens;
   attention_options.max_context = config->max_context_tokens;

@@ -11,7 +11,8 @@
 
 namespace spotlight::engine {
 
-// Seconds, summed over the hashed layers of one step.
+// Seconds, summed over the hashed layers of one step. A layer's total is from the start of encoding to the last output;
+// on a GPU by the device's clock, in which the stages follow one another and add up to it.
 struct RetrievalSeconds {
   double encode = 0, score = 0, select = 0, attend = 0, total = 0;
 };
@@ -22,6 +23,12 @@ struct RetrievalQuality {
   float iou = 0;             // of the two selections
   float attention_mass = 0;  // share of all softmax weight that the row attended to: sinks, selected and recent tokens
   float output_error = 0;    // relative, against exact attention
+};
+
+// What was measured, and of whom.
+struct QualityReading {
+  QualityTarget target;
+  RetrievalQuality measured;
 };
 
 // In place of a token: the row's logits hold NaN or no finite value. The engine ends that request, and no other,
@@ -37,8 +44,9 @@ struct StepResult {
   std::vector<SampledToken> tokens;            // one per Batch::samples, in that order
   std::vector<TokenLogprob> scored;            // one per Batch::scored; token_id kNoToken as above
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
-  absl::optional<RetrievalQuality> quality;    // when Batch::quality
-  bool cuda_graph = false;                     // replayed from a captured graph
+  // Of this step, or, where steps overlap, of the one before, whose measurement ran beside this one.
+  absl::optional<QualityReading> quality;
+  bool cuda_graph = false;  // replayed from a captured graph
 };
 
 // Steps run in the order of their launches. Engine thread only. An error is a device fault: the engine stops, and
@@ -49,6 +57,9 @@ class ModelRunner {
   // Steps that may be launched and not yet waited for: 1, or 2 where the host can plan a step, and hand out the tokens
   // of the one before, while the device is at work.
   virtual int32_t max_in_flight() const = 0;
+  // Whether a launch of `batch` first prepares something for such batches, which takes many steps' time: whoever has
+  // results of a step under way to hand out does so before.
+  virtual bool PreparesFor(const Batch& batch) const = 0;
   // Starts a step. `batch` stays as it is until its Wait; what its samples point to, until Launch returns, and with one
   // step in flight until its Wait.
   virtual absl::Status Launch(const Batch& batch) = 0;

@@ -51,7 +51,11 @@ absl::StatusOr<QualityPolicy> QualityPolicy::Create(const QualityOptions& option
 
 absl::optional<QualityTarget> QualityPolicy::PlanSample(const StepPlan& plan) {
   if (options_.sample_every == 0 || plan.num_dense_rows == plan.num_decode_rows) return absl::nullopt;
-  if (++num_sparse_steps_ % options_.sample_every != 0) return absl::nullopt;
+  if (++num_sparse_steps_ % options_.sample_every == 0) {
+    may_replace_ = true;
+  } else if (!std::exchange(in_place_, false)) {
+    return absl::nullopt;
+  }
   const int64_t sample = num_samples_++;
   const auto place = [](const Sequence& sequence) {
     return std::make_tuple(sequence.quality.num_low_samples == 0, sequence.quality.in_line_since, sequence.id);
@@ -64,7 +68,7 @@ absl::optional<QualityTarget> QualityPolicy::PlanSample(const StepPlan& plan) {
   }
   Sequence* const sequence = plan.rows[next].sequence;
   sequence->quality.in_line_since = sample + 1;
-  const QualityTarget target{next, NextLayer(*sequence)};
+  const QualityTarget target{next, NextLayer(*sequence), sequence->id, sequence->quality.fallback.count};
   ++sequence->quality.num_samples;
   return target;
 }
@@ -75,21 +79,23 @@ int32_t QualityPolicy::NextLayer(const Sequence& sequence) const {
   return layers_[(first + sequence.quality.num_samples * layer_stride_) % num_layers];
 }
 
-QualitySample QualityPolicy::Judge(const RetrievalQuality& measured, int32_t layer, Sequence* sequence) const {
+QualitySample QualityPolicy::Judge(const QualityReading& reading, Sequence* sequence) const {
+  const RetrievalQuality& measured = reading.measured;
   QualitySample sample;
-  sample.layer = layer;
+  sample.layer = reading.target.layer;
   sample.measured = measured;
   if (!IsFinite(measured)) {
     sample.outcome = QualityOutcome::kNotFinite;
     return sample;
   }
   QualityState& state = sequence->quality;
+  const bool counts = reading.target.num_fallbacks == state.fallback.count;
   if (!(measured.attention_mass < options_.floor)) {
-    state.num_low_samples = 0;
+    if (counts) state.num_low_samples = 0;
     return sample;
   }
   sample.outcome = QualityOutcome::kLow;
-  if (++state.num_low_samples < options_.low_samples) return sample;
+  if (!counts || ++state.num_low_samples < options_.low_samples) return sample;
   state.num_low_samples = 0;
   FallBack(sequence);
   sample.fallback = state.fallback.dense ? QualityFallback::kDense : QualityFallback::kBudget;

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,9 +44,14 @@ class QualityPolicy {
   // What the step is to measure, if anything. Asked once for each step, after SplitByRetrieval.
   absl::optional<QualityTarget> PlanSample(const StepPlan& plan);
 
-  // Takes what was measured for a row of `sequence`, whose fallback, where one is due, holds from the next step on.
-  // Values that are not finite (an attention output of zero, a broken model) tell nothing and count for nothing.
-  QualitySample Judge(const RetrievalQuality& measured, int32_t layer, Sequence* sequence) const;
+  // Takes what was measured for a row of `sequence`, whose fallback, where one is due, holds from the next plan on.
+  // Values that are not finite (an attention output of zero, a broken model) tell nothing and count for nothing; nor
+  // does the request fall back for what was planned before its latest fallback.
+  QualitySample Judge(const QualityReading& reading, Sequence* sequence) const;
+
+  // What was measured was of a sequence that has ended: the next step with a row that retrieves samples in its place,
+  // but in place of none that was itself such a one.
+  void OnLost() { in_place_ = std::exchange(may_replace_, false); }
 
  private:
   QualityPolicy() = default;
@@ -57,6 +63,8 @@ class QualityPolicy {
   std::vector<int32_t> layers_;  // hashed
   int64_t layer_stride_ = 1;     // of a request's samples; coprime to their number
   int64_t num_sparse_steps_ = 0, num_samples_ = 0;
+  bool in_place_ = false;     // the next step samples for one that was lost
+  bool may_replace_ = false;  // the latest sample, if it is lost
 };
 
 }  // namespace spotlight::engine

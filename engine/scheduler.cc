@@ -229,7 +229,13 @@ void Scheduler::NamePages(Sequence* sequence, int32_t num_tokens) {
 }
 
 void Scheduler::ForgetPages(const Sequence& sequence) {
-  for (const int32_t page : sequence.pages) {
+  std::vector<int32_t> pages = sequence.pages;
+  // Whoever has none any more may have left some; page_hashes begins with the root.
+  const auto named = std::min<size_t>(sequence.page_hashes.size(), sequence.num_named_pages + 1);
+  for (size_t i = 1; sequence.pages.empty() && i < named; ++i) {
+    prefix_cache_.Find(absl::MakeConstSpan(&sequence.page_hashes[i], 1), &pages);
+  }
+  for (const int32_t page : pages) {
     prefix_cache_.Forget(page);
     pages_.SetKeep(page, false);
   }
@@ -288,7 +294,10 @@ void Scheduler::Commit(const StepPlan& plan, const std::vector<SampledToken>& to
   for (const PlanRow& row : plan.rows) {
     Sequence* const sequence = row.sequence;
     const int32_t token_id = row.samples ? tokens[next++].token_id : kNoToken;
-    if (sequence->phase == SequencePhase::kOver) continue;
+    if (sequence->phase == SequencePhase::kOver) {
+      if (row.samples && token_id == kNoToken) ForgetPages(*sequence);
+      continue;
+    }
     // One that was preempted since has no pages.
     if (sequence->phase != SequencePhase::kWaiting) NamePages(sequence, row.begin + row.num_tokens);
     if (!row.samples) continue;

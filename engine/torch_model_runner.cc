@@ -46,9 +46,8 @@ class TorchModelRunner : public ModelRunner {
     if (!stream_.has_value()) return;
     sampler_ = std::make_unique<DeviceSampler>(parts_.capacity, parts_.vocab_size, parts_.device);
     if (!parts_.cuda_graphs) return;
-    graphs_ =
-        std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.short_chunks, parts_.max_context,
-                                       [this](const StepTensors& step) { return DecodeAndSample(step, nullptr); });
+    graphs_ = std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.short_chunks, parts_.max_context,
+                                             [this](const StepTensors& step) { return DecodeAndSample(step); });
   }
 
   // Before the first step.
@@ -66,8 +65,11 @@ class TorchModelRunner : public ModelRunner {
   // A CPU has nothing that works by itself: there Wait does it all.
   int32_t max_in_flight() const override { return stream_.has_value() ? 2 : 1; }
 
+  bool PreparesFor(const Batch& batch) const override { return graphs_ != nullptr && graphs_->Captures(batch); }
+
   absl::Status Launch(const Batch& batch) override {
-    steps_.push_back({&batch, false, {}});
+    steps_.emplace_back();
+    steps_.back().batch = &batch;
     return stream_.has_value() ? Guarded([&] { return Start(&steps_.back()); }) : absl::OkStatus();
   }
 
@@ -89,7 +91,8 @@ class TorchModelRunner : public ModelRunner {
   struct Step {
     const Batch* batch = nullptr;
     bool cuda_graph = false;
-    RetrievalSeconds seconds;
+    at::Tensor clocks;                        // on a GPU, of a timed step (RetrievalClocks)
+    std::unique_ptr<PendingQuality> quality;  // on a GPU, of the step before
   };
 
   // Runs `work` on the device and stream, torch's exceptions made a status.
@@ -112,6 +115,8 @@ class TorchModelRunner : public ModelRunner {
   absl::Status Start(Step* step) {
     RECORD_USER_SCOPE("step");  // as profiles show it
     const Batch& batch = *step->batch;
+    step->quality = std::move(quality_);
+    parts_.attention->AwaitQuality(batch);
     auto sample_rows = sampler_->Prepare(batch);
     if (!sample_rows.ok()) return sample_rows.status();
     const bool fill = parts_.fill_prompts && batch.num_rows > batch.num_decode_rows;
@@ -121,11 +126,23 @@ class TorchModelRunner : public ModelRunner {
     } else {
       auto tensors = inputs_.Copy(batch, **sample_rows);
       if (!tensors.ok()) return tensors.status();
-      absl::Status status =
-          fill ? Fill(*tensors) : DecodeAndSample(*tensors, batch.time_retrieval ? &step->seconds : nullptr);
+      absl::Status status = fill ? Fill(*tensors) : DecodeAndSample(*tensors);
       if (!status.ok()) return status;
     }
+    if (batch.time_retrieval && !fill) step->clocks = parts_.attention->CopyClocks(batch);
     sampler_->CopyOut(static_cast<int64_t>((*sample_rows)->size()));
+    return fill ? absl::OkStatus() : MeasureQuality(*step);
+  }
+
+  // Behind the step's own work, its tokens' way to the host included.
+  absl::Status MeasureQuality(const Step& step) {
+    const absl::optional<QualityTarget>& target = step.batch->quality;
+    if (!target.has_value()) return absl::OkStatus();
+    const LayerHash& hash = parts_.hashes.at(target->layer);
+    if (step.cuda_graph) parts_.attention->KeepRow(target->layer, graphs_->RowOf(*step.batch, target->row), hash);
+    auto pending = parts_.attention->MeasureQuality(*step.batch, hash);
+    if (!pending.ok()) return pending.status();
+    quality_ = *std::move(pending);
     return absl::OkStatus();
   }
 
@@ -142,16 +159,9 @@ class TorchModelRunner : public ModelRunner {
       result->scored[i] = LogprobOf(outputs[num_samples + i], step->batch->scored[i].num_top);
     }
     result->cuda_graph = step->cuda_graph;
-    FinishMeasuring(*step, result);
+    if (step->clocks.defined()) result->retrieval = RetrievalClocks::SecondsOf(step->clocks);
+    if (step->quality != nullptr) result->quality = step->quality->Wait();
     return absl::OkStatus();
-  }
-
-  void FinishMeasuring(const Step& step, StepResult* result) {
-    if (step.seconds.total > 0) {
-      result->retrieval = step.seconds;
-      result->retrieval->total += step.seconds.encode;
-    }
-    if (step.batch->quality.has_value()) result->quality = parts_.attention->TakeQuality();
   }
 
   static TokenLogprob LogprobOf(const kernels::SampleOutput& output, int32_t num_top) {
@@ -166,9 +176,9 @@ class TorchModelRunner : public ModelRunner {
   }
 
   // A whole step on a GPU, as graphs capture it: the tokens of the step before in, its own tokens out.
-  absl::Status DecodeAndSample(const StepTensors& step, RetrievalSeconds* seconds) {
+  absl::Status DecodeAndSample(const StepTensors& step) {
     if (auto status = sampler_->Feed(step.token_ids); !status.ok()) return status;
-    auto states = HiddenStates(step, seconds);
+    auto states = HiddenStates(step, /*seconds=*/nullptr);
     if (!states.ok()) return states.status();
     RECORD_USER_SCOPE("sample");
     const auto num_samples = static_cast<int64_t>(step.batch->samples.size());
@@ -200,16 +210,22 @@ class TorchModelRunner : public ModelRunner {
     return absl::OkStatus();
   }
 
-  absl::Status RunOnCpu(Step step, StepResult* result) {
+  absl::Status RunOnCpu(const Step& step, StepResult* result) {
     RECORD_USER_SCOPE("step");
     const Batch& batch = *step.batch;
     auto tensors = inputs_.Copy(batch, {});
     if (!tensors.ok()) return tensors.status();
     if (parts_.fill_prompts && batch.num_rows > batch.num_decode_rows) return Fill(*tensors);
-    auto states = HiddenStates(*tensors, batch.time_retrieval ? &step.seconds : nullptr);
+    RetrievalSeconds seconds;
+    auto states = HiddenStates(*tensors, batch.time_retrieval ? &seconds : nullptr);
     if (!states.ok()) return states.status();
     SampleOnCpu(batch, *states, result);
-    FinishMeasuring(step, result);
+    if (seconds.total > 0) {
+      result->retrieval = seconds;
+      result->retrieval->total += seconds.encode;
+    }
+    if (auto status = MeasureQuality(step); !status.ok()) return status;
+    if (quality_ != nullptr) result->quality = std::exchange(quality_, nullptr)->Wait();
     return absl::OkStatus();
   }
 
@@ -248,6 +264,7 @@ class TorchModelRunner : public ModelRunner {
   std::unique_ptr<DeviceSampler> sampler_;             // on a GPU
   std::unique_ptr<DecodeGraphs> graphs_;               // null: every step is enqueued kernel by kernel
   std::deque<Step> steps_;
+  std::unique_ptr<PendingQuality> quality_;  // of the latest step
 };
 
 }  // namespace

@@ -75,6 +75,7 @@ absl::Status Validate(const EncodeAndAppendParams& params) {
   check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
   check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
   check.Aligned("q_out", params.q_out, kVectorBytes);
+  if (params.start_ns != nullptr) check.Array("start_ns", params.start_ns);
   if (params.hash != nullptr) CheckHash(params, &check);
   if (!check.ok() || params.execution.device != DeviceKind::kCpu) return check.status();
 

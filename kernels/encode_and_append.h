@@ -74,6 +74,7 @@ struct EncodeAndAppendParams {
   void* q_out = nullptr;
   uint32_t* planes = nullptr;
   float* plane_unit = nullptr;
+  uint64_t* start_ns = nullptr;  // out, optional, CUDA: the device's clock when the kernel before had ended
 };
 
 // INVALID_ARGUMENT names the field at fault, before any work. CPU: returns when done. CUDA: enqueued on the stream.

@@ -30,9 +30,11 @@
 
 namespace spotlight::kernels {
 
-// Seconds spent in each stage of one call as one critical path; on CUDA as one block's clock reads them.
+// Seconds spent in each stage of one call as one critical path; on CUDA as one block's clock reads them, from when the
+// kernel before has ended.
 struct SparseDecodeStages {
   double score = 0, select = 0, attend = 0;
+  uint64_t begin_ns = 0, end_ns = 0;  // of that block's stages, by the device's clock; on the CPU 0
 };
 
 struct SparseDecodeParams {

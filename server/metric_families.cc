@@ -107,7 +107,8 @@ std::vector<MetricFamily>* BuildTable() {
 
       {"spotlight_retrieval_seconds",
        kHistogram,
-       "A stage of retrieval, summed over a step's hashed layers. Sampled: one sparse step in several is timed.",
+       "A stage of retrieval, summed over a step's hashed layers; total: from encoding to the outputs. On a GPU by the "
+       "device's clock. Sampled: one sparse step in several is timed.",
        {"stage"},
        retrieval},
       {"spotlight_retrieval_candidate_tokens",

@@ -30,6 +30,8 @@ ABSL_FLAG(double, budget, 0.02, "share of the context");
 ABSL_FLAG(int, steps, 40, "measured, after five that warm up");
 ABSL_FLAG(double, temperature, 0, "of every request; 0: greedy");
 ABSL_FLAG(double, top_p, 1, "of every request");
+ABSL_FLAG(int, max_context, 0, "tokens of a sequence that the engine is made for; 0: the longest of the shapes");
+ABSL_FLAG(int, quality_sample_every, 0, "steps that retrieve, one of which is measured; 0: none");
 ABSL_FLAG(bool, cuda_graphs, true, "replay steps from graphs");
 ABSL_FLAG(std::string, json, "", "write the figures there");
 ABSL_FLAG(std::string, commit, "unknown", "goes into the JSON");
@@ -53,6 +55,7 @@ class StepTimes : public StatsObserver {
     batch_ = batch;
     seconds_.clear();
     host_seconds_.clear();
+    retrieval_.clear();
     graphs_ = 0;
   }
   void OnStep(const StepStats& stats) override {
@@ -61,11 +64,13 @@ class StepTimes : public StatsObserver {
     seconds_.push_back(stats.step_seconds);
     host_seconds_.push_back(stats.host_seconds);
     graphs_ += stats.cuda_graph ? 1 : 0;
+    if (stats.retrieval.has_value()) retrieval_.push_back(*stats.retrieval);
   }
   void OnRequestEnd(const RequestStats&) override {}
-  std::vector<double> Take(std::vector<double>* host_seconds, int* graphs) {
+  std::vector<double> Take(std::vector<double>* host_seconds, std::vector<RetrievalSeconds>* retrieval, int* graphs) {
     MutexLock lock(&mutex_);
     *host_seconds = host_seconds_;
+    *retrieval = retrieval_;
     *graphs = graphs_;
     return seconds_;
   }
@@ -75,6 +80,7 @@ class StepTimes : public StatsObserver {
   int32_t batch_ ABSL_GUARDED_BY(mutex_) = 0;
   int graphs_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<double> seconds_ ABSL_GUARDED_BY(mutex_), host_seconds_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RetrievalSeconds> retrieval_ ABSL_GUARDED_BY(mutex_);  // of those that were timed
 };
 
 class WaitingSink : public ResponseSink {
@@ -102,7 +108,8 @@ class WaitingSink : public ResponseSink {
 
 struct Timing {
   double median_ms = 0, p99_ms = 0;
-  double host_ms = 0;  // median, of the engine's thread: not waiting for the device
+  double host_ms = 0;          // median, of the engine's thread: not waiting for the device
+  RetrievalSeconds retrieval;  // of the step whose total is the median
   int steps = 0, graphs = 0;
 };
 
@@ -132,13 +139,17 @@ absl::StatusOr<Timing> Measure(Engine* engine, StepTimes* times, const Shape& sh
   }
   Timing timing;
   std::vector<double> host_seconds;
-  std::vector<double> seconds = times->Take(&host_seconds, &timing.graphs);
+  std::vector<RetrievalSeconds> retrieval;
+  std::vector<double> seconds = times->Take(&host_seconds, &retrieval, &timing.graphs);
   if (seconds.size() <= kWarmUp) return absl::InternalError("the rows never decoded together");
   seconds.erase(seconds.begin(), seconds.begin() + kWarmUp);
   host_seconds.erase(host_seconds.begin(), host_seconds.begin() + kWarmUp);
   std::sort(host_seconds.begin(), host_seconds.end());
   timing.host_ms = 1e3 * host_seconds[host_seconds.size() / 2];
   std::sort(seconds.begin(), seconds.end());
+  std::sort(retrieval.begin(), retrieval.end(),
+            [](const RetrievalSeconds& a, const RetrievalSeconds& b) { return a.total < b.total; });
+  if (!retrieval.empty()) timing.retrieval = retrieval[retrieval.size() / 2];
   timing.steps = static_cast<int>(seconds.size());
   timing.median_ms = 1e3 * seconds[seconds.size() / 2];
   timing.p99_ms = 1e3 * seconds[seconds.size() * 99 / 100];
@@ -173,7 +184,8 @@ absl::Status Run() {
   options.allow_untrained_hash = true;
   options.fill_prompts = true;
   options.cuda_graphs = absl::GetFlag(FLAGS_cuda_graphs);
-  options.quality.sample_every = 0;
+  options.quality.sample_every = absl::GetFlag(FLAGS_quality_sample_every);
+  options.max_context_tokens = absl::GetFlag(FLAGS_max_context);
   options.retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
   options.scheduler.max_step_tokens = kStepTokens;
   options.scheduler.max_running = 1;
@@ -192,7 +204,8 @@ absl::Status Run() {
 
   const std::vector<std::string> modes = absl::StrSplit(absl::GetFlag(FLAGS_modes), ',');
   std::string rows;
-  printf("%-8s %8s %9s %12s %10s %9s %8s\n", "mode", "batch", "context", "ms, median", "ms, p99", "host, %", "graphs");
+  printf("%-8s %8s %9s %12s %10s %9s %8s   %s\n", "mode", "batch", "context", "ms, median", "ms, p99", "host, %",
+         "graphs", "us of retrieval: encode + score + select + attend = total");
   for (const Shape& shape : *shapes) {
     double ms[2] = {0, 0}, host_ms[2] = {0, 0};
     for (const std::string& mode : modes) {
@@ -201,8 +214,14 @@ absl::Status Run() {
       if (!timing.ok()) return timing.status();
       ms[sparse ? 0 : 1] = timing->median_ms;
       host_ms[sparse ? 0 : 1] = timing->host_ms;
-      printf("%-8s %8d %9d %12.3f %10.3f %9.1f %5d/%d\n", mode.c_str(), shape.batch, shape.context, timing->median_ms,
+      printf("%-8s %8d %9d %12.3f %10.3f %9.1f %5d/%d", mode.c_str(), shape.batch, shape.context, timing->median_ms,
              timing->p99_ms, 100 * timing->host_ms / timing->median_ms, timing->graphs, timing->steps + kWarmUp);
+      const RetrievalSeconds& retrieval = timing->retrieval;
+      if (sparse) {
+        printf("   %.0f + %.0f + %.0f + %.0f = %.0f", 1e6 * retrieval.encode, 1e6 * retrieval.score,
+               1e6 * retrieval.select, 1e6 * retrieval.attend, 1e6 * retrieval.total);
+      }
+      printf("\n");
       fflush(stdout);
     }
     absl::StrAppend(&rows, rows.empty() ? "" : ",\n  ", "{\"op\": \"decode_step\", \"batch\": ", shape.batch,

@@ -1,9 +1,13 @@
 #include "engine/ops/quality_probe.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
 
 #include <algorithm>
 
+#include "engine/ops/execution.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
 #include "kernels/retrieval_quality.h"
@@ -12,6 +16,7 @@ namespace spotlight::engine {
 namespace {
 
 constexpr int64_t kNumMetrics = 6;
+constexpr int64_t kMaxPlaneWords = kernels::kMaxPlanes * kernels::kMaxHashWords;  // of a row's KV head
 
 size_t WorkspaceBytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int32_t max_context,
                       at::Device device) {
@@ -20,8 +25,12 @@ size_t WorkspaceBytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_di
       num_q_heads, num_kv_heads, head_dim);
 }
 
-at::Tensor Empty(int64_t count, at::ScalarType dtype, at::Device device) {
-  return at::empty({count}, at::TensorOptions().dtype(dtype).device(device));
+int32_t NumPages(int32_t context_len) {
+  return (context_len + kernels::kPageTokens - 1) / kernels::kPageTokens;
+}
+
+at::Tensor Empty(at::IntArrayRef shape, at::ScalarType dtype, at::Device device) {
+  return at::empty(shape, at::TensorOptions().dtype(dtype).device(device));
 }
 
 kernels::RetrievalQualityParams JudgementOf(const kernels::SparseDecodeParams& row) {
@@ -48,33 +57,99 @@ kernels::RetrievalQualityParams JudgementOf(const kernels::SparseDecodeParams& r
 
 }  // namespace
 
+QualityReading PendingQuality::Wait() const {
+  if (done_ != nullptr) done_->synchronize();
+  const int64_t num_heads = metrics_.size(1);
+  const float* const values = metrics_.const_data_ptr<float>();
+  const auto mean = [&](int64_t metric) {
+    double sum = 0;
+    for (int64_t head = 0; head < num_heads; ++head) sum += values[metric * num_heads + head];
+    return static_cast<float>(sum / static_cast<double>(num_heads));
+  };
+  return {target_, {mean(0), mean(1), mean(4), mean(5)}};
+}
+
 int64_t QualityProbe::Bytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int32_t max_context,
                             at::ScalarType dtype, at::Device device) {
-  const auto out = int64_t{num_q_heads} * head_dim * static_cast<int64_t>(kernels::SizeOf(ToKernelDType(dtype)));
-  const int64_t per_head = 4 * (int64_t{max_context} + 1 + kNumMetrics);
+  const auto row = int64_t{num_q_heads} * head_dim * static_cast<int64_t>(kernels::SizeOf(ToKernelDType(dtype)));
+  const int64_t per_head = 4 * (int64_t{max_context} + 1 + kNumMetrics + kMaxPlaneWords);
   const size_t workspace = WorkspaceBytes(num_q_heads, num_kv_heads, head_dim, max_context, device);
-  return out + num_kv_heads * per_head + static_cast<int64_t>(workspace) + kWorkspaceAlignment;
+  return 2 * row + num_kv_heads * per_head + 4 * (2 + NumPages(max_context)) + static_cast<int64_t>(workspace) +
+         kWorkspaceAlignment;
 }
 
 QualityProbe::QualityProbe(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int32_t max_context,
                            at::ScalarType dtype, at::Device device)
-    : num_kv_heads_(num_kv_heads),
-      out_(Empty(int64_t{num_q_heads} * head_dim, dtype, device)),
-      selected_(Empty(int64_t{num_kv_heads} * max_context, at::kInt, device)),
-      num_selected_(Empty(num_kv_heads, at::kInt, device)),
-      metrics_(Empty(kNumMetrics * num_kv_heads, at::kFloat, device)),
-      workspace_(MakeWorkspace(WorkspaceBytes(num_q_heads, num_kv_heads, head_dim, max_context, device), device)) {}
+    : device_(device),
+      num_kv_heads_(num_kv_heads),
+      q_(Empty({1, num_q_heads, head_dim}, dtype, device)),
+      out_(Empty({1, num_q_heads, head_dim}, dtype, device)),
+      planes_(Empty({num_kv_heads * kMaxPlaneWords}, at::kInt, device)),
+      row_(Empty({2 + NumPages(max_context)}, at::kInt, device)),
+      selected_(Empty({int64_t{num_kv_heads} * max_context}, at::kInt, device)),
+      num_selected_(Empty({num_kv_heads}, at::kInt, device)),
+      metrics_(Empty({kNumMetrics, num_kv_heads}, at::kFloat, device)),
+      workspace_(MakeWorkspace(WorkspaceBytes(num_q_heads, num_kv_heads, head_dim, max_context, device), device)) {
+  if (device.is_cuda()) stream_ = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
+}
 
-absl::Status QualityProbe::Measure(kernels::SparseDecodeParams row, int32_t context_len, int32_t num_select) {
-  measured_ = false;
-  row.max_context = context_len;
+QualityProbe::~QualityProbe() {
+  if (stream_.has_value()) cudaStreamSynchronize(stream_->stream());  // it may still read what is given back now
+}
+
+void QualityProbe::AwaitLatest() {
+  if (done_ != nullptr) done_->block(c10::cuda::getCurrentCUDAStream(device_.index()));
+}
+
+void QualityProbe::Await(const Batch& batch) {
+  if (pages_.empty()) return;
+  const bool ended = done_ == nullptr || done_->query();
+  if (!ended && !pages_.AreWrittenBy(batch.slots)) return;
+  if (!ended) AwaitLatest();
+  pages_.Clear();
+}
+
+void QualityProbe::Keep(const at::Tensor& q, const at::Tensor& planes) {
+  AwaitLatest();
+  q_[0].copy_(q);
+  planes_.narrow(0, 0, planes.numel()).copy_(planes.reshape({-1}));
+}
+
+at::Tensor QualityProbe::planes(int32_t num_planes, int32_t hash_words) const {
+  const int64_t count = int64_t{num_kv_heads_} * num_planes * hash_words;
+  return planes_.narrow(0, 0, count).view({1, num_kv_heads_, num_planes, hash_words});
+}
+
+StepTensors QualityProbe::RowOf(const Batch& batch, int32_t row) {
+  AwaitLatest();
+  context_len_ = batch.context_len[row];
+  num_select_ = batch.num_select[row];
+  const int32_t num_pages = NumPages(context_len_);
+  const int32_t* const page_table = batch.page_table.data() + int64_t{row} * batch.max_pages;
+  // Pinned memory is not used again before what was enqueued has read it.
+  const at::Tensor host =
+      at::empty({2 + num_pages}, at::TensorOptions().dtype(at::kInt).pinned_memory(device_.is_cuda()));
+  auto* const values = host.data_ptr<int32_t>();
+  values[0] = context_len_;
+  values[1] = num_select_;
+  std::copy_n(page_table, num_pages, values + 2);
+  row_.narrow(0, 0, 2 + num_pages).copy_(host, /*non_blocking=*/true);
+  if (stream_.has_value()) pages_.Assign(page_table, context_len_);
+
+  StepTensors tensors;
+  tensors.context_len = row_.narrow(0, 0, 1);
+  tensors.num_select = row_.narrow(0, 1, 1);
+  tensors.page_table = row_.narrow(0, 2, num_pages).view({1, num_pages});
+  tensors.max_context = context_len_;
+  return tensors;
+}
+
+absl::StatusOr<std::unique_ptr<PendingQuality>> QualityProbe::Measure(kernels::SparseDecodeParams row,
+                                                                      const QualityTarget& target) {
   kernels::RetrievalQualityParams params = JudgementOf(row);
-  row.out = out_.data_ptr();
   row.selected = selected_.data_ptr<int32_t>();
-  row.max_select = std::min(num_select, context_len);
+  row.max_select = std::min(num_select_, context_len_);
   row.num_selected = num_selected_.data_ptr<int32_t>();
-  row.stage_seconds = nullptr;
-  row.overlap_encode = false;  // the call before this one is not the encoder's
   if (auto status = kernels::SparseDecode(row); !status.ok()) return status;
 
   params.selected = row.selected;
@@ -87,27 +162,21 @@ absl::Status QualityProbe::Measure(kernels::SparseDecodeParams row, int32_t cont
     metric += num_kv_heads_;
   }
   SetWorkspace(workspace_, &params);
-  const absl::Status status = kernels::RetrievalQuality(params);
-  measured_ = status.ok();
-  return status;
-}
-
-absl::optional<RetrievalQuality> QualityProbe::Take() {
-  if (!measured_) return absl::nullopt;
-  measured_ = false;
-  const at::Tensor host = metrics_.cpu();
-  const float* const values = host.const_data_ptr<float>();
-  const auto mean = [&](int metric) {
-    double sum = 0;
-    for (int32_t head = 0; head < num_kv_heads_; ++head) sum += values[metric * num_kv_heads_ + head];
-    return static_cast<float>(sum / num_kv_heads_);
-  };
-  RetrievalQuality quality;
-  quality.recall = mean(0);
-  quality.iou = mean(1);
-  quality.attention_mass = mean(4);
-  quality.output_error = mean(5);
-  return quality;
+  const at::Tensor host =
+      at::empty_like(metrics_, at::TensorOptions().device(at::kCPU).pinned_memory(stream_.has_value()));
+  if (stream_.has_value()) {
+    selected_event_.record(c10::cuda::getCurrentCUDAStream(device_.index()));
+    selected_event_.block(*stream_);
+  }
+  const c10::cuda::OptionalCUDAStreamGuard beside(stream_);
+  params.execution = ExecutionOn(device_);
+  if (auto status = kernels::RetrievalQuality(params); !status.ok()) return status;
+  host.copy_(metrics_, /*non_blocking=*/true);
+  if (stream_.has_value()) {
+    done_ = std::make_shared<at::cuda::CUDAEvent>();
+    done_->record(*stream_);
+  }
+  return std::make_unique<PendingQuality>(target, host, done_);
 }
 
 }  // namespace spotlight::engine

@@ -1,19 +1,42 @@
-// Judges one row of a layer's sparse attention against exact attention (kernels/retrieval_quality.h).
+// Judges one row of a layer's sparse attention against exact attention (kernels/retrieval_quality.h), after the step
+// that the row was in. On a GPU all but the selection runs on a stream of its own, beside the steps that follow.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
 
-#include "absl/status/status.h"
-#include "absl/types/optional.h"
+#include "absl/status/statusor.h"
+#include "engine/batch.h"
 #include "engine/model_runner.h"
+#include "engine/ops/attention.h"
+#include "engine/ops/row_pages.h"
 #include "kernels/sparse_decode.h"
 
 namespace spotlight::engine {
 
-// Engine thread only. All work goes to the current stream of the device. c10::Error when memory is short.
+// A measurement, perhaps still under way.
+class PendingQuality {
+ public:
+  PendingQuality(const QualityTarget& target, at::Tensor metrics, std::shared_ptr<at::cuda::CUDAEvent> done)
+      : target_(target), metrics_(std::move(metrics)), done_(std::move(done)) {}
+  // Waits for it.
+  QualityReading Wait() const;
+
+ private:
+  const QualityTarget target_;
+  const at::Tensor metrics_;  // [6, Hkv] float on the host, in the order of RetrievalQualityParams
+  const std::shared_ptr<at::cuda::CUDAEvent> done_;  // null: it is there
+};
+
+// Engine thread only. Work goes to the current stream of the device, and to the probe's. c10::Error when memory is
+// short.
 class QualityProbe {
  public:
   // What a probe allocates on the device.
@@ -22,24 +45,43 @@ class QualityProbe {
 
   QualityProbe(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim, int32_t max_context, at::ScalarType dtype,
                at::Device device);
+  ~QualityProbe();
 
-  // `row`: a call of one row whose `out` has been computed, alone or with others. That selection is made once more, to
-  // learn what was selected: a row's selection does not depend on the rows beside it, and the call that serves them all
-  // need not write its own. `context_len` and `num_select`: the row's, on the host. Nothing of `row` changes but its
-  // workspace.
-  absl::Status Measure(kernels::SparseDecodeParams row, int32_t context_len, int32_t num_select);
+  // Before a step is enqueued: where it writes to what a measurement still reads (pages that changed hands), it waits
+  // for that on the device.
+  void Await(const Batch& batch);
 
-  // The latest Measure since the one before; waits for the device.
-  absl::optional<RetrievalQuality> Take();
+  // Keeps what the row was attended with: its rotated queries [Hq, D] and planes [Hkv, J, W].
+  void Keep(const at::Tensor& q, const at::Tensor& planes);
+  // A call of that one row, from the batch as the host knows it: page_table, context_len, num_select, max_context.
+  StepTensors RowOf(const Batch& batch, int32_t row);
+  const at::Tensor& q() const { return q_; }
+  at::Tensor planes(int32_t num_planes, int32_t hash_words) const;
+  const at::Tensor& out() const { return out_; }
+
+  // `row`: the call that RowOf, q, planes and out make up. It is made here, on the current stream, which no other such
+  // call runs beside: a row's selection and output do not depend on the rows beside it, so they are what the step's
+  // were.
+  absl::StatusOr<std::unique_ptr<PendingQuality>> Measure(kernels::SparseDecodeParams row, const QualityTarget& target);
 
  private:
+  void AwaitLatest();
+
+  const at::Device device_;
   const int32_t num_kv_heads_;
-  at::Tensor out_;           // [Hq * D] of the repeated call
+  at::Tensor q_, out_;       // [1, Hq, D]
+  at::Tensor planes_;        // [Hkv * kMaxPlanes * kMaxHashWords] int32
+  at::Tensor row_;           // [2 + max_pages] int32: context_len, num_select, page table
   at::Tensor selected_;      // [Hkv * max_context] int32
   at::Tensor num_selected_;  // [Hkv] int32
-  at::Tensor metrics_;       // [6, Hkv] float, in the order of RetrievalQualityParams
+  at::Tensor metrics_;       // [6, Hkv] float
   at::Tensor workspace_;
-  bool measured_ = false;
+  std::optional<c10::cuda::CUDAStream> stream_;  // on a GPU
+  at::cuda::CUDAEvent selected_event_;
+  // Of the latest measurement: its end, and what it reads.
+  std::shared_ptr<at::cuda::CUDAEvent> done_;
+  int32_t context_len_ = 0, num_select_ = 0;
+  RowPages pages_;  // empty: nobody reads them any more
 };
 
 }  // namespace spotlight::engine

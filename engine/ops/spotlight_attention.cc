@@ -29,6 +29,14 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+constexpr int64_t kMaxPlaneWords = kernels::kMaxPlanes * kernels::kMaxHashWords;
+
+// What measurements want to know of a row and layer.
+int64_t KeptRowBytes(const AttentionShape& shape, at::ScalarType dtype) {
+  return int64_t{shape.num_q_heads} * shape.head_dim * static_cast<int64_t>(c10::elementSize(dtype)) +
+         4 * kMaxPlaneWords * shape.num_kv_heads;
+}
+
 struct WorkspaceBytes {
   size_t sparse, dense, chunk;
   size_t total() const { return sparse + dense + chunk; }
@@ -59,11 +67,12 @@ int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const Atte
                             ? QualityProbe::Bytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                   options.max_context, dtype, device)
                             : 0;
+  const int64_t kept = options.measure_quality ? options.num_graph_layers * KeptRowBytes(shape, dtype) : 0;
   const int64_t prefill = dtype == at::kFloat
                               ? 0
                               : PrefillAttentionBytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                       options.max_chunk_tokens, options.max_context, PrefillBlocks());
-  return static_cast<int64_t>(workspaces.total()) + prefill + probe;
+  return static_cast<int64_t>(workspaces.total()) + prefill + probe + kept * options.max_decode_rows;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
@@ -83,10 +92,19 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
     attention.sparse_workspace_ = MakeWorkspace(bytes.sparse, device);
     attention.dense_workspace_ = MakeWorkspace(bytes.dense, device);
     attention.chunk_workspace_ = MakeWorkspace(bytes.chunk, device);
-    attention.stages_ = at::empty({3}, at::TensorOptions().dtype(at::kDouble).device(device));
+    if (device.is_cuda()) {
+      attention.clocks_ = std::make_unique<RetrievalClocks>(cache->num_layers(), options.max_decode_rows, device);
+    }
     if (options.measure_quality) {
       attention.probe_ = std::make_unique<QualityProbe>(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                         options.max_context, dtype, device);
+      if (device.is_cuda() && options.num_graph_layers > 0) {
+        const int64_t layers = options.num_graph_layers, rows = options.max_decode_rows;
+        const auto on_device = at::TensorOptions().dtype(dtype).device(device);
+        attention.kept_q_ = at::empty({layers, rows, shape.num_q_heads, shape.head_dim}, on_device);
+        attention.kept_planes_ =
+            at::empty({layers, rows * shape.num_kv_heads * kMaxPlaneWords}, on_device.dtype(at::kInt));
+      }
     }
   } catch (const c10::Error& error) {
     return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", bytes.total() >> 20,
@@ -95,8 +113,15 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
   return attention;
 }
 
-void SpotlightAttention::Synchronize() const {
-  if (device_.is_cuda()) c10::cuda::getCurrentCUDAStream(device_.index()).synchronize();
+bool SpotlightAttention::HasClocks(const Batch& batch) const {
+  return clocks_ != nullptr && batch.num_dense_rows < batch.num_decode_rows && batch.num_rows == batch.num_decode_rows;
+}
+
+at::Tensor SpotlightAttention::KeptPlanes(int32_t layer, int32_t tokens, const LayerHash& hash) const {
+  const int64_t words = int64_t{hash.weights.num_planes} * hash.weights.hash_words;
+  return kept_planes_[layer]
+      .narrow(0, 0, tokens * shape_.num_kv_heads * words)
+      .view({tokens, shape_.num_kv_heads, hash.weights.num_planes, hash.weights.hash_words});
 }
 
 absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
@@ -105,38 +130,39 @@ absl::StatusOr<at::Tensor> SpotlightAttention::Forward(int32_t layer, const at::
   const int64_t tokens = qkv.size(0);
   const int32_t num_sparse = hash != nullptr ? batch.num_decode_rows - batch.num_dense_rows : 0;
   // Encoding a prompt's chunk is prefill: only a step that just decodes measures retrieval.
-  const bool timed = seconds != nullptr && num_sparse > 0 && batch.num_rows == batch.num_decode_rows;
-  at::Tensor q = at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
+  const bool just_retrieves = num_sparse > 0 && batch.num_rows == batch.num_decode_rows;
+  const bool timed = seconds != nullptr && clocks_ == nullptr && just_retrieves;
+  const bool kept = kept_q_.defined() && just_retrieves;
+  at::Tensor q = kept ? kept_q_[layer].narrow(0, 0, tokens)
+                      : at::empty({tokens, shape_.num_q_heads, shape_.head_dim}, qkv.options());
   at::Tensor out = at::empty_like(q);
   at::Tensor planes, plane_unit;
   if (num_sparse > 0) {
-    planes = at::empty({batch.num_decode_rows, shape_.num_kv_heads, hash->weights.num_planes, hash->weights.hash_words},
-                       qkv.options().dtype(at::kInt));
+    planes = kept ? KeptPlanes(layer, batch.num_decode_rows, *hash)
+                  : at::empty({batch.num_decode_rows, shape_.num_kv_heads, hash->weights.num_planes,
+                               hash->weights.hash_words},
+                              qkv.options().dtype(at::kInt));
     plane_unit = at::empty({batch.num_decode_rows, shape_.num_kv_heads}, qkv.options().dtype(at::kFloat));
   }
-  if (timed) Synchronize();
+  uint64_t* const start_ns = num_sparse > 0 && HasClocks(batch) ? clocks_->EncodeStart(layer) : nullptr;
   const auto start = std::chrono::steady_clock::now();
-  if (auto status = Encode(layer, qkv, hash, step, q, planes, plane_unit); !status.ok()) return status;
-  if (timed) {
-    Synchronize();
-    seconds->encode += SecondsSince(start);
+  if (auto status = Encode(layer, qkv, hash, step, q, planes, plane_unit, start_ns); !status.ok()) return status;
+  if (timed) seconds->encode += SecondsSince(start);
+  // Before the dense rows: it overlaps with the encoder, and its clocks follow the encoder's.
+  if (num_sparse > 0) {
+    const auto sparse_start = std::chrono::steady_clock::now();
+    auto status = SparseRows(layer, *hash, q, planes, step, out, timed ? seconds : nullptr);
+    if (!status.ok()) return status;
+    if (timed) seconds->total += SecondsSince(sparse_start);
+    if (probe_ != nullptr && batch.quality.has_value() && batch.quality->layer == layer) {
+      probe_->Keep(q[batch.quality->row], planes[batch.quality->row]);
+    }
   }
   // A layer without a hash attends to everything, whatever the row asks for.
   const int32_t num_dense = hash != nullptr ? batch.num_dense_rows : batch.num_decode_rows;
   if (num_dense > 0) {
     auto status = DenseRows(layer, q.narrow(0, 0, num_dense), step.page_table, step.context_len, 1, step.max_context,
                             out.narrow(0, 0, num_dense));
-    if (!status.ok()) return status;
-  }
-  if (num_sparse > 0) {
-    const auto sparse_start = std::chrono::steady_clock::now();
-    auto status = SparseRows(layer, *hash, q, planes, step, out, timed ? seconds : nullptr);
-    if (!status.ok()) return status;
-    if (timed) {
-      Synchronize();
-      seconds->total += SecondsSince(sparse_start);
-    }
-    status = MeasureQuality(layer, *hash, q, planes, step, out);
     if (!status.ok()) return status;
   }
   for (int32_t row = batch.num_decode_rows; row < batch.num_rows; ++row) {
@@ -160,7 +186,7 @@ absl::Status SpotlightAttention::AppendRandom(int32_t layer, const LayerHash* ha
 
 absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,
                                         const StepTensors& step, const at::Tensor& q, const at::Tensor& planes,
-                                        const at::Tensor& plane_unit) {
+                                        const at::Tensor& plane_unit, uint64_t* start_ns) {
   RECORD_USER_SCOPE("spotlight::encode_and_append");  // as profiles show it
   const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
   const int64_t kv_width = int64_t{shape_.num_kv_heads} * shape_.head_dim;
@@ -189,6 +215,7 @@ absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, co
     params.planes = static_cast<uint32_t*>(planes.data_ptr());
     params.plane_unit = plane_unit.data_ptr<float>();
   }
+  params.start_ns = start_ns;
   return kernels::EncodeAndAppend(params);
 }
 
@@ -253,39 +280,49 @@ absl::Status SpotlightAttention::SparseRows(int32_t layer, const LayerHash& hash
                                             const at::Tensor& planes, const StepTensors& step, const at::Tensor& out,
                                             RetrievalSeconds* seconds) {
   RECORD_USER_SCOPE("spotlight::sparse_decode");
-  int32_t begin = step.batch->num_dense_rows;
+  const bool by_device = HasClocks(*step.batch);
+  int32_t begin = step.batch->num_dense_rows, num_runs = 0;
   for (const SparseRun& run : SparseRuns(*step.batch)) {
     kernels::SparseDecodeParams params = SparseParams(layer, hash, q, planes, step, out, begin, run.end - begin, run);
-    static_assert(sizeof(kernels::SparseDecodeStages) == 3 * sizeof(double));
-    if (seconds != nullptr) params.stage_seconds = static_cast<kernels::SparseDecodeStages*>(stages_.data_ptr());
+    kernels::SparseDecodeStages stages;
+    if (seconds != nullptr) params.stage_seconds = &stages;
+    if (by_device) params.stage_seconds = clocks_->Stages(layer, num_runs);
     // Each sequence of a step's decode rows has appended one token, and nothing but the encoder ran since.
-    params.overlap_encode = device_.is_cuda() && begin == 0;
+    params.overlap_encode = device_.is_cuda() && num_runs == 0;
     if (auto status = kernels::SparseDecode(params); !status.ok()) return status;
     if (seconds != nullptr) {
-      const at::Tensor stages = stages_.cpu();  // waits for the device: this step is a measured one
-      const double* values = stages.const_data_ptr<double>();
-      seconds->score += values[0];
-      seconds->select += values[1];
-      seconds->attend += values[2];
+      seconds->score += stages.score;
+      seconds->select += stages.select;
+      seconds->attend += stages.attend;
     }
     begin = run.end;
+    ++num_runs;
   }
   return absl::OkStatus();
 }
 
-absl::Status SpotlightAttention::MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q,
-                                                const at::Tensor& planes, const StepTensors& step,
-                                                const at::Tensor& out) {
-  const absl::optional<QualityTarget>& target = step.batch->quality;
-  if (!target.has_value() || target->layer != layer || probe_ == nullptr) return absl::OkStatus();
-  const std::vector<SparseRun> runs = SparseRuns(*step.batch);
-  const auto run = std::find_if(runs.begin(), runs.end(), [&](const SparseRun& r) { return target->row < r.end; });
-  return probe_->Measure(SparseParams(layer, hash, q, planes, step, out, target->row, 1, *run),
-                         step.batch->context_len[target->row], step.batch->num_select[target->row]);
+at::Tensor SpotlightAttention::CopyClocks(const Batch& batch) const {
+  if (!HasClocks(batch)) return {};
+  return clocks_->CopyOut(static_cast<int32_t>(SparseRuns(batch).size()));
 }
 
-absl::optional<RetrievalQuality> SpotlightAttention::TakeQuality() {
-  return probe_ == nullptr ? absl::nullopt : probe_->Take();
+void SpotlightAttention::AwaitQuality(const Batch& batch) {
+  if (probe_ != nullptr) probe_->Await(batch);
+}
+
+void SpotlightAttention::KeepRow(int32_t layer, int32_t row, const LayerHash& hash) {
+  if (probe_ != nullptr) probe_->Keep(kept_q_[layer][row], KeptPlanes(layer, row + 1, hash)[row]);
+}
+
+absl::StatusOr<std::unique_ptr<PendingQuality>> SpotlightAttention::MeasureQuality(const Batch& batch,
+                                                                                   const LayerHash& hash) {
+  if (probe_ == nullptr || !batch.quality.has_value()) return nullptr;
+  const QualityTarget& target = *batch.quality;
+  const std::vector<SparseRun> runs = SparseRuns(batch);
+  const auto run = std::find_if(runs.begin(), runs.end(), [&](const SparseRun& r) { return target.row < r.end; });
+  const StepTensors row = probe_->RowOf(batch, target.row);
+  const at::Tensor planes = probe_->planes(hash.weights.num_planes, hash.weights.hash_words);
+  return probe_->Measure(SparseParams(target.layer, hash, probe_->q(), planes, row, probe_->out(), 0, 1, *run), target);
 }
 
 absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,

@@ -14,6 +14,7 @@
 #include "engine/model_runner.h"
 #include "engine/ops/attention.h"
 #include "engine/ops/quality_probe.h"
+#include "engine/ops/retrieval_clocks.h"
 #include "kernels/layout.h"
 #include "kernels/sparse_decode.h"
 
@@ -27,6 +28,8 @@ struct AttentionOptions {
   int32_t sink_tokens = kernels::kSinkTokens, recent_tokens = kernels::kRecentTokens;
   bool prefilter = false;
   bool measure_quality = false;  // hold the memory for Batch::quality, which is else not measured
+  // Of the model, where steps are replayed from graphs: each layer's queries are kept for Batch::quality. Else 0.
+  int32_t num_graph_layers = 0;
   int32_t max_decode_rows = 1;
   int32_t max_chunk_tokens = 1;  // prompt tokens of a step
   int32_t max_context = 1;       // tokens of a sequence
@@ -53,13 +56,26 @@ class SpotlightAttention : public Attention {
   // In place of Forward: keys, values and codes drawn at random, appended to the step's pages. For measuring.
   absl::Status AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step, at::ScalarType dtype);
 
-  // What Batch::quality asked for in the latest step, if it did; waits for the device.
-  absl::optional<RetrievalQuality> TakeQuality();
+  // On a GPU Forward's `seconds` stay as they are: a step that just decodes leaves its clocks here. Enqueues their copy
+  // to the host (RetrievalClocks::SecondsOf); undefined where the step has none.
+  at::Tensor CopyClocks(const Batch& batch) const;
+
+  // Before a step that may write to pages which a measurement still reads; see QualityProbe::Await.
+  void AwaitQuality(const Batch& batch);
+  // After a replayed step, in which Forward did not see Batch::quality: keeps what row `row` of the graph had.
+  void KeepRow(int32_t layer, int32_t row, const LayerHash& hash);
+  // After the step: begins to measure what Batch::quality asks for; `hash` is the target layer's. Null: nothing.
+  absl::StatusOr<std::unique_ptr<PendingQuality>> MeasureQuality(const Batch& batch, const LayerHash& hash);
 
  private:
   SpotlightAttention() = default;
   absl::Status Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash, const StepTensors& step,
-                      const at::Tensor& q, const at::Tensor& planes, const at::Tensor& plane_unit);
+                      const at::Tensor& q, const at::Tensor& planes, const at::Tensor& plane_unit,
+                      uint64_t* start_ns = nullptr);
+  // Whether the device's clocks tell what the step's retrieval took. Encoding a prompt's chunk is prefill.
+  bool HasClocks(const Batch& batch) const;
+  // [tokens, Hkv, J, W] of what the layer keeps for measurements.
+  at::Tensor KeptPlanes(int32_t layer, int32_t tokens, const LayerHash& hash) const;
   // What every attention kernel is told: device, shapes, the layer's pages, queries and output.
   template <class Params>
   Params ParamsFor(int32_t layer, const at::Tensor& q, const at::Tensor& out) const;
@@ -74,9 +90,6 @@ class SpotlightAttention : public Attention {
                           const StepTensors& step, const at::Tensor& out, RetrievalSeconds* seconds);
   // The step's sparse rows; one run where the batch names none.
   std::vector<SparseRun> SparseRuns(const Batch& batch) const;
-  // Judges the rows' outputs as far as the step asks for it in this layer.
-  absl::Status MeasureQuality(int32_t layer, const LayerHash& hash, const at::Tensor& q, const at::Tensor& planes,
-                              const StepTensors& step, const at::Tensor& out);
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
@@ -86,7 +99,6 @@ class SpotlightAttention : public Attention {
   // The same through the CPU's own kernel, where it has one.
   absl::Status PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages, int32_t context,
                               const at::Tensor& out);
-  void Synchronize() const;
 
   AttentionShape shape_;
   AttentionOptions options_;
@@ -96,8 +108,11 @@ class SpotlightAttention : public Attention {
   at::Device device_ = at::kCPU;
   at::Tensor inv_freq_;
   at::Tensor sparse_workspace_, dense_workspace_, chunk_workspace_;
-  at::Tensor stages_;                    // kernels::SparseDecodeStages of the last measured call
-  std::unique_ptr<QualityProbe> probe_;  // null: nothing is judged
+  std::unique_ptr<RetrievalClocks> clocks_;  // on a GPU
+  std::unique_ptr<QualityProbe> probe_;      // null: nothing is judged
+  // Of decode rows, by layer, for measurements after replayed steps; undefined where there are none.
+  at::Tensor kept_q_;       // [layers, max_decode_rows, Hq, D]
+  at::Tensor kept_planes_;  // [layers, max_decode_rows * Hkv * kMaxPlanes * kMaxHashWords] int32
 };
 
 }  // namespace spotlight::engine

@@ -66,6 +66,7 @@ DecodeArgs DecodeArgsOf(const EncodeAndAppendParams& params, int rows) {
   args.prefix = params.pages.prefix;
   args.planes = params.planes;
   args.plane_unit = params.plane_unit;
+  args.start_ns = params.start_ns;
   return args;
 }
 

@@ -40,6 +40,7 @@ struct DecodeArgs {
   void *q_out, *kv;
   uint32_t *codes, *prefix, *planes;
   float* plane_unit;
+  uint64_t* start_ns;
 };
 
 // rows: the most tokens of a pass.

@@ -1,3 +1,4 @@
+#include "kernels/cuda/clock.cuh"
 #include "kernels/cuda/encode.h"
 #include "kernels/cuda/launchers.h"
 
@@ -18,17 +19,31 @@ EncodeAndAppendParams TokensFrom(EncodeAndAppendParams params, int64_t first) {
   return params;
 }
 
+// EncodeDecode writes the time itself. Elsewhere several kernels may begin at once.
+__global__ void WriteTime(uint64_t* now_ns) {
+  *now_ns = Nanoseconds();
+}
+
+void MarkStart(const EncodeAndAppendParams& params, LaunchSequence* sequence) {
+  if (params.start_ns != nullptr) sequence->Launch(WriteTime, dim3(1), dim3(1), 0, params.start_ns);
+}
+
 }  // namespace
 
 int EncodeAndAppend(const EncodeAndAppendParams& params) {
   LaunchSequence sequence(params.execution.stream);
   if (params.hash == nullptr || !EncodeKeysSupported(params)) {
+    MarkStart(params, &sequence);
     RotateAndAppend(params, /*beside_keys=*/false, &sequence);
     if (params.hash != nullptr) EncodePlain(params, /*with_keys=*/true, &sequence);
     return sequence.error();
   }
   const bool in_clusters = EncodeDecodeSupported(params);
-  if (in_clusters) EncodeDecode(params, &sequence);
+  if (in_clusters) {
+    EncodeDecode(params, &sequence);
+  } else {
+    MarkStart(params, &sequence);
+  }
   const EncodeAndAppendParams rest = TokensFrom(params, in_clusters ? params.num_plane_tokens : 0);
   if (rest.num_tokens > 0) {
     EncodeKeys(rest, &sequence);

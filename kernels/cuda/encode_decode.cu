@@ -7,6 +7,7 @@
 // lays out shared memory, nothing divides.
 #include <algorithm>
 
+#include "kernels/cuda/clock.cuh"
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode_args.h"
 #include "kernels/cuda/decode_outputs.cuh"
@@ -120,6 +121,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
   const int row_token = thread / kRowThreads, row_piece = thread % kRowThreads;
 
   WaitForPrevious();
+  if (args.start_ns != nullptr && rank + kv_head + static_cast<int>(blockIdx.z) + thread == 0) {
+    *args.start_ns = Nanoseconds();
+  }
 #pragma unroll 1
   for (int first = blockIdx.z / 2 * kPassTokens, pass = 0; first < num_rows; ++pass, first += step) {
     const int count = min(num_rows - first, kPassTokens);

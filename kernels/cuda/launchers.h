@@ -1,5 +1,5 @@
 // The CUDA implementations behind the operations' headers. Params must be valid; everything is enqueued on
-// params.execution.stream. Capturable in a CUDA graph, except that stage_seconds synchronises.
+// params.execution.stream. Capturable in a CUDA graph.
 //
 // Launchers return a cudaError_t as an int, so that this header needs no CUDA.
 #pragma once

@@ -36,6 +36,7 @@ struct SparseArgs {
   int32_t max_select;
   int32_t* num_selected;
   SparseDecodeStages* stages;
+  bool adds_stages;  // to those of the launches before
 
   int32_t max_runs;                   // of a (row, KV head)
   int32_t max_teams_log2;             // of a block

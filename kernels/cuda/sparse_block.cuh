@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/agreement.cuh"
 #include "kernels/cuda/attend_runs.cuh"
+#include "kernels/cuda/clock.cuh"
 #include "kernels/cuda/combine_runs.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/run_tokens.cuh"
@@ -19,12 +20,6 @@ struct SparseShared {
   AttendShared attend;
   uint64_t code_barriers[kSparseWarps][kCodeStages];
 };
-
-__device__ inline uint64_t Nanoseconds() {
-  uint64_t now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  return now;
-}
 
 // Entries of sinks and recent tokens that are looked up ahead.
 inline constexpr int kEarlyAlways = 256;
@@ -94,6 +89,7 @@ class SparseBlock {
     if (args_.num_prefetch_pages > 0) stream.Prefetch(args_.num_prefetch_pages);
     LookUpAlways();
     WaitForPrevious();
+    BeginStages();
     PlaneOperand<kWords> planes;
     int32_t row_head = -1;
     int part = 0;
@@ -221,14 +217,26 @@ class SparseBlock {
 
   // Boundary 0 ends scoring, 1 the selection, 2 everything; as one block's clock reads them.
   __device__ void MarkStage(int boundary) {
-    if (args_.stages == nullptr || blockIdx.x != 0 || threadIdx.x != 0) return;
+    if (!KeepsTime()) return;
     const uint64_t now = Nanoseconds();
     double* const fields[] = {&args_.stages->score, &args_.stages->select, &args_.stages->attend};
-    *fields[boundary] = 1e-9 * static_cast<double>(now - stage_begin_);
+    const double before = args_.adds_stages ? *fields[boundary] : 0.0;
+    *fields[boundary] = before + 1e-9 * static_cast<double>(now - stage_begin_);
+    if (boundary == 2) args_.stages->end_ns = now;
     stage_begin_ = now;
   }
 
  private:
+  __device__ bool KeepsTime() const {
+    return args_.stages != nullptr && blockIdx.x == 0 && threadIdx.x == 0;
+  }
+  // The kernel before has ended.
+  __device__ void BeginStages() {
+    if (!KeepsTime()) return;
+    stage_begin_ = Nanoseconds();
+    if (!args_.adds_stages) args_.stages->begin_ns = stage_begin_;
+  }
+
   __device__ uint32_t* Counter(int32_t row_head, int counter) const {
     return args_.counters + int64_t{row_head} * kNumRowCounters + counter;
   }
@@ -427,7 +435,7 @@ class SparseBlock {
   Teams teams_;
   int32_t num_found_ = 0;  // by this warp
   uint32_t code_phases_ = 0;
-  uint64_t stage_begin_ = Nanoseconds();
+  uint64_t stage_begin_ = 0;
 };
 
 }  // namespace spotlight::kernels::cuda

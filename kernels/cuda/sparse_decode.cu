@@ -206,6 +206,7 @@ int SparseDecode(const SparseDecodeParams& params) {
         break;
     }
     args.num_prefetch_pages = 0;
+    args.adds_stages = true;
     options.cooperative = true;  // a launch after a launch of this kernel shares its workspace
     options.overlap_previous = false;
   }

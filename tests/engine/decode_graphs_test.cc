@@ -220,8 +220,8 @@ TEST(DecodeGraphsTest, ServesDecodeRowsThatRetrieveAlikeAndOneShortChunk) {
   };
   EXPECT_TRUE(refused([](Batch* b) { b->samples.pop_back(); }));
   EXPECT_TRUE(refused([](Batch* b) { b->scored.resize(1); }));
-  EXPECT_TRUE(refused([](Batch* b) { b->time_retrieval = true; }));
-  EXPECT_TRUE(refused([](Batch* b) { b->quality = QualityTarget(); }));
+  EXPECT_FALSE(refused([](Batch* b) { b->time_retrieval = true; }));
+  EXPECT_FALSE(refused([](Batch* b) { b->quality = QualityTarget(); }));
   EXPECT_TRUE(refused([](Batch* b) { b->sparse_runs = {{3, 0, 64}}; }));
 }
 

@@ -1,4 +1,5 @@
 // Steps that overlap: the same answers as one after the other, whatever ends, comes or goes while a step is under way.
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <random>
@@ -99,6 +100,63 @@ TEST_F(EngineLoopOverlapTest, AFaultWhileAStepIsUnderWayEndsEveryRequest) {
   EXPECT_EQ(sink->finish().status, absl::InternalError("device fault: illegal memory access"));
   EXPECT_FALSE(loop_->RunOnce());
   EXPECT_EQ(loop_->load().num_free_pages, 64);
+}
+
+TEST_F(EngineLoopOverlapTest, StepsThatAreTimedOrMeasuredOverlapLikeOthers) {
+  options_.quality.sample_every = 4;
+  options_.scheduler.max_step_tokens = 1024;
+  StartWith(2, TinyHashedModelInfo());
+  runner_->ScriptAttentionMass(1, {0.5f, 0.75f});
+  GenerateRequest request = Request("a", 41);
+  request.retrieval.mode = RetrievalMode::kSparse;
+  const auto sink = Submit(request, PromptIds(380, 1));
+  for (int pass = 1; loop_->RunOnce(); ++pass) {
+    EXPECT_EQ(runner_->num_runs(), std::min(pass, 41));
+    EXPECT_EQ(sink->token_ids().size(), static_cast<size_t>(pass - 1));
+  }
+  int32_t num_timed = 0, num_measured = 0;
+  for (const StepStats& step : observer_.steps()) {
+    num_timed += step.retrieval.has_value() ? 1 : 0;
+    num_measured += step.quality.has_value() ? 1 : 0;
+  }
+  EXPECT_EQ(num_timed, 3) << "40 steps retrieve, one in 16 is timed";
+  EXPECT_EQ(num_measured, 9) << "the tenth one's step was the last, and no result came after it";
+  EXPECT_EQ(sink->finish().retrieval.quality.num_samples, 9);
+  EXPECT_EQ(sink->finish().retrieval.quality.min_attention_mass, 0.5f);
+}
+
+TEST_F(EngineLoopOverlapTest, AStopWhileItsRowIsMeasuredCostsNoSample) {
+  options_.quality.sample_every = 4;
+  options_.scheduler.max_step_tokens = 1024;
+  StartWith(2, TinyHashedModelInfo());
+  runner_->Script(1, {20, 21, 22, kTinyEos, 24});  // found when the fifth step, the fourth that retrieves, is launched
+  std::vector<int32_t> measured_runs;
+  runner_->OnRun([&](const Batch& batch) {
+    if (batch.quality.has_value()) measured_runs.push_back(static_cast<int32_t>(runner_->num_runs()));
+  });
+  GenerateRequest request = Request("stops", 50);
+  request.stopping.ignore_eos = false;
+  request.retrieval.mode = RetrievalMode::kSparse;
+  const auto stops = Submit(request, PromptIds(380, 1));
+  request = Request("stays", 12);
+  request.retrieval.mode = RetrievalMode::kSparse;
+  const auto stays = Submit(request, PromptIds(380, 2));
+  RunUntilIdle();
+  EXPECT_EQ(stops->token_ids().size(), 4u);
+  EXPECT_EQ(stops->finish().retrieval.quality.num_samples, 0);
+  EXPECT_EQ(stays->finish().retrieval.quality.num_samples, 2);
+  EXPECT_EQ(measured_runs, (std::vector<int32_t>{5, 8, 9})) << "the eighth in place of the fifth";
+}
+
+TEST_F(EngineLoopOverlapTest, TokensAreHandedOutBeforeALaunchThatPreparesSomething) {
+  StartWith(2);
+  runner_->PrepareBatchesOf(1);
+  const auto sink = Submit(Request("a", 5), {1, 2, 3});
+  std::vector<size_t> tokens_at_launch;
+  runner_->OnRun([&](const Batch&) { tokens_at_launch.push_back(sink->token_ids().size()); });
+  RunUntilIdle();
+  EXPECT_EQ(tokens_at_launch, (std::vector<size_t>{0, 1, 1, 2, 3}));
+  EXPECT_EQ(sink->token_ids().size(), 5u);
 }
 
 // Everything at once, in a cache that is too small for it.

@@ -36,6 +36,11 @@ RetrievalQuality Mass(float mass) {
   return {0.5f, 0.25f, mass, 0.1f};
 }
 
+// Of a row that was planned with the sequence as it is.
+QualitySample Judge(const QualityPolicy& policy, const RetrievalQuality& measured, int32_t layer, Sequence* sequence) {
+  return policy.Judge({{0, layer, sequence->id, sequence->quality.fallback.count}, measured}, sequence);
+}
+
 // Sequences that decode, step after step: all of them sparse, behind one dense row.
 class Rows {
  public:
@@ -149,7 +154,7 @@ TEST(QualityPolicyTest, TheSameStepsGiveTheSameSamples) {
 TEST(QualityPolicyTest, WithoutAFloorNothingIsLow) {
   const QualityPolicy policy = Policy(Guarded(0, 1));
   Sequence sequence;
-  EXPECT_EQ(policy.Judge(Mass(0), 2, &sequence).outcome, QualityOutcome::kGood);
+  EXPECT_EQ(Judge(policy, Mass(0), 2, &sequence).outcome, QualityOutcome::kGood);
   EXPECT_EQ(sequence.quality.fallback.count, 0);
 }
 
@@ -157,11 +162,11 @@ TEST(QualityPolicyTest, FallsBackToDenseAfterLowSamplesInARow) {
   const QualityPolicy policy = Policy(Guarded(0.75, 3));
   Rows rows(1);
   for (const float mass : {0.1f, 0.1f, 0.75f, 0.1f, 0.74f}) {
-    const QualitySample sample = policy.Judge(Mass(mass), 2, &rows[0]);
+    const QualitySample sample = Judge(policy, Mass(mass), 2, &rows[0]);
     EXPECT_EQ(sample.outcome, mass < 0.75f ? QualityOutcome::kLow : QualityOutcome::kGood) << mass;
     EXPECT_FALSE(sample.fallback.has_value());
   }
-  const QualitySample last = policy.Judge(Mass(0.2f), 4, &rows[0]);
+  const QualitySample last = Judge(policy, Mass(0.2f), 4, &rows[0]);
   EXPECT_EQ(last.layer, 4);
   EXPECT_EQ(last.fallback, QualityFallback::kDense);
   EXPECT_TRUE(rows[0].quality.fallback.dense);
@@ -174,8 +179,8 @@ TEST(QualityPolicyTest, BudgetsGrowFourfoldUpToAQuarterThenDense) {
   Rows rows(1);
   std::vector<double> budgets;
   for (int i = 0; i < 4; ++i) {
-    EXPECT_FALSE(policy.Judge(Mass(0.5f), 2, &rows[0]).fallback.has_value());
-    EXPECT_TRUE(policy.Judge(Mass(0.5f), 2, &rows[0]).fallback.has_value());
+    EXPECT_FALSE(Judge(policy, Mass(0.5f), 2, &rows[0]).fallback.has_value());
+    EXPECT_TRUE(Judge(policy, Mass(0.5f), 2, &rows[0]).fallback.has_value());
     budgets.push_back(rows[0].quality.fallback.dense ? 1 : rows[0].quality.fallback.budget_ratio);
     if (rows[0].quality.fallback.dense) break;
   }
@@ -192,7 +197,7 @@ TEST(QualityPolicyTest, SuspectsAreMeasuredFirst) {
     const StepPlan plan = rows.Plan({0, 1, 2});
     const auto target = policy.PlanSample(plan);
     Sequence* const sequence = plan.rows[target->row].sequence;
-    policy.Judge(Mass(masses.at(sequence->id)[taken[sequence->id]++]), target->layer, sequence);
+    Judge(policy, Mass(masses.at(sequence->id)[taken[sequence->id]++]), target->layer, sequence);
     order.push_back(sequence->id);
   }
   EXPECT_EQ(order, (std::vector<uint64_t>{0, 1, 1, 1, 2, 0, 1}));
@@ -201,14 +206,42 @@ TEST(QualityPolicyTest, SuspectsAreMeasuredFirst) {
 TEST(QualityPolicyTest, WhatIsNotFiniteTellsNothing) {
   const QualityPolicy policy = Policy(Guarded(0.9, 2));
   Sequence sequence;
-  policy.Judge(Mass(0.1f), 2, &sequence);
-  EXPECT_EQ(policy.Judge(Mass(std::numeric_limits<float>::quiet_NaN()), 2, &sequence).outcome,
+  Judge(policy, Mass(0.1f), 2, &sequence);
+  EXPECT_EQ(Judge(policy, Mass(std::numeric_limits<float>::quiet_NaN()), 2, &sequence).outcome,
             QualityOutcome::kNotFinite);
   RetrievalQuality infinite = Mass(0.1f);
   infinite.output_error = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(policy.Judge(infinite, 2, &sequence).outcome, QualityOutcome::kNotFinite);
+  EXPECT_EQ(Judge(policy, infinite, 2, &sequence).outcome, QualityOutcome::kNotFinite);
   EXPECT_EQ(sequence.quality.fallback.count, 0);
-  EXPECT_TRUE(policy.Judge(Mass(0.1f), 2, &sequence).fallback.has_value());
+  EXPECT_TRUE(Judge(policy, Mass(0.1f), 2, &sequence).fallback.has_value());
+}
+
+TEST(QualityPolicyTest, WhatWasPlannedBeforeAFallbackCausesNoOther) {
+  const QualityPolicy policy = Policy(Guarded(0.9, 1, QualityFallback::kBudget));
+  Sequence sequence;
+  const QualityReading early = {{0, 2, 0, 0}, Mass(0.1f)};
+  EXPECT_TRUE(policy.Judge(early, &sequence).fallback.has_value());
+  const QualitySample late = policy.Judge(early, &sequence);
+  EXPECT_EQ(late.outcome, QualityOutcome::kLow);
+  EXPECT_FALSE(late.fallback.has_value());
+  EXPECT_EQ(sequence.quality.fallback.count, 1);
+  EXPECT_EQ(sequence.quality.num_low_samples, 0);
+  EXPECT_TRUE(Judge(policy, Mass(0.1f), 2, &sequence).fallback.has_value());
+}
+
+TEST(QualityPolicyTest, ALostSampleIsTakenAgainOnce) {
+  QualityOptions options;
+  options.sample_every = 10;
+  QualityPolicy policy = Policy(options);
+  Rows rows(1);
+  const StepPlan sparse = rows.Plan({0}), dense = rows.Plan({});
+  std::vector<int> sampled;
+  for (int step = 1; step <= 30; ++step) {
+    EXPECT_FALSE(policy.PlanSample(dense).has_value());
+    if (policy.PlanSample(sparse).has_value()) sampled.push_back(step);
+    if (step == 11 || step == 13) policy.OnLost();  // the tenth step's, then what was taken in its place
+  }
+  EXPECT_EQ(sampled, (std::vector<int>{10, 12, 20, 30}));
 }
 
 TEST(QualityPolicyTest, OptionsOutOfRangeAreNamed) {

@@ -143,6 +143,35 @@ TEST_F(SchedulerPrefixCacheTest, PagesOfUnusableLogitsAreForgotten) {
   EXPECT_EQ(Step().rows.at(0).begin, 0);
 }
 
+TEST_F(SchedulerPrefixCacheTest, PagesOfUnusableLogitsAreForgottenThoughTheirSequenceHasLostThem) {
+  for (const bool preempted : {true, false}) {
+    Start(9, 4, 512);
+    Sequence* const old = AddCached(100, 1000000, "old");
+    Sequence* const young = AddCached(250, 1000000, "young");
+    StepPlan plan, next;
+    while (old->num_tokens() <= 192) {  // the next plan takes young's pages, beside the step under way
+      scheduler_->PlanStep(&plan);
+      scheduler_->Advance(plan);
+      std::vector<SampledToken> tokens(
+          std::count_if(plan.rows.begin(), plan.rows.end(), [](const PlanRow& row) { return row.samples; }));
+      if (old->num_tokens() > 192) {
+        if (preempted) {
+          scheduler_->PlanStep(&next);
+        } else {
+          scheduler_->Finish(young);
+        }
+        ASSERT_TRUE(young->pages.empty());
+        tokens.at(plan.rows[0].sequence == young ? 0 : 1).token_id = kNoToken;
+      }
+      scheduler_->Commit(plan, tokens);
+    }
+    AddCached(250, 1, "young");
+    if (preempted) scheduler_->Finish(young);
+    scheduler_->Finish(old);
+    EXPECT_EQ(Step().num_prefix_hit_tokens, 0);
+  }
+}
+
 TEST_F(SchedulerPrefixCacheTest, SamplesOfAPromptComputeItOnceWithTheCacheOrWithoutIt) {
   for (const bool cached : {false, true}) {
     Start(40, 8, 512);

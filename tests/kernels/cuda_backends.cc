@@ -28,7 +28,8 @@ class CudaBackend : public Backend {
       params.hash = &hash;
     }
     device_.Move(&params.q, &params.k, &params.v, &params.q_bias, &params.k_bias, &params.v_bias, &params.inv_freq,
-                 &params.positions, &params.slots, &params.q_out, &params.planes, &params.plane_unit, &params.pages);
+                 &params.positions, &params.slots, &params.q_out, &params.planes, &params.plane_unit, &params.start_ns,
+                 &params.pages);
     return Execute(&params, arena);
   }
 

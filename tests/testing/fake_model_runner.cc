@@ -92,6 +92,16 @@ void FakeModelRunner::SetMaxInFlight(int32_t steps) {
   max_in_flight_ = steps;
 }
 
+void FakeModelRunner::PrepareBatchesOf(int32_t num_decode_rows) {
+  MutexLock lock(&mutex_);
+  rows_to_prepare_ = num_decode_rows;
+}
+
+bool FakeModelRunner::PreparesFor(const Batch& batch) const {
+  MutexLock lock(&mutex_);
+  return rows_to_prepare_ > 0 && batch.num_decode_rows == rows_to_prepare_ && batch.num_rows == rows_to_prepare_;
+}
+
 Batch FakeModelRunner::Fed(const Batch& batch) const {
   Batch fed = batch;
   for (int32_t& id : fed.token_ids) {
@@ -141,7 +151,9 @@ absl::Status FakeModelRunner::Launch(const Batch& unfed) {
       FillLogits(batch, row, batch.positions[token.token_index] + 1, -1);
       result.scored.push_back(sampler_.Score(logits_.data(), vocab_size_, token));
     }
-    if (batch.quality.has_value()) result.quality = Measure(batch);
+    if (max_in_flight_ > 1) result.quality = std::exchange(quality_, absl::nullopt);
+    if (batch.quality.has_value()) (max_in_flight_ > 1 ? quality_ : result.quality) = Measure(batch);
+    if (batch.num_decode_rows == rows_to_prepare_ && batch.num_rows == rows_to_prepare_) rows_to_prepare_ = 0;
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
     on_run = on_run_;
   }
@@ -183,14 +195,14 @@ absl::Status FakeModelRunner::Check(const Batch& batch) const {
   return absl::OkStatus();
 }
 
-RetrievalQuality FakeModelRunner::Measure(const Batch& batch) {
-  RetrievalQuality quality{0.5f, 0.25f, 1.0f, 0.125f};
+QualityReading FakeModelRunner::Measure(const Batch& batch) {
+  QualityReading reading{*batch.quality, {0.5f, 0.25f, 1.0f, 0.125f}};
   const auto script = masses_.find(CachedToken(batch, batch.quality->row, 0));
-  if (script == masses_.end()) return quality;
+  if (script == masses_.end()) return reading;
   std::vector<float>& masses = script->second;
-  quality.attention_mass = masses.front();
+  reading.measured.attention_mass = masses.front();
   if (masses.size() > 1) masses.erase(masses.begin());
-  return quality;
+  return reading;
 }
 
 void FakeModelRunner::Append(const Batch& batch) {

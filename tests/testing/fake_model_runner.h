@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "engine/batch.h"
 #include "engine/model_runner.h"
 #include "engine/mutex.h"
@@ -38,8 +39,10 @@ class FakeModelRunner : public ModelRunner {
   void Fail(absl::Status status);
   // Called at the end of each Launch, on its thread: lets a test move the clock or cancel while a step is under way.
   void OnRun(std::function<void(const Batch&)> callback);
-  // Steps under way at once; 1 unless told.
+  // Steps under way at once; 1 unless told. With 2 a step's quality comes with the next one's result.
   void SetMaxInFlight(int32_t steps);
+  // Batches of so many decode rows, and nothing else, are prepared for when the first of them is launched.
+  void PrepareBatchesOf(int32_t num_decode_rows);
   // Steps that begin wait until Resume.
   void Pause();
   void Resume();
@@ -50,6 +53,7 @@ class FakeModelRunner : public ModelRunner {
   int32_t max_rows() const;
 
   int32_t max_in_flight() const override;
+  bool PreparesFor(const Batch& batch) const override;
   // Computes the step, what it samples included.
   absl::Status Launch(const Batch& batch) override;
   absl::StatusOr<StepResult> Wait() override;
@@ -59,7 +63,7 @@ class FakeModelRunner : public ModelRunner {
   // `batch` with the tokens of the step before in place.
   Batch Fed(const Batch& batch) const;
   void Append(const Batch& batch);
-  RetrievalQuality Measure(const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  QualityReading Measure(const Batch& batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The token at `position` of row `row`, through its page table.
   int32_t CachedToken(const Batch& batch, int32_t row, int32_t position) const;
   // After the row's first `context_len` tokens; output_index -1: of a prompt token that is scored.
@@ -73,6 +77,7 @@ class FakeModelRunner : public ModelRunner {
   Sampler sampler_;
   std::vector<SampledToken> tokens_before_;  // of the latest step
   std::deque<StepResult> results_;           // of those not waited for
+  absl::optional<QualityReading> quality_;   // of the latest step, to come with the next
 
   mutable Mutex mutex_;
   CondVar resumed_;
@@ -83,6 +88,7 @@ class FakeModelRunner : public ModelRunner {
   std::map<int32_t, std::vector<float>> masses_ ABSL_GUARDED_BY(mutex_);
   std::function<void(const Batch&)> on_run_ ABSL_GUARDED_BY(mutex_);
   int32_t max_in_flight_ ABSL_GUARDED_BY(mutex_) = 1;
+  int32_t rows_to_prepare_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_step_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_rows_ ABSL_GUARDED_BY(mutex_) = 0;

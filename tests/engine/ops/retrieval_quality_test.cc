@@ -76,10 +76,15 @@ class QualityStep {
     batch.quality = target;
     batch.query_begin = {0};
     for (int32_t row = 0; row < 3; ++row) Append(row, kContext[row] - 1, 1, &batch);
-    return Forward(batch, decode_qkv_);
+    std::vector<at::Tensor> outputs = Forward(batch, decode_qkv_);
+    auto pending = attention_->MeasureQuality(batch, hash_);
+    EXPECT_TRUE(pending.ok()) << pending.status();
+    pending_ = pending.ok() ? *std::move(pending) : nullptr;
+    return outputs;
   }
 
-  SpotlightAttention& attention() { return *attention_; }
+  // What the latest Decode began to measure; null: nothing.
+  const PendingQuality* pending() const { return pending_.get(); }
 
   RetrievalQuality BruteForce(QualityTarget target) const;
 
@@ -156,6 +161,7 @@ class QualityStep {
   std::vector<float> inv_freq_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SpotlightAttention> attention_;
+  std::unique_ptr<PendingQuality> pending_;
   at::Tensor key_skip_, query_skip_, bias_;
   LayerHash hash_;
   std::vector<at::Tensor> decode_qkv_;  // by layer
@@ -262,8 +268,10 @@ TEST_P(RetrievalQualityTest, EqualsABruteForceInDouble) {
   const double tolerance = GetParam() == at::kFloat ? 1e-5 : 5e-3;
   for (const QualityTarget target : {QualityTarget{1, 0}, QualityTarget{2, 0}, QualityTarget{2, 1}}) {
     ASSERT_EQ(step.Decode(target).size(), 2u);
-    const auto measured = step.attention().TakeQuality();
-    ASSERT_TRUE(measured.has_value());
+    ASSERT_NE(step.pending(), nullptr);
+    const QualityReading reading = step.pending()->Wait();
+    EXPECT_EQ(reading.target.row, target.row);
+    const RetrievalQuality* const measured = &reading.measured;
     const RetrievalQuality expected = step.BruteForce(target);
     // In half precision a query that rounds the other way may swap a token at the selection's edge.
     const double hit = GetParam() == at::kFloat ? 1e-6 : 1.01 / kNumSelect;
@@ -283,11 +291,10 @@ TEST_P(RetrievalQualityTest, MeasuringChangesNoRowsOutput) {
   for (const bool prefilter : {false, true}) {
     QualityStep step(GetParam(), prefilter);
     const std::vector<at::Tensor> plain = step.Decode(absl::nullopt);
-    EXPECT_FALSE(step.attention().TakeQuality().has_value());
+    EXPECT_EQ(step.pending(), nullptr);
     for (const int32_t layer : {0, 1}) {
       const std::vector<at::Tensor> measured = step.Decode(QualityTarget{2, layer});
-      EXPECT_TRUE(step.attention().TakeQuality().has_value());
-      EXPECT_FALSE(step.attention().TakeQuality().has_value());
+      EXPECT_NE(step.pending(), nullptr);
       for (const int32_t l : {0, 1}) EXPECT_TRUE(at::equal(plain[l], measured[l])) << "layer " << l;
     }
   }
