@@ -8,52 +8,74 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/short_chunk.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
 namespace {
 
-constexpr size_t kMaxGraphs = 128;
+constexpr size_t kMaxGraphs = 192;
 constexpr int64_t kPaddingSlot = -1;
+// Of a chunk: such a token attends to nothing.
+constexpr int32_t kPaddingPosition = -1;
 // Of a graph, what the driver keeps on the device for it.
 constexpr int64_t kLayerBytes = int64_t{64} << 10;
 
-// Where row `row` of `batch` is in a padded one.
-int32_t PaddedRow(const Batch& batch, int32_t dense_rows, int32_t row) {
-  return row < batch.num_dense_rows ? row : dense_rows + row - batch.num_dense_rows;
+// Where row `row` of `batch` is in a padded one: so is its first token.
+int32_t PaddedRow(const Batch& batch, const Batch& padded, int32_t row) {
+  if (row < batch.num_dense_rows) return row;
+  if (row < batch.num_decode_rows) return padded.num_dense_rows + row - batch.num_dense_rows;
+  return padded.num_decode_rows + row - batch.num_decode_rows;
+}
+
+// Of rows beside a chunk.
+constexpr int32_t kSmallestCoarseBucket = 8;
+int32_t CoarseBucket(int32_t rows) {
+  if (rows == 0) return 0;
+  int32_t bucket = kSmallestCoarseBucket;
+  while (bucket < rows) bucket *= 2;
+  return bucket;
 }
 
 }  // namespace
 
-bool IsPlainDecode(const Batch& batch) {
-  if (batch.num_decode_rows == 0 || batch.num_rows != batch.num_decode_rows) return false;
-  if (!batch.scored.empty()) return false;
-  // Decode rows are in the tokens' order, and so are samples: as many are one each.
-  return batch.sparse_runs.empty() && batch.samples.size() == static_cast<size_t>(batch.num_rows);
+bool FitsGraph(const Batch& batch) {
+  const int32_t decoding = batch.num_decode_rows, chunks = batch.num_rows - decoding;
+  if (batch.num_rows == 0 || chunks > 1 || batch.num_tokens() - decoding > kMaxShortChunk) return false;
+  if (!batch.scored.empty() || (chunks > 0 && batch.quality.has_value())) return false;
+  // Decode rows are in the tokens' order, and so are samples: as many are one each, and one more is the chunk's.
+  const auto samples = static_cast<int32_t>(batch.samples.size());
+  return batch.sparse_runs.empty() && samples >= decoding && samples <= batch.num_rows;
 }
 
-void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded) {
-  const int32_t rows = dense_rows + sparse_rows;
-  padded->num_dense_rows = dense_rows;
-  padded->num_decode_rows = padded->num_rows = rows;
-  padded->token_ids.assign(rows, 0);
-  padded->positions.assign(rows, 0);
-  padded->slots.assign(rows, kPaddingSlot);
+void PadBatch(const Batch& batch, const GraphKey& key, Batch* padded) {
+  const int32_t decoding = key.decode_rows(), chunks = key.chunk_tokens > 0 ? 1 : 0;
+  const int32_t rows = decoding + chunks, tokens = decoding + key.chunk_tokens;
+  padded->num_dense_rows = key.dense_rows;
+  padded->num_decode_rows = decoding;
+  padded->num_rows = rows;
+  padded->token_ids.assign(tokens, 0);
+  padded->positions.assign(decoding, 0);
+  padded->positions.resize(tokens, kPaddingPosition);
+  padded->slots.assign(tokens, kPaddingSlot);
   padded->context_len.assign(rows, 0);
   padded->num_select.assign(rows, 0);
   padded->max_pages = std::max(batch.max_pages, 1);
   padded->page_table.assign(static_cast<size_t>(rows) * padded->max_pages, 0);
   padded->query_begin.resize(rows + 1);
   padded->samples.resize(rows);
-  for (int32_t row = 0; row <= rows; ++row) padded->query_begin[row] = row;
+  for (int32_t row = 0; row < rows; ++row) padded->query_begin[row] = row;
+  padded->query_begin[rows] = tokens;
   for (int32_t row = 0; row < rows; ++row) padded->samples[row].token_index = row;
-  for (int32_t row = 0; row < batch.num_decode_rows; ++row) {
-    const int32_t to = PaddedRow(batch, dense_rows, row);
-    padded->token_ids[to] = batch.token_ids[row];
-    padded->positions[to] = batch.positions[row];
-    padded->slots[to] = batch.slots[row];
+  for (int32_t row = 0; row < batch.num_rows; ++row) {
+    const int32_t to = PaddedRow(batch, *padded, row);
+    const int32_t begin = batch.query_begin[row], count = batch.query_begin[row + 1] - begin;
+    std::copy_n(batch.token_ids.begin() + begin, count, padded->token_ids.begin() + to);
+    std::copy_n(batch.positions.begin() + begin, count, padded->positions.begin() + to);
+    std::copy_n(batch.slots.begin() + begin, count, padded->slots.begin() + to);
     padded->context_len[to] = batch.context_len[row];
     padded->num_select[to] = batch.num_select[row];
+    padded->samples[to].token_index = to + count - 1;
     std::copy_n(batch.page_table.begin() + static_cast<int64_t>(row) * batch.max_pages, batch.max_pages,
                 padded->page_table.begin() + static_cast<int64_t>(to) * padded->max_pages);
   }
@@ -63,7 +85,7 @@ void PadSampleRows(const std::vector<kernels::SampleRowParams>& rows, const Batc
                    std::vector<kernels::SampleRowParams>* padded_rows) {
   padded_rows->assign(padded.num_rows, {});
   for (size_t row = 0; row < rows.size(); ++row) {
-    (*padded_rows)[PaddedRow(batch, padded.num_dense_rows, static_cast<int32_t>(row))] = rows[row];
+    (*padded_rows)[PaddedRow(batch, padded, static_cast<int32_t>(row))] = rows[row];
   }
 }
 
@@ -78,59 +100,101 @@ int64_t DecodeGraphs::Bytes(int32_t num_layers, int64_t step_bytes) {
   return static_cast<int64_t>(kMaxGraphs) * num_layers * kLayerBytes + step_bytes;
 }
 
-DecodeGraphs::DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward)
+DecodeGraphs::DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks,
+                           int32_t max_context, StepForward forward)
     : inputs_(inputs),
-      max_rows_(max_rows),
+      capacity_(capacity),
+      short_chunks_(std::move(short_chunks)),
       max_context_(max_context),
       forward_(std::move(forward)),
       pool_(at::cuda::graph_pool_handle()) {}
 
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
-  for (int32_t rows = max_rows_; rows > 0;) {
-    if (auto status = Capture({max_context_, {rows, 0}}); !status.ok()) return status;
-    if (has_hash) {
-      if (auto status = Capture({max_context_, {0, rows}}); !status.ok()) return status;
-      if (max_context_ > kShortContext) {
-        if (auto status = Capture({kShortContext, {0, rows}}); !status.ok()) return status;
-      }
+  for (auto length = short_chunks_.rbegin(); length != short_chunks_.rend(); ++length) {
+    for (int32_t rows = capacity_.max_rows - 1; rows > 0;) {
+      if (auto status = CaptureRows(rows, *length, has_hash); !status.ok()) return status;
+      int32_t smaller = CoarseBucket(rows) / 2;
+      if (smaller < kSmallestCoarseBucket) smaller = 0;
+      rows = smaller;
     }
+    if (const GraphKey alone = {0, 0, *length, max_context_}; FitsCapacity(alone)) {
+      if (auto status = Capture(alone); !status.ok()) return status;
+    }
+  }
+  for (int32_t rows = capacity_.max_rows; rows > 0;) {
+    if (auto status = CaptureRows(rows, 0, has_hash); !status.ok()) return status;
     int32_t smaller = rows - 1;
-    while (smaller > 0 && Bucket(smaller, max_rows_) == rows) --smaller;
+    while (smaller > 0 && Bucket(smaller, capacity_.max_rows) == rows) --smaller;
     rows = smaller;
   }
   return absl::OkStatus();
 }
 
-DecodeGraphs::Key DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows) {
-  Key key = {Bucket(dense_rows, max_rows), Bucket(sparse_rows, max_rows)};
+absl::Status DecodeGraphs::CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash) {
+  const bool shorter = chunk_tokens == 0 && max_context_ > kShortContext;
+  for (const GraphKey& key :
+       {GraphKey{rows, 0, chunk_tokens, max_context_}, GraphKey{0, rows, chunk_tokens, max_context_},
+        GraphKey{0, shorter ? rows : 0, 0, kShortContext}}) {
+    if (key.decode_rows() == 0 || (key.sparse_rows > 0 && !has_hash) || !FitsCapacity(key)) continue;
+    if (auto status = Capture(key); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+GraphKey DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows) {
+  GraphKey key = {Bucket(dense_rows, max_rows), Bucket(sparse_rows, max_rows)};
   for (const int32_t limit : {kernels::kMaxSmallLinearRows, kernels::kMaxSmallLinearFp8Rows, max_rows}) {
-    if (dense_rows + sparse_rows > limit || key.first + key.second <= limit) continue;
-    if (key.first + sparse_rows > limit) key.first = dense_rows;
-    key.second = limit - key.first;
+    if (dense_rows + sparse_rows > limit || key.decode_rows() <= limit) continue;
+    if (key.dense_rows + sparse_rows > limit) key.dense_rows = dense_rows;
+    key.sparse_rows = limit - key.dense_rows;
   }
   return key;
 }
 
-DecodeGraphs::ContextKey DecodeGraphs::ContextKeyOf(const Batch& batch) const {
+GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows) {
+  GraphKey key;
+  key.dense_rows = std::min(CoarseBucket(dense_rows), max_rows - 1 - sparse_rows);
+  key.sparse_rows = std::min(CoarseBucket(sparse_rows), max_rows - 1 - key.dense_rows);
+  key.chunk_tokens = chunk_tokens;
+  return key;
+}
+
+GraphKey DecodeGraphs::KeyOf(const Batch& batch) const {
+  const int32_t dense = batch.num_dense_rows, sparse = batch.num_decode_rows - dense;
+  GraphKey key = KeyFor(dense, sparse, capacity_.max_rows);
+  if (batch.num_rows > batch.num_decode_rows) {
+    const int32_t chunk_tokens = ShortChunkFor(batch.num_tokens() - batch.num_decode_rows, short_chunks_);
+    key = KeyBesideChunk(dense, sparse, chunk_tokens, capacity_.max_rows);
+  }
+  key.max_context = ContextOf(batch);
+  return key;
+}
+
+int32_t DecodeGraphs::ContextOf(const Batch& batch) const {
+  const bool plain = batch.num_rows == batch.num_decode_rows, retrieves = batch.num_dense_rows < batch.num_decode_rows;
+  if (!plain || !retrieves || max_context_ <= kShortContext) return max_context_;
   const int32_t longest = *std::max_element(batch.context_len.begin(), batch.context_len.end());
-  const bool is_short = batch.num_dense_rows < batch.num_decode_rows && longest <= kShortContext;
-  return {is_short ? std::min(kShortContext, max_context_) : max_context_, KeyOf(batch)};
+  return longest <= kShortContext ? kShortContext : max_context_;
 }
 
 bool DecodeGraphs::Captures(const Batch& batch) const {
-  if (!IsPlainDecode(batch) || graphs_.size() >= kMaxGraphs) return false;
-  const ContextKey key = ContextKeyOf(batch);
-  return graphs_.count(key) == 0 && failed_.count(key) == 0;
+  if (!FitsGraph(batch) || graphs_.size() >= kMaxGraphs) return false;
+  const GraphKey key = KeyOf(batch);
+  return graphs_.count(key) == 0 && failed_.count(key) == 0 && FitsCapacity(key);
 }
 
 int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
-  return PaddedRow(batch, KeyOf(batch).first, row);
+  return row < batch.num_dense_rows ? row : KeyOf(batch).dense_rows + row - batch.num_dense_rows;
+}
+
+bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
+  return key.decode_rows() + key.chunk_tokens <= capacity_.max_tokens;
 }
 
 bool DecodeGraphs::Prepare(const Batch& batch) {
-  if (!IsPlainDecode(batch)) return false;
-  const ContextKey key = ContextKeyOf(batch);
+  if (!FitsGraph(batch)) return false;
+  const GraphKey key = KeyOf(batch);
   if (!Captures(batch)) return graphs_.count(key) > 0;
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
@@ -144,14 +208,13 @@ bool DecodeGraphs::Prepare(const Batch& batch) {
   return false;
 }
 
-absl::Status DecodeGraphs::Capture(const ContextKey& key) {
-  const auto& [max_context, rows] = key;
+absl::Status DecodeGraphs::Capture(const GraphKey& key) {
   // Padding rows alone: nothing is written to the cache.
-  PadDecodeBatch(Batch(), rows.first, rows.second, &padded_);
+  PadBatch(Batch(), key, &padded_);
   PadSampleRows({}, Batch(), padded_, &padded_rows_);
   auto step = inputs_->Copy(padded_, padded_rows_);
   if (!step.ok()) return step.status();
-  step->max_context = max_context;
+  step->max_context = key.max_context;
   // Once outside of a capture: what libraries set up at their first call of a shape is none of the step's work.
   if (auto warm = forward_(*step); !warm.ok()) return warm;
 
@@ -177,8 +240,8 @@ absl::Status DecodeGraphs::Capture(const ContextKey& key) {
 }
 
 absl::Status DecodeGraphs::Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows) {
-  const ContextKey key = ContextKeyOf(batch);
-  PadDecodeBatch(batch, key.second.first, key.second.second, &padded_);
+  const GraphKey key = KeyOf(batch);
+  PadBatch(batch, key, &padded_);
   PadSampleRows(sample_rows, batch, padded_, &padded_rows_);
   if (auto step = inputs_->Copy(padded_, padded_rows_); !step.ok()) return step.status();
   graphs_.at(key)->replay();

@@ -9,7 +9,7 @@
 #include <map>
 #include <memory>
 #include <set>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +18,20 @@
 #include "kernels/sample.h"
 
 namespace spotlight::engine {
+
+// What a graph is made for.
+struct GraphKey {
+  int32_t dense_rows = 0, sparse_rows = 0;
+  int32_t chunk_tokens = 0;  // 0: no chunk
+  int32_t max_context = 0;   // no row is longer
+
+  int32_t decode_rows() const { return dense_rows + sparse_rows; }
+  friend bool operator<(const GraphKey& a, const GraphKey& b) {
+    return std::tie(a.dense_rows, a.sparse_rows, a.chunk_tokens, a.max_context) <
+           std::tie(b.dense_rows, b.sparse_rows, b.chunk_tokens, b.max_context);
+  }
+  friend bool operator==(const GraphKey& a, const GraphKey& b) { return !(a < b) && !(b < a); }
+};
 
 // Runs a step's kernels on the current stream, its sampling included.
 using StepForward = std::function<absl::Status(const StepTensors& step)>;
@@ -28,6 +42,10 @@ using StepForward = std::function<absl::Status(const StepTensors& step)>;
 // an eighth), and for rows of any length: lengths are read on the device, and the rows that fill a bucket are padding
 // (context_len 0, no slot). A padded row computes what it would in a step of its own (kernels/sparse_decode.h).
 //
+// Beside its decode rows, or alone, a step may hold one short chunk of a prompt (short_chunk.h), whose tokens are
+// padded likewise (position -1, no slot). There rows have fewer buckets, 8, 16, 32, ...: such steps take more tokens
+// than that anyway. The chunk's last token is always a sample; one that does not end its prompt has no output.
+//
 // Where rows retrieve, a graph for any length costs short ones: more launches, and less room for what overlaps. So
 // those have a graph for rows of up to kShortContext tokens, and one for longer ones. Numbers do not depend on it.
 class DecodeGraphs {
@@ -35,16 +53,19 @@ class DecodeGraphs {
   // What all of them take on the device at most. `step_bytes`: what a decode step of max_rows rows allocates.
   static int64_t Bytes(int32_t num_layers, int64_t step_bytes);
 
-  // `inputs` outlives this and feeds no one else meanwhile.
-  DecodeGraphs(StepInputs* inputs, int32_t max_rows, int32_t max_context, StepForward forward);
+  // `inputs` outlives this and feeds no one else meanwhile. `capacity`: of a step, padding included. `short_chunks`:
+  // their lengths (short_chunk.h).
+  DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks, int32_t max_context,
+               StepForward forward);
 
   static constexpr int32_t kShortContext = 32 << 10;
 
-  // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket.
+  // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket, alone and beside
+  // each length of a short chunk; and such chunks alone.
   absl::Status CaptureUsual(bool has_hash);
 
-  // Whether a graph is there for this step. It must be plain decode, and its padded rows no more than max_rows; the
-  // first step of a kind captures (tens of milliseconds), as long as there is room for another graph. Where a capture
+  // Whether a graph is there for this step. It must fit one, and its padded rows and tokens the capacity; the first
+  // step of a kind captures (tens of milliseconds), as long as there is room for another graph. Where a capture
   // failed, for want of memory, the answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch);
 
@@ -59,36 +80,41 @@ class DecodeGraphs {
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);
 
-  using Key = std::pair<int32_t, int32_t>;  // dense rows, sparse rows
-  // The graph for so many rows, max_rows at most together. Padding takes no step beyond max_rows, nor beyond the rows
-  // up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its rows' numbers.
-  static Key KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
+  // The graph for so many rows of any length, max_rows at most together. Padding takes no step beyond max_rows, nor
+  // beyond the rows up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its
+  // rows' numbers.
+  static GraphKey KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
+  // The same beside a short chunk of a graph's length, which is one of the max_rows.
+  static GraphKey KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows);
 
  private:
-  Key KeyOf(const Batch& batch) const {
-    return KeyFor(batch.num_dense_rows, batch.num_decode_rows - batch.num_dense_rows, max_rows_);
-  }
-  using ContextKey = std::pair<int32_t, Key>;  // no row is longer
-  ContextKey ContextKeyOf(const Batch& batch) const;
-  absl::Status Capture(const ContextKey& key);
+  GraphKey KeyOf(const Batch& batch) const;
+  int32_t ContextOf(const Batch& batch) const;
+  bool FitsCapacity(const GraphKey& key) const;
+  absl::Status CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash);
+  absl::Status Capture(const GraphKey& key);
 
   StepInputs* const inputs_;
-  const int32_t max_rows_, max_context_;
+  const StepCapacity capacity_;
+  const std::vector<int32_t> short_chunks_;
+  const int32_t max_context_;
   const StepForward forward_;
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
-  std::map<ContextKey, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
-  std::set<ContextKey> failed_;
+  std::map<GraphKey, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
+  std::set<GraphKey> failed_;
   Batch padded_;
   std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
-// Whether all rows decode and yield a token each, nothing is scored, and no row has sink and recent tokens of its own.
-bool IsPlainDecode(const Batch& batch);
+// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored, or
+// measured beside a chunk, and no row has sink and recent tokens of its own.
+bool FitsGraph(const Batch& batch);
 
-// `batch` with dense_rows dense and sparse_rows sparse decode rows; those that are none of batch's have context_len 0.
-// Every row is a sample; row r of batch's dense ones stays r, and its sparse ones begin at dense_rows.
-void PadDecodeBatch(const Batch& batch, int32_t dense_rows, int32_t sparse_rows, Batch* padded);
-// The rows' parameters in the same places; those of padding have no output.
+// `batch` with as many dense and sparse decode rows, and tokens of a chunk behind them, as `key` says; rows that are
+// none of batch's have context_len 0. Every row is a sample; row r of batch's dense ones stays r, and its sparse ones
+// begin at key.dense_rows.
+void PadBatch(const Batch& batch, const GraphKey& key, Batch* padded);
+// The samples' parameters in the places of their rows; those of others have no output.
 void PadSampleRows(const std::vector<kernels::SampleRowParams>& rows, const Batch& batch, const Batch& padded,
                    std::vector<kernels::SampleRowParams>* padded_rows);
 

@@ -23,6 +23,7 @@
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
 #include "engine/page_pool.h"
+#include "engine/short_chunk.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
 #include "kernels/small_linear.h"
@@ -182,7 +183,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (!hashes.ok()) return hashes.status();
   parts.hashes = *std::move(hashes);
 
-  const SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
+  SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
+  if (device->is_cuda()) scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads);
   EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
@@ -200,6 +202,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
   parts.capacity.max_pages = PagesFor(config->max_context_tokens);
   parts.cuda_graphs = options.cuda_graphs;
+  parts.short_chunks = scheduler.short_chunks;
   parts.fill_prompts = options.fill_prompts;
   parts.dtype = dtype;
   parts.num_layers = config->num_layers;

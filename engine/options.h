@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/budget.h"
 
@@ -19,6 +20,9 @@ struct SchedulerOptions {
   int32_t max_step_tokens = 512;
   // The longest step, in seconds, that prompts may make while others decode; 0: three times a step that only decodes.
   double max_token_gap_seconds = 0;
+  // Beside decoding sequences chunks of up to the last of these have one of these lengths (short_chunk.h). Ascending,
+  // the last kMaxShortChunk; LoadEngine replaces them by what suits the model's kernels.
+  std::vector<int32_t> short_chunks = {16, 32, 48, 64, 96, 128};
   bool prefix_cache = true;  // prompts find the pages that others computed of them
 };
 

@@ -11,18 +11,20 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/ops/prefill_blocks.h"
+#include "engine/short_chunk.h"
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
 namespace {
 
-constexpr double kMaxSlowdown = 3;       // of a step that decodes, by prompts
-constexpr double kAimedShare = 0.85;     // of the longest step allowed: predictions err
-constexpr int32_t kMinChunkTokens = 16;  // of the first prompt of a step
+constexpr double kMaxSlowdown = 3;    // of a step that decodes, by prompts
+constexpr double kAimedShare = 0.85;  // of the longest step allowed: predictions err
 constexpr int32_t kMinFurtherChunkTokens = kernels::kPageTokens;
 
-// At most `length`, four lengths to an octave: matrix libraries prepare for every number of rows that is new to them.
-int32_t OneOfFewLengths(int32_t length) {
+// At most `length`, where that is not too short: one that a graph is captured for, or of longer ones four to an octave,
+// for matrix libraries prepare for every number of rows that is new to them.
+int32_t OneOfFewLengths(int32_t length, const std::vector<int32_t>& short_chunks) {
+  if (length <= kMaxShortChunk) return ShortChunkWithin(length, short_chunks);
   int32_t step = 1;
   while (8 * step <= length) step *= 2;
   return length / step * step;
@@ -101,10 +103,11 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   int32_t budget = options_.max_step_tokens - plan->num_decode_rows;
   StepWork work;
   work.num_decode_rows = plan->num_decode_rows;
+  const bool beside = plan->num_decode_rows > 0;
   const double seconds = MaxStepSeconds(plan->num_decode_rows);
   const auto time_left = [&](int32_t begin) {
-    if (work.num_decode_rows == 0) return budget;
-    return std::min(budget, OneOfFewLengths(step_times_.MaxChunkTokens(work, begin, seconds)));
+    if (!beside) return budget;
+    return step_times_.MaxChunkTokens(work, begin, seconds);
   };
   // The first prompt always goes on, if only by a little.
   const auto has_room = [&] {
@@ -112,7 +115,7 @@ void Scheduler::PlanPrefill(StepPlan* plan) {
   };
   const auto plan_chunk = [&](Sequence* sequence) {
     const int32_t begin = sequence->num_cached, remaining = sequence->num_tokens() - begin;
-    const int32_t most = std::min(budget, std::max(kMinChunkTokens, time_left(begin)));
+    const int32_t most = beside ? std::min(budget, OneOfFewLengths(time_left(begin), options_.short_chunks)) : budget;
     const int32_t chunk = ChunkOf(begin, remaining, most);
     plan->rows.push_back({sequence, begin, chunk, chunk == remaining, {}});
     work.AddChunk(begin, chunk);

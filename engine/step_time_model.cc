@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/short_chunk.h"
+
 namespace spotlight::engine {
 namespace {
 
@@ -13,6 +15,8 @@ constexpr int kSweeps = 64;               // per step; the solution of the step 
 // and tokens.
 constexpr int kSweepOrder[] = {2, 0, 3, 4, 1};
 constexpr double kRise = 0.5, kFall = 0.1;
+// Of what fits: a chunk of fewer tokens would be cut to a short one, from which nothing is learned of long ones.
+constexpr int32_t kMinLongChunk = kMaxShortChunk + kMaxShortChunk / 4;
 constexpr double kMinCorrection = 0.5, kMaxCorrection = 4;
 // Features of about the same size make the sweeps converge: thousands of tokens, millions of pairs.
 constexpr double kTokenScale = 1.0 / 1024, kAttendedScale = 1.0 / (1 << 20);
@@ -21,9 +25,20 @@ int32_t Octave(double value) {
   return value < 1 ? 0 : static_cast<int32_t>(std::log2(value)) + 1;
 }
 
+// Which remembered step a step is averaged with.
+int32_t OctavesOf(const StepWork& work) {
+  if (work.num_prefill_tokens == 0) return Octave(work.num_decode_rows);
+  return 64 * Octave(work.num_prefill_tokens) + Octave(work.attended / work.num_prefill_tokens);
+}
+
+bool IsShort(const StepWork& work) {
+  return work.num_decode_rows > 0 && work.num_chunks == 1 && work.num_prefill_tokens <= kMaxShortChunk;
+}
+
 }  // namespace
 
 void StepWork::AddChunk(int32_t begin, int32_t count) {
+  ++num_chunks;
   num_prefill_tokens += count;
   past += begin;
   attended += static_cast<double>(count) * begin + 0.5 * count * (count + 1.0);
@@ -75,41 +90,58 @@ void StepTimeModel::Fit::Solve() {
 void StepTimeModel::Add(const StepWork& work, double seconds) {
   if (!(seconds > 0)) return;
   const Features features = FeaturesOf(work);
-  if (work.num_prefill_tokens == 0) return decode_.Add(Octave(work.num_decode_rows), features, seconds);
-  const double predicted = prefill_.At(features);
-  if (work.num_decode_rows > 0 && predicted > 0) {
-    const double error = std::min(kMaxCorrection, std::max(kMinCorrection, seconds / predicted));
-    correction_ += (error > correction_ ? kRise : kFall) * (error - correction_);
+  const int32_t octaves = OctavesOf(work);
+  if (work.num_prefill_tokens == 0) {
+    decode_.Add(octaves, features, seconds);
+    return short_.fit.Add(octaves, features, seconds);
   }
-  const int32_t octaves = 64 * Octave(work.num_prefill_tokens) + Octave(work.attended / work.num_prefill_tokens);
-  prefill_.Add(octaves, features, seconds);
+  const bool is_short = IsShort(work);
+  Mixed& mixed = is_short ? short_ : long_;
+  const double predicted = mixed.fit.At(features);
+  const bool known = is_short ? num_short_ > 0 : predicted > 0;
+  if (work.num_decode_rows > 0 && known) {
+    const double error = std::min(kMaxCorrection, std::max(kMinCorrection, seconds / predicted));
+    mixed.correction += (error > mixed.correction ? kRise : kFall) * (error - mixed.correction);
+  }
+  // While chunks are short nothing else is learned of long ones.
+  if (is_short) long_.correction += kFall * (1 - long_.correction);
+  mixed.fit.Add(octaves, features, seconds);
+  num_short_ += is_short ? 1 : 0;
   most_prefill_tokens_ = std::max(most_prefill_tokens_, work.num_prefill_tokens);
 }
 
 double StepTimeModel::DecodeSeconds(int32_t num_decode_rows) const {
   StepWork work;
   work.num_decode_rows = num_decode_rows;
-  return (decode_.empty() ? prefill_ : decode_).At(FeaturesOf(work));
+  return (decode_.empty() ? long_.fit : decode_).At(FeaturesOf(work));
 }
 
 int32_t StepTimeModel::MaxChunkTokens(const StepWork& work, int32_t begin, double seconds) const {
   const int32_t most = std::max(kFirstChunkTokens, 2 * std::min(most_prefill_tokens_, 1 << 29));
-  if (prefill_.empty() || seconds == 0) return std::max(0, kFirstChunkTokens - work.num_prefill_tokens);
+  if (long_.fit.empty() || seconds == 0) return std::max(0, kFirstChunkTokens - work.num_prefill_tokens);
+  const int32_t tokens = Fitting(long_, work, begin, seconds, std::max(0, most - work.num_prefill_tokens));
+  if (tokens >= kMinLongChunk || num_short_ == 0 || work.num_chunks > 0 || work.num_decode_rows == 0) return tokens;
+  return Fitting(short_, work, begin, seconds, kMaxShortChunk);
+}
+
+int32_t StepTimeModel::Fitting(const Mixed& mixed, const StepWork& work, int32_t begin, double seconds,
+                               int32_t most) const {
   const auto added = [&](int32_t tokens) {
     StepWork more;
     more.AddChunk(begin, tokens);
     Features features = FeaturesOf(more);
     features[0] = 0;
-    return prefill_.At(features);
+    return mixed.fit.At(features);
   };
   StepWork rows;
   rows.num_decode_rows = work.num_decode_rows;
   // A step that prefills too takes no less than one that only decodes: what matters before small chunks have been seen.
-  const double without_chunks = prefill_.At(FeaturesOf(rows));
-  const double chunks = prefill_.At(FeaturesOf(work)) - without_chunks;
-  const double left = seconds / correction_ - std::max(without_chunks, DecodeSeconds(work.num_decode_rows)) - chunks;
+  const double without_chunks = mixed.fit.At(FeaturesOf(rows));
+  const double chunks = mixed.fit.At(FeaturesOf(work)) - without_chunks;
+  const double left =
+      seconds / mixed.correction - std::max(without_chunks, DecodeSeconds(work.num_decode_rows)) - chunks;
   if (left <= 0) return 0;
-  int32_t low = 0, high = std::max(0, most - work.num_prefill_tokens);  // added(low) <= left
+  int32_t low = 0, high = most;  // added(low) <= left
   if (added(high) <= left) return high;
   while (high - low > 1) {
     const int32_t middle = low + (high - low) / 2;

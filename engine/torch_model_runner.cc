@@ -21,6 +21,7 @@
 #include "engine/device_sampler.h"
 #include "engine/ops/parallel.h"
 #include "engine/sampler.h"
+#include "engine/short_chunk.h"
 
 namespace spotlight::engine {
 namespace {
@@ -45,7 +46,7 @@ class TorchModelRunner : public ModelRunner {
     if (!stream_.has_value()) return;
     sampler_ = std::make_unique<DeviceSampler>(parts_.capacity, parts_.vocab_size, parts_.device);
     if (!parts_.cuda_graphs) return;
-    graphs_ = std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity.max_rows, parts_.max_context,
+    graphs_ = std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.short_chunks, parts_.max_context,
                                              [this](const StepTensors& step) { return DecodeAndSample(step); });
   }
 
@@ -119,7 +120,7 @@ class TorchModelRunner : public ModelRunner {
     auto sample_rows = sampler_->Prepare(batch);
     if (!sample_rows.ok()) return sample_rows.status();
     const bool fill = parts_.fill_prompts && batch.num_rows > batch.num_decode_rows;
-    if (graphs_ != nullptr && graphs_->Prepare(batch)) {
+    if (graphs_ != nullptr && !fill && graphs_->Prepare(batch)) {
       step->cuda_graph = true;
       if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
@@ -273,8 +274,9 @@ int64_t TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes) {
   const StepCapacity& capacity = parts.capacity;
   const int64_t logits = std::max<int64_t>(capacity.max_rows, kScoredTile) * parts.vocab_size *
                          static_cast<int64_t>(c10::elementSize(parts.dtype));
+  const int64_t graph_tokens = std::min(capacity.max_tokens, capacity.max_rows + kMaxShortChunk);
   const int64_t graphs =
-      parts.cuda_graphs ? DecodeGraphs::Bytes(parts.num_layers, capacity.max_rows * row_bytes + logits) : 0;
+      parts.cuda_graphs ? DecodeGraphs::Bytes(parts.num_layers, graph_tokens * row_bytes + logits) : 0;
   return StepInputs::Bytes(capacity) + DeviceSampler::Bytes(capacity, parts.vocab_size) + logits + graphs +
          kLibraryBytes;
 }

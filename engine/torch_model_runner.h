@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/kv_cache.h"
@@ -27,6 +28,8 @@ struct RunnerParts {
   StepCapacity capacity;    // of one step
   int32_t max_context = 1;  // tokens of a sequence
   bool cuda_graphs = true;  // on a GPU: replay decode steps from captured graphs
+  // Of SchedulerOptions: what chunks such a step may hold.
+  std::vector<int32_t> short_chunks;
   // For measuring: prompts fill the cache with random keys, values and codes, and their first token is 0.
   bool fill_prompts = false;
   at::ScalarType dtype = at::kFloat;

@@ -17,6 +17,7 @@
 #include "engine/ops/prefill_attention.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
+#include "kernels/chunk_attention.h"
 #include "kernels/dense_decode.h"
 #include "kernels/prefill_attention.h"
 #include "kernels/sparse_decode.h"
@@ -37,7 +38,8 @@ int64_t KeptRowBytes(const AttentionShape& shape, at::ScalarType dtype) {
 }
 
 struct WorkspaceBytes {
-  size_t sparse, dense;
+  size_t sparse, dense, chunk;
+  size_t total() const { return sparse + dense + chunk; }
 };
 
 WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
@@ -48,7 +50,11 @@ WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions&
   return {kernels::SparseDecodeWorkspaceBytes(kind, options.max_decode_rows, options.max_context, shape.num_q_heads,
                                               shape.num_kv_heads, shape.head_dim),
           kernels::DenseDecodeWorkspaceBytes(kind, dense_rows, options.max_context, shape.num_q_heads,
-                                             shape.num_kv_heads, shape.head_dim)};
+                                             shape.num_kv_heads, shape.head_dim),
+          device.is_cuda() && dtype != at::kFloat
+              ? kernels::ChunkAttentionWorkspaceBytes(kernels::kMaxChunkQueries, shape.num_q_heads, shape.num_kv_heads,
+                                                      shape.head_dim)
+              : 0};
 }
 
 }  // namespace
@@ -66,7 +72,7 @@ int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const Atte
                               ? 0
                               : PrefillAttentionBytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                       options.max_chunk_tokens, options.max_context, PrefillBlocks());
-  return static_cast<int64_t>(workspaces.sparse + workspaces.dense) + prefill + probe + kept * options.max_decode_rows;
+  return static_cast<int64_t>(workspaces.total()) + prefill + probe + kept * options.max_decode_rows;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,
@@ -85,6 +91,7 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
     attention.inv_freq_ = at::tensor(inv_freq, at::kFloat).to(device);
     attention.sparse_workspace_ = MakeWorkspace(bytes.sparse, device);
     attention.dense_workspace_ = MakeWorkspace(bytes.dense, device);
+    attention.chunk_workspace_ = MakeWorkspace(bytes.chunk, device);
     if (device.is_cuda()) {
       attention.clocks_ = std::make_unique<RetrievalClocks>(cache->num_layers(), options.max_decode_rows, device);
     }
@@ -100,7 +107,7 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
       }
     }
   } catch (const c10::Error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", (bytes.sparse + bytes.dense) >> 20,
+    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", bytes.total() >> 20,
                                                      " MiB does not fit: ", error.what_without_backtrace()));
   }
   return attention;
@@ -329,13 +336,29 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
   if (q.scalar_type() == at::kFloat) {
     // Each prompt token as a decode row of its own length: the same sums in the same order as decoding, however the
     // prompt was cut into chunks.
-    return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, context, chunk_out);
+    return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, step.max_context,
+                     chunk_out);
+  }
+  if (device_.is_cuda() && count <= kernels::kMaxChunkQueries) {
+    return ShortChunk(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), chunk_out);
   }
   if (kernels::PrefillAttentionSupported(ExecutionOn(device_), ToKernelDType(q.scalar_type()), shape_.head_dim)) {
     return PrefillInPlace(layer, chunk_q, pages, context, chunk_out);
   }
   return PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_, PrefillBlocks(),
                           chunk_out);
+}
+
+absl::Status SpotlightAttention::ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
+                                            const at::Tensor& token_context, const at::Tensor& out) {
+  RECORD_USER_SCOPE("spotlight::chunk_attention");
+  auto params = ParamsFor<kernels::ChunkAttentionParams>(layer, q, out);
+  params.num_tokens = static_cast<int32_t>(q.size(0));
+  params.page_table = pages.data_ptr<int32_t>();
+  params.max_pages = static_cast<int32_t>(pages.size(1));
+  params.context_len = token_context.data_ptr<int32_t>();
+  SetWorkspace(chunk_workspace_, &params);
+  return kernels::ChunkAttention(params);
 }
 
 absl::Status SpotlightAttention::PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages,

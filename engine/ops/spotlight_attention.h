@@ -93,6 +93,9 @@ class SpotlightAttention : public Attention {
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
+  // The same of few tokens on a GPU; lengths are read on the device, so the step may be a graph.
+  absl::Status ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages, const at::Tensor& token_context,
+                          const at::Tensor& out);
   // The same through the CPU's own kernel, where it has one.
   absl::Status PrefillInPlace(int32_t layer, const at::Tensor& q, const at::Tensor& pages, int32_t context,
                               const at::Tensor& out);
@@ -104,7 +107,7 @@ class SpotlightAttention : public Attention {
   KvCache* cache_ = nullptr;
   at::Device device_ = at::kCPU;
   at::Tensor inv_freq_;
-  at::Tensor sparse_workspace_, dense_workspace_;
+  at::Tensor sparse_workspace_, dense_workspace_, chunk_workspace_;
   std::unique_ptr<RetrievalClocks> clocks_;  // on a GPU
   std::unique_ptr<QualityProbe> probe_;      // null: nothing is judged
   // Of decode rows, by layer, for measurements after replayed steps; undefined where there are none.

@@ -5,6 +5,9 @@
 
 #include <vector>
 
+#include "engine/short_chunk.h"
+#include "kernels/layout.h"
+
 namespace spotlight::engine {
 namespace {
 
@@ -29,7 +32,9 @@ TEST(DecodeGraphsTest, PaddingTakesNoStepBeyondWhatChangesItsNumbers) {
   for (const int32_t max_rows : {6, 16, 32, 64}) {
     for (int32_t dense = 0; dense <= max_rows; ++dense) {
       for (int32_t sparse = 0; dense + sparse <= max_rows; ++sparse) {
-        const auto [dense_bucket, sparse_bucket] = DecodeGraphs::KeyFor(dense, sparse, max_rows);
+        const GraphKey key = DecodeGraphs::KeyFor(dense, sparse, max_rows);
+        const int32_t dense_bucket = key.dense_rows, sparse_bucket = key.sparse_rows;
+        ASSERT_EQ(key.chunk_tokens, 0);
         ASSERT_GE(dense_bucket, dense);
         ASSERT_GE(sparse_bucket, sparse);
         for (const int32_t limit : {16, 32, max_rows}) {
@@ -38,8 +43,46 @@ TEST(DecodeGraphsTest, PaddingTakesNoStepBeyondWhatChangesItsNumbers) {
       }
     }
   }
-  EXPECT_EQ(DecodeGraphs::KeyFor(1, 31, 64), DecodeGraphs::Key(1, 31));
-  EXPECT_EQ(DecodeGraphs::KeyFor(0, 5, 64), DecodeGraphs::Key(0, 8));
+  EXPECT_EQ(DecodeGraphs::KeyFor(1, 31, 64), (GraphKey{1, 31}));
+  EXPECT_EQ(DecodeGraphs::KeyFor(0, 5, 64), (GraphKey{0, 8}));
+}
+
+TEST(DecodeGraphsTest, ShortChunksFillTheirKernelsBlocks) {
+  EXPECT_EQ(ShortChunksFor(7), (std::vector<int32_t>{18, 36, 54, 73, 91, 109, 128}));
+  EXPECT_EQ(ShortChunksFor(4), (std::vector<int32_t>{32, 64, 96, 128}));
+  EXPECT_EQ(ShortChunksFor(1), (std::vector<int32_t>{32, 128}));
+  for (int32_t group = 1; group <= kernels::kMaxGroup; ++group) {
+    const std::vector<int32_t> lengths = ShortChunksFor(group);
+    EXPECT_LE(lengths.size(), 9u);
+    EXPECT_LE(lengths.front(), 32);
+    EXPECT_EQ(lengths.back(), kMaxShortChunk);
+    for (size_t i = 1; i < lengths.size(); ++i) EXPECT_LT(lengths[i - 1], lengths[i]) << group;
+  }
+  const std::vector<int32_t> lengths = {18, 36, 128};
+  EXPECT_EQ(ShortChunkFor(1, lengths), 18);
+  EXPECT_EQ(ShortChunkFor(36, lengths), 36);
+  EXPECT_EQ(ShortChunkFor(37, lengths), 128);
+  EXPECT_EQ(ShortChunkWithin(17, lengths), 18);
+  EXPECT_EQ(ShortChunkWithin(127, lengths), 36);
+  EXPECT_EQ(ShortChunkWithin(128, lengths), 128);
+}
+
+TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {
+  for (const int32_t max_rows : {2, 9, 32, 33, 100}) {
+    for (int32_t dense = 0; dense < max_rows; ++dense) {
+      for (int32_t sparse = 0; dense + sparse < max_rows; ++sparse) {
+        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, 32, max_rows);
+        ASSERT_GE(key.dense_rows, dense);
+        ASSERT_GE(key.sparse_rows, sparse);
+        ASSERT_LT(key.decode_rows(), max_rows);
+        ASSERT_EQ(key.dense_rows == 0, dense == 0);
+        ASSERT_EQ(key.sparse_rows == 0, sparse == 0);
+        ASSERT_EQ(key.chunk_tokens, 32);
+      }
+    }
+  }
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(3, 9, 16, 64), (GraphKey{8, 16, 16}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 128, 32), (GraphKey{0, 31, 128}));
 }
 
 // Two dense rows and one sparse row.
@@ -60,7 +103,7 @@ Batch MixedBatch() {
 
 TEST(DecodeGraphsTest, PaddingKeepsRowsOfAKindTogether) {
   Batch padded;
-  PadDecodeBatch(MixedBatch(), 4, 2, &padded);
+  PadBatch(MixedBatch(), {4, 2}, &padded);
   EXPECT_EQ(padded.num_dense_rows, 4);
   EXPECT_EQ(padded.num_decode_rows, 6);
   EXPECT_EQ(padded.num_rows, 6);
@@ -75,9 +118,59 @@ TEST(DecodeGraphsTest, PaddingKeepsRowsOfAKindTogether) {
   for (int32_t row = 0; row < 6; ++row) EXPECT_EQ(padded.samples[row].token_index, row);
 }
 
+// The same, and behind them three tokens of a prompt.
+Batch BatchWithChunk() {
+  Batch batch = MixedBatch();
+  batch.num_rows = 4;
+  for (int32_t i = 0; i < 3; ++i) {
+    batch.token_ids.push_back(21 + i);
+    batch.positions.push_back(64 + i);
+    batch.slots.push_back(320 + i);
+  }
+  batch.context_len.push_back(67);
+  batch.num_select.push_back(0);
+  batch.page_table.insert(batch.page_table.end(), {4, 5});
+  batch.query_begin.push_back(6);
+  return batch;
+}
+
+TEST(DecodeGraphsTest, AChunkIsPaddedAtItsEnd) {
+  Batch padded;
+  PadBatch(BatchWithChunk(), {2, 2, 5}, &padded);
+  EXPECT_EQ(padded.num_dense_rows, 2);
+  EXPECT_EQ(padded.num_decode_rows, 4);
+  EXPECT_EQ(padded.num_rows, 5);
+  EXPECT_EQ(padded.token_ids, (std::vector<int32_t>{11, 12, 13, 0, 21, 22, 23, 0, 0}));
+  EXPECT_EQ(padded.positions, (std::vector<int32_t>{4, 5, 70, 0, 64, 65, 66, -1, -1}));
+  EXPECT_EQ(padded.slots, (std::vector<int64_t>{64, 65, 200, -1, 320, 321, 322, -1, -1}));
+  EXPECT_EQ(padded.context_len, (std::vector<int32_t>{5, 6, 71, 0, 67}));
+  EXPECT_EQ(padded.num_select, (std::vector<int32_t>{0, 0, 3, 0, 0}));
+  EXPECT_EQ(padded.page_table, (std::vector<int32_t>{1, 0, 1, 0, 2, 3, 0, 0, 4, 5}));
+  EXPECT_EQ(padded.query_begin, (std::vector<int32_t>{0, 1, 2, 3, 4, 9}));
+  ASSERT_EQ(padded.samples.size(), 5u);
+  for (int32_t row = 0; row < 4; ++row) EXPECT_EQ(padded.samples[row].token_index, row);
+  EXPECT_EQ(padded.samples[4].token_index, 6) << "the chunk's last token";
+}
+
+TEST(DecodeGraphsTest, AChunkHasAnOutputWhereItEndsItsPrompt) {
+  Batch padded;
+  PadBatch(BatchWithChunk(), {4, 2, 16}, &padded);
+  std::vector<kernels::SampleRowParams> rows(3), padded_rows;
+  for (int32_t row = 0; row < 3; ++row) rows[row].out = row;
+  const auto outs = [&] {
+    PadSampleRows(rows, BatchWithChunk(), padded, &padded_rows);
+    std::vector<int32_t> out;
+    for (const auto& row : padded_rows) out.push_back(row.out);
+    return out;
+  };
+  EXPECT_EQ(outs(), (std::vector<int32_t>{0, 1, -1, -1, 2, -1, -1}));
+  rows.emplace_back().out = 3;
+  EXPECT_EQ(outs(), (std::vector<int32_t>{0, 1, -1, -1, 2, -1, 3}));
+}
+
 TEST(DecodeGraphsTest, SamplesOfPaddingHaveNoOutput) {
   Batch padded;
-  PadDecodeBatch(MixedBatch(), 4, 2, &padded);
+  PadBatch(MixedBatch(), {4, 2}, &padded);
   std::vector<kernels::SampleRowParams> rows(3), padded_rows;
   for (int32_t row = 0; row < 3; ++row) rows[row].out = row;
   PadSampleRows(rows, MixedBatch(), padded, &padded_rows);
@@ -88,28 +181,45 @@ TEST(DecodeGraphsTest, SamplesOfPaddingHaveNoOutput) {
 
 TEST(DecodeGraphsTest, ABatchOfNothingPadsToPaddingAlone) {
   Batch padded;
-  PadDecodeBatch(MixedBatch(), 4, 2, &padded);
-  PadDecodeBatch(Batch(), 0, 2, &padded);
+  PadBatch(MixedBatch(), {4, 2}, &padded);
+  PadBatch(Batch(), {0, 2}, &padded);
   EXPECT_EQ(padded.num_dense_rows, 0);
   EXPECT_EQ(padded.slots, (std::vector<int64_t>{-1, -1}));
   EXPECT_EQ(padded.context_len, (std::vector<int32_t>{0, 0}));
   EXPECT_EQ(padded.page_table, (std::vector<int32_t>{0, 0}));
 }
 
-TEST(DecodeGraphsTest, ServesBatchesWhoseRowsAreOneSampleEachAndRetrieveAlike) {
+TEST(DecodeGraphsTest, ServesDecodeRowsThatRetrieveAlikeAndOneShortChunk) {
   Batch batch = MixedBatch();
   batch.samples.resize(3);
-  EXPECT_TRUE(IsPlainDecode(batch));
-  EXPECT_FALSE(IsPlainDecode(Batch()));
+  EXPECT_TRUE(FitsGraph(batch));
+  EXPECT_FALSE(FitsGraph(Batch()));
+
+  Batch chunk = BatchWithChunk();
+  chunk.samples.resize(3);
+  EXPECT_TRUE(FitsGraph(chunk));
+  chunk.samples.resize(4);
+  EXPECT_TRUE(FitsGraph(chunk)) << "the chunk ends its prompt";
+  chunk.token_ids.resize(3 + 128);
+  EXPECT_TRUE(FitsGraph(chunk));
+  chunk.token_ids.resize(3 + 129);
+  EXPECT_FALSE(FitsGraph(chunk)) << "too long";
+  Batch alone;
+  alone.num_rows = 1;
+  alone.token_ids = {1, 2};
+  EXPECT_TRUE(FitsGraph(alone)) << "a short prompt, or the rest of one that was cached";
+  Batch two = BatchWithChunk();
+  two.samples.resize(3);
+  ++two.num_rows;
+  EXPECT_FALSE(FitsGraph(two)) << "two chunks";
 
   const auto refused = [&](auto change) {
     Batch other = batch;
     change(&other);
-    return !IsPlainDecode(other);
+    return !FitsGraph(other);
   };
   EXPECT_TRUE(refused([](Batch* b) { b->samples.pop_back(); }));
   EXPECT_TRUE(refused([](Batch* b) { b->scored.resize(1); }));
-  EXPECT_TRUE(refused([](Batch* b) { ++b->num_rows; }));
   EXPECT_FALSE(refused([](Batch* b) { b->time_retrieval = true; }));
   EXPECT_FALSE(refused([](Batch* b) { b->quality = QualityTarget(); }));
   EXPECT_TRUE(refused([](Batch* b) { b->sparse_runs = {{3, 0, 64}}; }));

@@ -7,6 +7,8 @@
 #include <functional>
 #include <random>
 
+#include "engine/short_chunk.h"
+
 namespace spotlight::engine {
 namespace {
 
@@ -88,6 +90,49 @@ TEST(StepTimeModelTest, ChunksOfALongPromptKeepToTheBound) {
     EXPECT_LE(late, std::max(4, steps / 200)) << past_seconds;
     EXPECT_GT(total / steps, 0.7 * bound) << past_seconds;  // and use what it allows
   }
+}
+
+// Short chunks are graphs, and cost far less than the longer ones' times say: once seen, they are taken for what they
+// are, and chunks become long again where those fit.
+TEST(StepTimeModelTest, ShortChunksAreJudgedByStepsLikeThem) {
+  StepTimeModel model;
+  const auto seconds = [](const StepWork& work) {
+    if (work.num_prefill_tokens == 0) return 5.3e-3;
+    const double host_bound = work.num_prefill_tokens <= kMaxShortChunk ? 6e-3 : 1.1e-2;
+    return host_bound + 1e-5 * work.num_prefill_tokens + 1.2e-9 * work.attended;
+  };
+  const auto run = [&](const StepWork& work) {
+    model.Add(work, seconds(work));
+    return seconds(work);
+  };
+  for (int32_t begin = 0; begin < 65536; begin += 8192) run(Work(0, begin, 8192));
+  for (int i = 0; i < 20; ++i) run(Work(8, 0, 0));
+  const double bound = 3 * model.DecodeSeconds(8);
+  int steps = 0, late = 0;
+  for (int32_t begin = 0; begin < 131072; ++steps) {
+    const int32_t most = model.MaxChunkTokens(Work(8, 0, 0), begin, 0.85 * bound);
+    const int32_t tokens = most < 160 ? ShortChunkWithin(most, {16, 32, 48, 64, 96, 128}) : most / 32 * 32;
+    late += run(Work(8, begin, tokens)) > bound ? 1 : 0;
+    begin += tokens;
+  }
+  EXPECT_LE(late, steps / 200);
+  EXPECT_LT(steps, 2400) << "chunks of 55 tokens would do";
+  EXPECT_GT(model.MaxChunkTokens(Work(8, 0, 0), 0, 4 * bound), 1024);
+}
+
+// What was learned of long chunks says that 150 tokens fit, which are cut to 128: those steps say that they do not.
+TEST(StepTimeModelTest, AShortChunkCutFromALongOneIsJudgedAsAShortOne) {
+  StepTimeModel model;
+  for (int i = 0; i < 20; ++i) model.Add(Work(8, 0, 0), 5e-3);
+  for (int i = 0; i < 20; ++i) {
+    for (int32_t tokens = 256; tokens <= 2048; tokens *= 2) model.Add(Work(8, 0, tokens), 6e-3 + 3e-5 * tokens);
+  }
+  constexpr double kBound = 6e-3 + 3e-5 * 150;
+  const int32_t before = model.MaxChunkTokens(Work(8, 0, 0), 0, kBound);
+  EXPECT_GT(before, 128);
+  EXPECT_LT(before, 160);
+  for (int i = 0; i < 10; ++i) model.Add(Work(8, 0, 128), 1.5 * kBound);
+  EXPECT_LT(model.MaxChunkTokens(Work(8, 0, 0), 0, kBound), 128);
 }
 
 TEST(StepTimeModelTest, OneSlowStepIsForgotten) {

@@ -1,0 +1,220 @@
+// Steps that decode and compute a short chunk of a prompt, replayed from a CUDA graph, beside the same enqueued kernel
+// by kernel; and prompts cut into short chunks beside long ones.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/model/layer_hash.h"
+#include "engine/short_chunk.h"
+#include "engine/torch_model_runner.h"
+#include "kernels/layout.h"
+#include "tests/testing/model_harness.h"
+#include "tests/testing/relative_error.h"
+#include "tests/testing/sampling.h"
+
+namespace spotlight::engine {
+namespace {
+
+constexpr char kFolder[] = "tests/testdata/tiny-llama";
+constexpr int32_t kMaxContext = 1024, kMaxRows = 12, kPages = kMaxContext / kernels::kPageTokens;
+constexpr int32_t kSelect = 40;
+
+// What a runner borrows.
+struct Model {
+  ModelConfig config;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<TensorSource> source;
+  HashFile hash;
+};
+
+std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, const std::string& hash_path) {
+  auto model = std::make_shared<Model>();
+  model->config = *LoadModelConfig(kFolder);
+  const ModelConfig& c = model->config;
+  model->checkpoint = *Checkpoint::Open(kFolder);
+  model->source = CheckpointTensors(model->checkpoint.get());
+  RunnerParts parts;
+  parts.device = at::Device(at::kCUDA, 0);
+  parts.dtype = dtype;
+  parts.decoder = *Decoder::Load(c, model->source.get(), dtype, parts.device, Quantization::kNone);
+  auto harness = testing::ModelHarness::Create(kFolder, {});
+  model->hash = *LoadHashFile(hash_path, c, (*harness)->fingerprint(), /*allow_untrained=*/true);
+  parts.hashes = *LoadLayerHashes(model->hash, parts.device);
+  KvCacheShape shape{c.num_layers, c.num_kv_heads, c.head_dim, model->hash.hash_words, {}};
+  for (const auto& [layer, hash] : parts.hashes) shape.hashed_layers.push_back(layer);
+  parts.cache = std::make_unique<KvCache>(*KvCache::Create(shape, kMaxRows * kPages, dtype, parts.device));
+  AttentionOptions options;
+  options.max_decode_rows = kMaxRows;
+  options.max_chunk_tokens = 512;
+  options.max_context = kMaxContext;
+  parts.attention = std::make_unique<SpotlightAttention>(
+      *SpotlightAttention::Create({c.num_q_heads, c.num_kv_heads, c.head_dim}, options, c.inv_freq, c.rope_scale,
+                                  parts.cache.get(), dtype, parts.device));
+  parts.capacity = {512, kMaxRows, kPages};
+  parts.max_context = kMaxContext;
+  parts.cuda_graphs = cuda_graphs;
+  parts.short_chunks = {16, 32, 48, 64, 96, 128};
+  parts.num_layers = c.num_layers;
+  parts.vocab_size = c.vocab_size;
+  parts.weight_storage = model;
+  auto runner = MakeTorchModelRunner(std::move(parts));
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  return runner.ok() ? *std::move(runner) : nullptr;
+}
+
+// Sequences of given tokens whose pages lie side by side.
+class Sequences {
+ public:
+  // A step of one token each of `decoding`, the last `sparse` of which retrieve, and the next `chunk` tokens of
+  // `prompt`, which they end or not.
+  Batch Step(const std::vector<int32_t>& decoding, int32_t sparse, int32_t prompt, int32_t chunk, bool ends) {
+    Batch batch;
+    batch.num_decode_rows = static_cast<int32_t>(decoding.size());
+    batch.num_dense_rows = batch.num_decode_rows - sparse;
+    batch.max_pages = kPages;
+    batch.query_begin = {0};
+    for (const int32_t sequence : decoding) Add(sequence, 1, true, &batch);
+    for (int32_t row = batch.num_dense_rows; row < batch.num_decode_rows; ++row) batch.num_select[row] = kSelect;
+    if (chunk > 0) Add(prompt, chunk, ends, &batch);
+    return batch;
+  }
+
+ private:
+  void Add(int32_t sequence, int32_t count, bool samples, Batch* batch) {
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t position = lengths_[sequence]++;
+      batch->token_ids.push_back(5 + (position * 37 + sequence * 11) % 400);
+      batch->positions.push_back(position);
+      batch->slots.push_back(int64_t{sequence} * kMaxContext + position);
+    }
+    for (int32_t page = 0; page < kPages; ++page) batch->page_table.push_back(sequence * kPages + page);
+    batch->query_begin.push_back(batch->num_tokens());
+    batch->context_len.push_back(lengths_[sequence]);
+    batch->num_select.push_back(0);
+    ++batch->num_rows;
+    if (!samples) return;
+    SampleRow row;
+    row.token_index = batch->num_tokens() - 1;
+    row.sampling = &greedy_;
+    row.sequence_id = sequence + 1;
+    row.num_logprobs = 5;
+    batch->samples.push_back(row);
+  }
+
+  const SamplingParams greedy_ = testing::ResolvedSampling(0);
+  int32_t lengths_[kMaxRows] = {};
+};
+
+StepResult RunStep(ModelRunner* runner, const Batch& batch) {
+  const absl::Status launched = runner->Launch(batch);
+  EXPECT_TRUE(launched.ok()) << launched;
+  auto result = runner->Wait();
+  EXPECT_TRUE(result.ok()) << result.status();
+  return result.ok() ? *std::move(result) : StepResult();
+}
+
+class ShortChunkCudaTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    hash_path_ = ::testing::TempDir() + "/short_chunk_hash.safetensors";
+    const absl::Status written = testing::WriteUntrainedHash(kFolder, hash_path_);
+    ASSERT_TRUE(written.ok()) << written;
+  }
+
+  struct Outcome {
+    std::vector<SampledToken> tokens;
+    int32_t graphs = 0;
+  };
+  // `rows` sequences of 130 tokens and more decode, `sparse` of them sparsely, while a prompt of `chunks` comes; then
+  // all of them decode, the prompt's sequence, too.
+  Outcome RunChunks(bool cuda_graphs, at::ScalarType dtype, int32_t rows, int32_t sparse,
+                    const std::vector<int32_t>& chunks) {
+    Outcome outcome;
+    const std::unique_ptr<ModelRunner> runner = MakeRunner(cuda_graphs, dtype, hash_path_);
+    if (runner == nullptr) return outcome;
+    Sequences sequences;
+    std::vector<int32_t> decoding;
+    for (int32_t i = 0; i < rows; ++i) {
+      RunStep(runner.get(), sequences.Step({}, 0, i, 130 + 31 * i, true));
+      decoding.push_back(i);
+    }
+    const auto step = [&](const Batch& batch) {
+      StepResult result = RunStep(runner.get(), batch);
+      EXPECT_EQ(result.tokens.size(), batch.samples.size());
+      outcome.graphs += result.cuda_graph ? 1 : 0;
+      for (SampledToken& token : result.tokens) outcome.tokens.push_back(std::move(token));
+    };
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      step(sequences.Step(decoding, sparse, rows, chunks[i], i + 1 == chunks.size()));
+    }
+    decoding.push_back(rows);
+    for (int32_t i = 0; i < 3; ++i) step(sequences.Step(decoding, 0, 0, 0, false));
+    return outcome;
+  }
+
+  std::string hash_path_;
+};
+
+TEST_F(ShortChunkCudaTest, AGraphGivesTheBitsOfTheSameStepEnqueuedKernelByKernel) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    for (const int32_t sparse : {0, 8}) {
+      // Rows and chunks that fill their buckets: padding changes how matrices are multiplied.
+      const std::vector<int32_t> chunks = {16, 128, 64, 32, 48, 96};
+      const Outcome eager = RunChunks(false, dtype, 8, sparse, chunks),
+                    graph = RunChunks(true, dtype, 8, sparse, chunks);
+      EXPECT_EQ(eager.graphs, 0);
+      EXPECT_EQ(graph.graphs, 9);
+      const size_t beside = 8 * chunks.size() + 1;
+      ASSERT_EQ(eager.tokens.size(), beside + 3 * 9);
+      ASSERT_EQ(graph.tokens.size(), eager.tokens.size());
+      for (size_t i = 0; i < beside; ++i) {
+        EXPECT_EQ(graph.tokens[i].token_id, eager.tokens[i].token_id) << i;
+        EXPECT_EQ(graph.tokens[i].logprob.logprob, eager.tokens[i].logprob.logprob) << i;
+        EXPECT_EQ(graph.tokens[i].logprob.top, eager.tokens[i].logprob.top) << i;
+      }
+    }
+  }
+}
+
+TEST_F(ShortChunkCudaTest, PaddingChangesNothingButRounding) {
+  for (const auto& [rows, sparse] :
+       {std::make_pair(0, 0), std::make_pair(1, 0), std::make_pair(5, 2), std::make_pair(11, 11)}) {
+    const std::vector<int32_t> chunks = {1, 50, 17, 100, 3};
+    const Outcome eager = RunChunks(false, at::kFloat, rows, sparse, chunks);
+    const Outcome graph = RunChunks(true, at::kFloat, rows, sparse, chunks);
+    EXPECT_EQ(graph.graphs, 8);
+    ASSERT_EQ(graph.tokens.size(), eager.tokens.size());
+    for (size_t i = 0; i < eager.tokens.size(); ++i) {
+      EXPECT_EQ(graph.tokens[i].token_id, eager.tokens[i].token_id) << rows << " rows, " << i;
+      EXPECT_NEAR(graph.tokens[i].logprob.logprob, eager.tokens[i].logprob.logprob, 1e-3) << rows << " rows, " << i;
+    }
+  }
+}
+
+TEST_F(ShortChunkCudaTest, ShortChunksGiveTheLogitsOfLongOnes) {
+  std::vector<int32_t> prompt;
+  for (int32_t i = 0; i < 900; ++i) prompt.push_back(5 + i * 37 % 400);
+  const auto logits = [&](at::ScalarType dtype, int32_t chunk) {
+    testing::HarnessOptions options;
+    options.dtype = dtype;
+    options.device = at::Device(at::kCUDA, 0);
+    options.chunk_tokens = chunk;
+    auto harness = testing::ModelHarness::Create(kFolder, options);
+    EXPECT_TRUE(harness.ok()) << harness.status();
+    auto result = (*harness)->Prefill(prompt);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return *result;
+  };
+  const std::vector<float> exact = logits(at::kFloat, 512);
+  EXPECT_LT(testing::RelativeError(logits(at::kFloat, 16), exact), 1e-4);
+  const double usual = testing::RelativeError(logits(at::kBFloat16, 512), exact);
+  for (const int32_t chunk : {7, 16, 100, 128}) {
+    EXPECT_LT(testing::RelativeError(logits(at::kBFloat16, chunk), exact), 1.5 * usual) << chunk;
+  }
+}
+
+}  // namespace
+}  // namespace spotlight::engine
