@@ -191,8 +191,9 @@ void EngineLoop::LaunchStep(Step* step) {
   SplitByRetrieval(policy_, &step->plan);
   Batch& batch = step->batch;
   BuildBatch(step->plan, &batch);
-  const bool sparse = step->plan.num_dense_rows < step->plan.num_decode_rows;
-  batch.time_retrieval = sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
+  const bool only_sparse_decode =
+      step->plan.num_dense_rows < step->plan.num_decode_rows && batch.num_rows == batch.num_decode_rows;
+  batch.time_retrieval = only_sparse_decode && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
   batch.quality = quality_policy_.PlanSample(step->plan);
   // Measuring waits for the device, and what it finds counts from the next step on.
   const bool alone = runner_->max_in_flight() < 2 || batch.time_retrieval || batch.quality.has_value();
@@ -264,7 +265,8 @@ void EngineLoop::EndStep() {
   stats_.host_seconds = std::max(0.0, absl::ToDoubleSeconds(end - begin - waited_));
   last_end_ = end;
   waited_ = absl::ZeroDuration();
-  scheduler_.Learn(plan, stats_.step_seconds);
+  // What a measured step takes longer is no step's time.
+  if (!step.batch.time_retrieval && !step.batch.quality.has_value()) scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;
