@@ -195,7 +195,9 @@ void EngineLoop::LaunchStep(Step* step) {
   batch.time_retrieval = sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
   batch.quality = quality_policy_.PlanSample(step->plan);
 
-  if (under_way_ != nullptr && runner_->PreparesFor(batch)) {
+  const bool prepares = runner_->PreparesFor(batch);
+  step->usual = !prepares && !batch.quality.has_value();
+  if (under_way_ != nullptr && prepares) {
     EndStep();
     for (SampleRow& sample : batch.samples) sample.fed_sample = -1;  // the sequences have their tokens by now
   }
@@ -262,7 +264,7 @@ void EngineLoop::EndStep() {
   stats_.host_seconds = std::max(0.0, absl::ToDoubleSeconds(end - begin - waited_));
   last_end_ = end;
   waited_ = absl::ZeroDuration();
-  scheduler_.Learn(plan, stats_.step_seconds);
+  if (step.usual) scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;

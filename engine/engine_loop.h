@@ -71,6 +71,7 @@ class EngineLoop {
     uint64_t number = 0;
     absl::Duration start = absl::ZeroDuration();
     bool saturated = false;
+    bool usual = false;  // it measures no quality and its launch prepares nothing: its time says what others will take
   };
 
   void LaunchStep(Step* step);

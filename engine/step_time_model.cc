@@ -66,6 +66,12 @@ double StepTimeModel::Fit::At(const Features& features) const {
   return seconds;
 }
 
+double StepTimeModel::Fit::Near(int32_t octaves, const Features& features) const {
+  const auto found = points_.find(octaves);
+  const double there = found == points_.end() ? 0 : At(found->second.features);
+  return there > 0 ? At(features) * found->second.seconds / there : At(features);
+}
+
 // Least squares of the relative errors, by projected Gauss-Seidel on the normal equations.
 void StepTimeModel::Fit::Solve() {
   std::array<Features, kFeatures> products = {};
@@ -113,7 +119,7 @@ void StepTimeModel::Add(const StepWork& work, double seconds) {
 double StepTimeModel::DecodeSeconds(int32_t num_decode_rows) const {
   StepWork work;
   work.num_decode_rows = num_decode_rows;
-  return (decode_.empty() ? long_.fit : decode_).At(FeaturesOf(work));
+  return decode_.empty() ? long_.fit.At(FeaturesOf(work)) : decode_.Near(OctavesOf(work), FeaturesOf(work));
 }
 
 int32_t StepTimeModel::MaxChunkTokens(const StepWork& work, int32_t begin, double seconds) const {

@@ -55,6 +55,8 @@ class StepTimeModel {
    public:
     void Add(int32_t octaves, const Features& features, double seconds);
     double At(const Features& features) const;
+    // The same, scaled by how far the remembered step of these octaves is from it, if there is one.
+    double Near(int32_t octaves, const Features& features) const;
     bool empty() const { return points_.empty(); }
 
    private:

@@ -28,7 +28,7 @@ class PageRing {
   static_assert(kTokens % kGroups == 0 && kPageTokens % kTokens == 0);
 
   struct Signals {
-    uint64_t full[kSlots];
+    uint64_t full[kSlots], free[kSlots];
     int left[kSlots];  // warps that have left the slot, since it was first filled
   };
 
@@ -39,6 +39,7 @@ class PageRing {
     if (threadIdx.x == 0) {
       for (int slot = 0; slot < kSlots; ++slot) {
         InitBarrier(&signals_->full[slot]);
+        InitBarrier(&signals_->free[slot], kWarps);
         signals_->left[slot] = 0;
       }
       FenceBarrierInit();
@@ -70,15 +71,14 @@ class PageRing {
 #if __CUDA_ARCH__ >= 900
     if (tile + kSlots >= end_) return;
     __syncwarp();
+    const int turn = tile - first_, slot = turn % kSlots;
     int last = 0;
     if (threadIdx.x % 32 == 0) {
-      __threadfence_block();
-      last = atomicAdd(&signals_->left[(tile - first_) % kSlots], 1) % kWarps == kWarps - 1;
-      __threadfence_block();
+      Arrive(&signals_->free[slot]);
+      last = atomicAdd(&signals_->left[slot], 1) % kWarps == kWarps - 1;
     }
     if (__shfl_sync(~0u, last, 0) != 0) {
-      __syncwarp();
-      FenceForBulkCopies();
+      WaitForPhase(&signals_->free[slot], turn / kSlots % 2);  // over: all have arrived
       Fill(tile + kSlots);
     }
 #endif

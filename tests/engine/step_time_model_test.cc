@@ -63,6 +63,13 @@ TEST(StepTimeModelTest, LearnsWhatDecodingTakes) {
   EXPECT_NEAR(model.DecodeSeconds(64), 1.04e-2, 5e-4);
 }
 
+TEST(StepTimeModelTest, SlowStepsOfOtherSizesDoNotCountAgainstManyOfThisOne) {
+  StepTimeModel model;
+  for (const int32_t rows : {1, 2, 4}) model.Add(Work(rows, 0, 0), 0.03);  // seen once, while kernels were loaded
+  for (int i = 0; i < 40; ++i) model.Add(Work(8, 0, 0), 5e-3);
+  EXPECT_NEAR(model.DecodeSeconds(8), 5e-3, 1e-4);
+}
+
 // A prompt of 128K beside 8 streams, after a shorter one that came alone: steps keep to the bound all the way, where
 // reading the past costs nothing by itself and where it does.
 TEST(StepTimeModelTest, ChunksOfALongPromptKeepToTheBound) {
