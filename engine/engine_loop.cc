@@ -191,8 +191,9 @@ void EngineLoop::LaunchStep(Step* step) {
   SplitByRetrieval(policy_, &step->plan);
   Batch& batch = step->batch;
   BuildBatch(step->plan, &batch);
+  const bool just_decodes = batch.num_rows == batch.num_decode_rows;
   const bool sparse = step->plan.num_dense_rows < step->plan.num_decode_rows;
-  batch.time_retrieval = sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
+  batch.time_retrieval = just_decodes && sparse && num_sparse_steps_++ % kStepsPerRetrievalTiming == 0;
   batch.quality = quality_policy_.PlanSample(step->plan);
 
   const bool prepares = runner_->PreparesFor(batch);
