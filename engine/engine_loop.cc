@@ -203,6 +203,10 @@ void EngineLoop::LaunchStep(Step* step) {
     for (SampleRow& sample : batch.samples) sample.fed_sample = -1;  // the sequences have their tokens by now
   }
   if (!fault_.ok()) return;
+  // What is under way is seen to end after this launch, and a chunk's may take longer than a step that only decodes.
+  if (under_way_ != nullptr && !just_decodes && under_way_->batch.num_rows == under_way_->batch.num_decode_rows) {
+    under_way_->usual = false;
+  }
   if (absl::Status launched = runner_->Launch(batch); !launched.ok()) return Fail(launched);
   scheduler_.Advance(step->plan);
   if (under_way_ != nullptr) EndStep();

@@ -71,7 +71,8 @@ class EngineLoop {
     uint64_t number = 0;
     absl::Duration start = absl::ZeroDuration();
     bool saturated = false;
-    bool usual = false;  // it measures no quality and its launch prepares nothing: its time says what others will take
+    bool usual =
+        false;  // nothing was measured, prepared or launched beside it that others have not: its time is theirs
   };
 
   void LaunchStep(Step* step);

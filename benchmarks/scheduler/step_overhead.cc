@@ -28,6 +28,7 @@ class TextRunner : public engine::ModelRunner {
   explicit TextRunner(std::vector<int32_t> text) : text_(std::move(text)) {}
 
   int32_t max_in_flight() const override { return 1; }
+  bool PreparesFor(const engine::Batch&) const override { return false; }
   absl::Status Launch(const Batch& batch) override {
     batch_ = &batch;
     return absl::OkStatus();

@@ -42,6 +42,7 @@ class WaitingRunner : public engine::ModelRunner {
   WaitingRunner(std::vector<int32_t> text, int32_t model_us) : text_(std::move(text)), model_us_(model_us) {}
 
   int32_t max_in_flight() const override { return 1; }
+  bool PreparesFor(const engine::Batch&) const override { return false; }
   absl::Status Launch(const engine::Batch& batch) override {
     batch_ = &batch;
     return absl::OkStatus();

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,8 +41,25 @@ class EngineLoopGapTest : public EngineLoopTest {
     model.max_context_tokens = 131072;
     Start(model);
     runner_->OnRun([this](const Batch& batch) { clock_.Advance(TimeOf(batch)); });
+    if (overlap_) OverlapSteps();
     for (int32_t i = 0; i < streams; ++i) Submit(Request("s" + std::to_string(i), 4000), PromptIds(300, 40 + i));
     for (int pass = 0; pass < 100; ++pass) ASSERT_TRUE(loop_->RunOnce());
+  }
+
+  // Two steps under way; to launch the first chunk after started_ takes 40 ms.
+  void OverlapSteps() {
+    runner_->SetMaxInFlight(2);
+    runner_->OnRun([this](const Batch& batch) {
+      const bool is_first = !launched_long_ && batch.num_rows > batch.num_decode_rows && started_;
+      clock_.Advance(is_first ? absl::Milliseconds(40) : absl::Microseconds(50));
+      launched_long_ |= is_first;
+      ends_.push_back(std::max(ends_.empty() ? last_end_ : ends_.back(), clock_.Now()) + TimeOf(batch));
+    });
+    runner_->OnWait([this] {
+      last_end_ = ends_.front();
+      ends_.pop_front();
+      clock_.Advance(std::max(absl::ZeroDuration(), last_end_ - clock_.Now()));
+    });
   }
 
   // Of the steps recorded from `first` on.
@@ -53,6 +71,10 @@ class EngineLoopGapTest : public EngineLoopTest {
     }
     return gaps;
   }
+
+  bool overlap_ = false, started_ = false, launched_long_ = false;
+  std::deque<absl::Duration> ends_;  // of the steps under way
+  absl::Duration last_end_ = absl::ZeroDuration();
 };
 
 TEST_F(EngineLoopGapTest, ALongPromptMakesTokensWaitNoMoreThanThreeSteps) {
@@ -65,6 +87,19 @@ TEST_F(EngineLoopGapTest, ALongPromptMakesTokensWaitNoMoreThanThreeSteps) {
   const std::vector<double> gaps = Gaps(first);
   EXPECT_LE(Percentile(gaps, 0.99), 3 * usual);
   EXPECT_GE(Percentile(gaps, 0.5), 2 * usual) << "the prompt could have gone faster";
+}
+
+TEST_F(EngineLoopGapTest, AChunkThatIsLaunchedSlowlyIsNotTakenForASlowStepBeforeIt) {
+  overlap_ = true;
+  StartWithStreams(4);
+  const double usual = Percentile(Gaps(50), 0.5);
+  const size_t first = observer_.steps().size();
+  started_ = true;
+  const auto sink = Submit(Request("long", 1), PromptIds(65536, 3));
+  for (int pass = 0; pass < 3000 && !sink->finished(); ++pass) ASSERT_TRUE(loop_->RunOnce());
+  ASSERT_TRUE(sink->finished());
+  EXPECT_TRUE(launched_long_);
+  EXPECT_LE(Percentile(Gaps(first), 0.98), 3 * usual);
 }
 
 TEST_F(EngineLoopGapTest, AGivenGapIsKept) {

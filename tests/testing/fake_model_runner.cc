@@ -56,6 +56,11 @@ void FakeModelRunner::OnRun(std::function<void(const Batch&)> callback) {
   on_run_ = std::move(callback);
 }
 
+void FakeModelRunner::OnWait(std::function<void()> callback) {
+  MutexLock lock(&mutex_);
+  on_wait_ = std::move(callback);
+}
+
 void FakeModelRunner::Pause() {
   MutexLock lock(&mutex_);
   paused_ = true;
@@ -112,6 +117,12 @@ Batch FakeModelRunner::Fed(const Batch& batch) const {
 
 absl::StatusOr<StepResult> FakeModelRunner::Wait() {
   if (results_.empty()) return absl::InternalError("no step is under way");
+  std::function<void()> on_wait;
+  {
+    MutexLock lock(&mutex_);
+    on_wait = on_wait_;
+  }
+  if (on_wait) on_wait();
   StepResult result = std::move(results_.front());
   results_.pop_front();
   return result;

@@ -39,6 +39,8 @@ class FakeModelRunner : public ModelRunner {
   void Fail(absl::Status status);
   // Called at the end of each Launch, on its thread: lets a test move the clock or cancel while a step is under way.
   void OnRun(std::function<void(const Batch&)> callback);
+  // Called when a step is waited for, before its result is there.
+  void OnWait(std::function<void()> callback);
   // Steps under way at once; 1 unless told. With 2 a step's quality comes with the next one's result.
   void SetMaxInFlight(int32_t steps);
   // Batches of so many decode rows, and nothing else, are prepared for when the first of them is launched.
@@ -87,6 +89,7 @@ class FakeModelRunner : public ModelRunner {
   std::map<int32_t, int32_t> nan_from_ ABSL_GUARDED_BY(mutex_);
   std::map<int32_t, std::vector<float>> masses_ ABSL_GUARDED_BY(mutex_);
   std::function<void(const Batch&)> on_run_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_wait_ ABSL_GUARDED_BY(mutex_);
   int32_t max_in_flight_ ABSL_GUARDED_BY(mutex_) = 1;
   int32_t rows_to_prepare_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
