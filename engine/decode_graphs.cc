@@ -15,6 +15,8 @@ namespace spotlight::engine {
 namespace {
 
 constexpr size_t kMaxGraphs = 192;
+// Of those captured at start beside chunks, the longest first: others must find room.
+constexpr size_t kMaxUsualChunkGraphs = 64;
 constexpr int64_t kPaddingSlot = -1;
 // Of a chunk: such a token attends to nothing.
 constexpr int32_t kPaddingPosition = -1;
@@ -111,8 +113,9 @@ DecodeGraphs::DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std
 
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
-  for (auto length = short_chunks_.rbegin(); length != short_chunks_.rend(); ++length) {
-    for (int32_t rows = capacity_.max_rows - 1; rows > 0;) {
+  const auto has_room = [this] { return graphs_.size() < kMaxUsualChunkGraphs; };
+  for (auto length = short_chunks_.rbegin(); length != short_chunks_.rend() && has_room(); ++length) {
+    for (int32_t rows = capacity_.max_rows - 1; rows > 0 && has_room();) {
       if (auto status = CaptureRows(rows, *length, has_hash); !status.ok()) return status;
       int32_t smaller = CoarseBucket(rows) / 2;
       if (smaller < kSmallestCoarseBucket) smaller = 0;

@@ -269,7 +269,8 @@ void EngineLoop::EndStep() {
   stats_.host_seconds = std::max(0.0, absl::ToDoubleSeconds(end - begin - waited_));
   last_end_ = end;
   waited_ = absl::ZeroDuration();
-  if (step.usual) scheduler_.Learn(plan, stats_.step_seconds);
+  // A result that comes late was measured while this step ran.
+  if (step.usual && !result->quality.has_value()) scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;

@@ -104,7 +104,7 @@ void StepTimeModel::Add(const StepWork& work, double seconds) {
   const bool is_short = IsShort(work);
   Mixed& mixed = is_short ? short_ : long_;
   const double predicted = mixed.fit.At(features);
-  const bool known = is_short ? num_short_ > 0 : predicted > 0;
+  const bool known = is_short ? has_short_ : predicted > 0;
   if (work.num_decode_rows > 0 && known) {
     const double error = std::min(kMaxCorrection, std::max(kMinCorrection, seconds / predicted));
     mixed.correction += (error > mixed.correction ? kRise : kFall) * (error - mixed.correction);
@@ -112,7 +112,7 @@ void StepTimeModel::Add(const StepWork& work, double seconds) {
   // While chunks are short nothing else is learned of long ones.
   if (is_short) long_.correction += kFall * (1 - long_.correction);
   mixed.fit.Add(octaves, features, seconds);
-  num_short_ += is_short ? 1 : 0;
+  has_short_ |= is_short;
   most_prefill_tokens_ = std::max(most_prefill_tokens_, work.num_prefill_tokens);
 }
 
@@ -126,7 +126,7 @@ int32_t StepTimeModel::MaxChunkTokens(const StepWork& work, int32_t begin, doubl
   const int32_t most = std::max(kFirstChunkTokens, 2 * std::min(most_prefill_tokens_, 1 << 29));
   if (long_.fit.empty() || seconds == 0) return std::max(0, kFirstChunkTokens - work.num_prefill_tokens);
   const int32_t tokens = Fitting(long_, work, begin, seconds, std::max(0, most - work.num_prefill_tokens));
-  if (tokens >= kMinLongChunk || num_short_ == 0 || work.num_chunks > 0 || work.num_decode_rows == 0) return tokens;
+  if (tokens >= kMinLongChunk || !has_short_ || work.num_chunks > 0 || work.num_decode_rows == 0) return tokens;
   return Fitting(short_, work, begin, seconds, kMaxShortChunk);
 }
 

@@ -81,7 +81,8 @@ class StepTimeModel {
 
   Fit decode_;
   Mixed long_, short_;
-  int32_t num_short_ = 0, most_prefill_tokens_ = 0;
+  bool has_short_ = false;
+  int32_t most_prefill_tokens_ = 0;
 };
 
 }  // namespace spotlight::engine
