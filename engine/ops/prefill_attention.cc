@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "engine/ops/execution.h"
 #include "engine/ops/tensor.h"
+#include "engine/page_pool.h"
 #include "kernels/layout.h"
 #include "kernels/prefill_parts.h"
 
@@ -52,7 +53,7 @@ Attended TokensFirst(const at::Tensor& out, const at::Tensor& lse) {
 
 at::Tensor GatherOnCpu(const at::Tensor& kv, const at::Tensor& page_table, const PrefillPiece::Keys& range) {
   const int64_t first = range.begin / kPageTokens;
-  const int64_t pages = (range.end + kPageTokens - 1) / kPageTokens - first;
+  const int64_t pages = PagesFor(range.end) - first;
   // [pages, Hkv, P, 2, D] -> [2, Hkv, pages * P, D]
   return at::index_select(kv, 0, page_table.narrow(0, first, pages))
       .permute({3, 1, 0, 2, 4})

@@ -10,6 +10,7 @@
 #include "engine/ops/execution.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
+#include "engine/page_pool.h"
 #include "kernels/retrieval_quality.h"
 
 namespace spotlight::engine {
@@ -23,10 +24,6 @@ size_t WorkspaceBytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_di
   return kernels::RetrievalQualityWorkspaceBytes(
       device.is_cuda() ? kernels::DeviceKind::kCuda : kernels::DeviceKind::kCpu, /*max_rows=*/1, max_context,
       num_q_heads, num_kv_heads, head_dim);
-}
-
-int32_t NumPages(int32_t context_len) {
-  return (context_len + kernels::kPageTokens - 1) / kernels::kPageTokens;
 }
 
 at::Tensor Empty(at::IntArrayRef shape, at::ScalarType dtype, at::Device device) {
@@ -74,7 +71,7 @@ int64_t QualityProbe::Bytes(int32_t num_q_heads, int32_t num_kv_heads, int32_t h
   const auto row = int64_t{num_q_heads} * head_dim * static_cast<int64_t>(kernels::SizeOf(ToKernelDType(dtype)));
   const int64_t per_head = 4 * (int64_t{max_context} + 1 + kNumMetrics + kMaxPlaneWords);
   const size_t workspace = WorkspaceBytes(num_q_heads, num_kv_heads, head_dim, max_context, device);
-  return 2 * row + num_kv_heads * per_head + 4 * (2 + NumPages(max_context)) + static_cast<int64_t>(workspace) +
+  return 2 * row + num_kv_heads * per_head + 4 * (2 + PagesFor(max_context)) + static_cast<int64_t>(workspace) +
          kWorkspaceAlignment;
 }
 
@@ -85,7 +82,7 @@ QualityProbe::QualityProbe(int32_t num_q_heads, int32_t num_kv_heads, int32_t he
       q_(Empty({1, num_q_heads, head_dim}, dtype, device)),
       out_(Empty({1, num_q_heads, head_dim}, dtype, device)),
       planes_(Empty({num_kv_heads * kMaxPlaneWords}, at::kInt, device)),
-      row_(Empty({2 + NumPages(max_context)}, at::kInt, device)),
+      row_(Empty({2 + PagesFor(max_context)}, at::kInt, device)),
       selected_(Empty({int64_t{num_kv_heads} * max_context}, at::kInt, device)),
       num_selected_(Empty({num_kv_heads}, at::kInt, device)),
       metrics_(Empty({kNumMetrics, num_kv_heads}, at::kFloat, device)),
@@ -124,7 +121,7 @@ StepTensors QualityProbe::RowOf(const Batch& batch, int32_t row) {
   AwaitLatest();
   context_len_ = batch.context_len[row];
   num_select_ = batch.num_select[row];
-  const int32_t num_pages = NumPages(context_len_);
+  const int32_t num_pages = PagesFor(context_len_);
   const int32_t* const page_table = batch.page_table.data() + int64_t{row} * batch.max_pages;
   // Pinned memory is not used again before what was enqueued has read it.
   const at::Tensor host =

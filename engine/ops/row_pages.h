@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/page_pool.h"
 #include "kernels/layout.h"
 
 namespace spotlight::engine {
@@ -15,7 +16,7 @@ class RowPages {
   void Assign(const int32_t* pages, int32_t context_len) {
     Clear();
     context_len_ = context_len;
-    pages_.assign(pages, pages + (context_len + kernels::kPageTokens - 1) / kernels::kPageTokens);
+    pages_.assign(pages, pages + PagesFor(context_len));
     for (size_t i = 0; i < pages_.size(); ++i) {
       if (pages_[i] >= static_cast<int32_t>(places_.size())) places_.resize(pages_[i] + 1, -1);
       places_[pages_[i]] = static_cast<int32_t>(i);
