@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "kernels/numeric.h"
 #include "kernels/sample.h"
+#include "tests/testing/managed_array.h"
 #include "tests/testing/sampling.h"
 
 namespace spotlight::engine {
@@ -23,29 +24,10 @@ namespace {
 using kernels::SampleEntry;
 using kernels::SampleOutput;
 using kernels::SampleRowParams;
+using testing::ManagedArray;
 using testing::ResolvedSampling;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-// Memory that host and device both see.
-template <typename T>
-class Shared {
- public:
-  explicit Shared(size_t count) : count_(count) {
-    EXPECT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&data_), count * sizeof(T)), cudaSuccess);
-    std::memset(static_cast<void*>(data_), 0, count * sizeof(T));
-  }
-  ~Shared() { cudaFree(data_); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-  T* data() { return data_; }
-  size_t size() const { return count_; }
-  T& operator[](size_t i) { return data_[i]; }
-
- private:
-  size_t count_;
-  T* data_ = nullptr;
-};
 
 struct Case {
   SamplingParams sampling;
@@ -72,12 +54,12 @@ class DeviceSamplingCudaTest : public ::testing::Test {
   void Allocate(int32_t rows, int32_t vocab_size) {
     rows_ = rows;
     vocab_size_ = vocab_size;
-    logits_ = std::make_unique<Shared<float>>(size_t(rows) * vocab_size);
-    params_ = std::make_unique<Shared<SampleRowParams>>(rows);
-    counts_ = std::make_unique<Shared<uint32_t>>(size_t(rows) * vocab_size);
-    entries_ = std::make_unique<Shared<SampleEntry>>(size_t(rows) * kernels::kMaxSampleEntries);
-    out_ = std::make_unique<Shared<SampleOutput>>(rows);
-    workspace_ = std::make_unique<Shared<uint8_t>>(kernels::SampleWorkspaceBytes(rows, vocab_size) + 256);
+    logits_ = std::make_unique<ManagedArray<float>>(size_t(rows) * vocab_size);
+    params_ = std::make_unique<ManagedArray<SampleRowParams>>(rows);
+    counts_ = std::make_unique<ManagedArray<uint32_t>>(size_t(rows) * vocab_size);
+    entries_ = std::make_unique<ManagedArray<SampleEntry>>(size_t(rows) * kernels::kMaxSampleEntries);
+    out_ = std::make_unique<ManagedArray<SampleOutput>>(rows);
+    workspace_ = std::make_unique<ManagedArray<uint8_t>>(kernels::SampleWorkspaceBytes(rows, vocab_size) + 256);
   }
 
   void Set(int32_t r, const Case& c) {
@@ -98,7 +80,7 @@ class DeviceSamplingCudaTest : public ::testing::Test {
     if (p.has_penalty) {
       std::vector<int32_t> ids = c.prompt;
       ids.insert(ids.end(), c.output.begin(), c.output.end());
-      Shared<int32_t> shared_ids(ids.size() + 1);
+      ManagedArray<int32_t> shared_ids(ids.size() + 1);
       std::copy(ids.begin(), ids.end(), shared_ids.data());
       kernels::CountTokensParams count;
       count.execution.device = kernels::DeviceKind::kCuda;
@@ -140,12 +122,12 @@ class DeviceSamplingCudaTest : public ::testing::Test {
   const float* logits(int32_t r) { return logits_->data() + size_t(r) * vocab_size_; }
 
   int32_t rows_ = 0, vocab_size_ = 0;
-  std::unique_ptr<Shared<float>> logits_;
-  std::unique_ptr<Shared<SampleRowParams>> params_;
-  std::unique_ptr<Shared<uint32_t>> counts_;
-  std::unique_ptr<Shared<SampleEntry>> entries_;
-  std::unique_ptr<Shared<SampleOutput>> out_;
-  std::unique_ptr<Shared<uint8_t>> workspace_;
+  std::unique_ptr<ManagedArray<float>> logits_;
+  std::unique_ptr<ManagedArray<SampleRowParams>> params_;
+  std::unique_ptr<ManagedArray<uint32_t>> counts_;
+  std::unique_ptr<ManagedArray<SampleEntry>> entries_;
+  std::unique_ptr<ManagedArray<SampleOutput>> out_;
+  std::unique_ptr<ManagedArray<uint8_t>> workspace_;
 };
 
 Case RandomCase(std::mt19937_64* random, int32_t vocab_size) {
@@ -231,7 +213,7 @@ TEST_F(DeviceSamplingCudaTest, TakesHalfPrecisionAndGivesARowTheSameBitsWhatever
   std::mt19937_64 random(5);
   constexpr int32_t kVocabSize = 49152, kRows = 33;
   Allocate(kRows, kVocabSize);
-  Shared<uint16_t> half(size_t(kRows) * kVocabSize);
+  ManagedArray<uint16_t> half(size_t(kRows) * kVocabSize);
   std::normal_distribution<float> normal(0, 3);
   std::vector<Case> cases;
   for (int32_t r = 0; r < kRows; ++r) {
@@ -321,10 +303,10 @@ TEST_F(DeviceSamplingCudaTest, ScoresAGivenToken) {
 }
 
 TEST_F(DeviceSamplingCudaTest, FeedsTheTokensOfTheStepBefore) {
-  Shared<SampleOutput> sampled(2);
+  ManagedArray<SampleOutput> sampled(2);
   sampled[0].token_id = 40;
   sampled[1].token_id = -1;
-  Shared<int32_t> ids(4);
+  ManagedArray<int32_t> ids(4);
   const int32_t before[] = {7, ~0, ~1, 9};
   std::copy(before, before + 4, ids.data());
   kernels::FeedTokensParams params;

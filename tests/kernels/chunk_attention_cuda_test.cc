@@ -14,31 +14,14 @@
 
 #include "kernels/numeric.h"
 #include "tests/kernels/captured_graph.h"
+#include "tests/testing/managed_array.h"
 
 namespace spotlight::kernels::testing {
 namespace {
 
+using spotlight::testing::ManagedArray;
+
 constexpr uint16_t kNan = 0x7fff;  // in either type
-
-// Memory that host and device both see.
-template <typename T>
-class Shared {
- public:
-  explicit Shared(int64_t count) : count_(count) {
-    EXPECT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&data_), count * sizeof(T)), cudaSuccess);
-  }
-  ~Shared() { cudaFree(data_); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-  T* data() const { return data_; }
-  T& operator[](int64_t i) const { return data_[i]; }
-  void Fill(T value) { std::fill(data_, data_ + count_, value); }
-  std::vector<T> Copy() const { return {data_, data_ + count_}; }
-
- private:
-  const int64_t count_;
-  T* data_ = nullptr;
-};
 
 struct Shape {
   DType dtype;
@@ -165,10 +148,10 @@ class Chunk {
 
   const Shape shape_;
   std::mt19937_64 random_{7};
-  Shared<uint16_t> kv_;
-  Shared<int32_t> table_, lengths_;
-  Shared<uint16_t> q_, out_;
-  Shared<uint8_t> workspace_;
+  ManagedArray<uint16_t> kv_;
+  ManagedArray<int32_t> table_, lengths_;
+  ManagedArray<uint16_t> q_, out_;
+  ManagedArray<uint8_t> workspace_;
 };
 
 // Consecutive queries, the last `padding` of which are none.

@@ -13,26 +13,12 @@
 #include <vector>
 
 #include "kernels/numeric.h"
+#include "tests/testing/managed_array.h"
 
 namespace spotlight::kernels::testing {
 namespace {
 
-// Memory that host and device both see.
-template <typename T>
-class Shared {
- public:
-  explicit Shared(int64_t count) {
-    EXPECT_EQ(cudaMallocManaged(reinterpret_cast<void**>(&data_), count * sizeof(T)), cudaSuccess);
-  }
-  ~Shared() { cudaFree(data_); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-  T* data() const { return data_; }
-  T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  T* data_ = nullptr;
-};
+using spotlight::testing::ManagedArray;
 
 struct GatherCase {
   int32_t kv_heads, head_dim, begin, end;
@@ -44,15 +30,15 @@ TEST_P(GatherPagesTest, CopiesTheTokensAndNothingElse) {
   const GatherCase& c = GetParam();
   const int32_t pages = (c.end + kPageTokens - 1) / kPageTokens, tokens = c.end - c.begin;
   const int64_t page_elements = int64_t{c.kv_heads} * kPageTokens * 2 * c.head_dim;
-  Shared<uint16_t> kv((pages + 1) * page_elements);
-  Shared<int32_t> table(pages);
+  ManagedArray<uint16_t> kv((pages + 1) * page_elements);
+  ManagedArray<int32_t> table(pages);
   for (int64_t i = 0; i < (pages + 1) * page_elements; ++i) kv[i] = static_cast<uint16_t>(i * 40503 >> 5);
   std::iota(table.data(), table.data() + pages, 1);
   std::shuffle(table.data(), table.data() + pages, std::mt19937(4));
   const int64_t elements = int64_t{c.kv_heads} * tokens * c.head_dim;
   constexpr int64_t kGuard = 64;
   constexpr uint16_t kUntouched = 0xabcd;
-  Shared<uint16_t> keys(elements + kGuard), values(elements + kGuard);
+  ManagedArray<uint16_t> keys(elements + kGuard), values(elements + kGuard);
   std::fill(keys.data(), keys.data() + elements + kGuard, kUntouched);
   std::fill(values.data(), values.data() + elements + kGuard, kUntouched);
 
@@ -106,8 +92,8 @@ TEST_P(MergeAttentionTest, WeighsThePartsByTheirSums) {
   const int64_t rows = int64_t{c.tokens} * c.heads, elements = rows * c.head_dim;
   std::mt19937_64 random(6);
   std::normal_distribution<float> normal;
-  std::vector<std::unique_ptr<Shared<uint16_t>>> outs;
-  std::vector<std::unique_ptr<Shared<float>>> lses;
+  std::vector<std::unique_ptr<ManagedArray<uint16_t>>> outs;
+  std::vector<std::unique_ptr<ManagedArray<float>>> lses;
   MergeAttentionParams params;
   params.execution.device = DeviceKind::kCuda;
   params.dtype = c.dtype;
@@ -116,8 +102,8 @@ TEST_P(MergeAttentionTest, WeighsThePartsByTheirSums) {
   params.head_dim = c.head_dim;
   params.num_parts = c.parts;
   for (int32_t part = 0; part < c.parts; ++part) {
-    outs.push_back(std::make_unique<Shared<uint16_t>>(elements));
-    lses.push_back(std::make_unique<Shared<float>>(rows));
+    outs.push_back(std::make_unique<ManagedArray<uint16_t>>(elements));
+    lses.push_back(std::make_unique<ManagedArray<float>>(rows));
     for (int64_t i = 0; i < elements; ++i) StoreElement(normal(random), outs[part]->data(), c.dtype, i);
     for (int64_t i = 0; i < rows; ++i) (*lses[part])[i] = 200.0f + 3 * normal(random);
     params.parts[part] = {outs[part]->data(), lses[part]->data()};
@@ -137,8 +123,8 @@ TEST_P(MergeAttentionTest, WeighsThePartsByTheirSums) {
       }
     }
   }
-  Shared<uint16_t> out(elements);
-  Shared<float> lse(rows);
+  ManagedArray<uint16_t> out(elements);
+  ManagedArray<float> lse(rows);
   params.out = c.in_place ? outs[0]->data() : out.data();
   params.lse = c.in_place ? lses[0]->data() : lse.data();
   const absl::Status status = MergeAttention(params);
