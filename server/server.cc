@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "grpcpp/ext/channelz_service_plugin.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -329,7 +330,7 @@ absl::Status Server::Ready() {
     case ServingState::kServing:
       return absl::OkStatus();
     case ServingState::kLoading:
-      return absl::UnavailableError("loading the model");
+      return absl::UnavailableError(absl::StrFormat("loading the model, %.0f%%", 100 * loaded_share_.load()));
     case ServingState::kDraining:
       return absl::UnavailableError("draining");
     case ServingState::kFailed:
