@@ -290,12 +290,21 @@ void Server::PollEngine() {
   spdlog::critical("the engine has stopped and serves no more: {}", load->fault);
 }
 
+void Server::LogCaptureFailure() {
+  const absl::Status failure = metrics_.TakeCaptureFailure();
+  if (failure.ok()) return;
+  spdlog::warn("a CUDA graph could not be captured, so steps of its kind are enqueued kernel by kernel: {}",
+               std::string(failure.message()));
+}
+
 void Server::WatchEngine() {
   MutexLock lock(&watch_mutex_);
   while (!watch_stopping_) {
     PollEngine();
+    LogCaptureFailure();
     watch_ends_.WaitFor(&watch_mutex_, kEnginePollInterval);
   }
+  LogCaptureFailure();  // of the last second
 }
 
 absl::optional<engine::EngineLoad> Server::Load() const {

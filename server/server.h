@@ -105,7 +105,8 @@ class Server {
   void OnCallEnd(const CallRecord& record);
   bool SetState(ServingState state);  // false: it has failed already, for good
   void PollEngine();                  // fails the server once the engine has stopped
-  void WatchEngine();                 // polls until told to stop
+  void LogCaptureFailure();           // if there was one since
+  void WatchEngine();                 // calls these two until told to stop
   absl::Status Live();                // these two ask the engine anew
   absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
