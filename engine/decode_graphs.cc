@@ -195,20 +195,29 @@ bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
   return key.decode_rows() + key.chunk_tokens <= capacity_.max_tokens;
 }
 
-bool DecodeGraphs::Prepare(const Batch& batch) {
+bool DecodeGraphs::Prepare(const Batch& batch, absl::optional<absl::Status>* capture) {
   if (!FitsGraph(batch)) return false;
   const GraphKey key = KeyOf(batch);
   if (!Captures(batch)) return graphs_.count(key) > 0;
-  try {
-    c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
-    if (Capture(key).ok()) return true;
-  } catch (const c10::Error&) {
-    cudaGetLastError();  // an allocation's failure would be found by the next launch
-  }
+  *capture = TryCapture(key);
+  if ((*capture)->ok()) return true;
   // What was enqueued may still read the inputs.
   if (cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()) != cudaSuccess) cudaGetLastError();
   failed_.insert(key);
   return false;
+}
+
+absl::Status DecodeGraphs::TryCapture(const GraphKey& key) {
+  try {
+    c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
+    return Capture(key);
+  } catch (const c10::OutOfMemoryError& error) {
+    cudaGetLastError();  // an allocation's failure would be found by the next launch
+    return absl::ResourceExhaustedError(error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    cudaGetLastError();
+    return absl::InternalError(error.what_without_backtrace());
+  }
 }
 
 absl::Status DecodeGraphs::Capture(const GraphKey& key) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "engine/batch.h"
 #include "engine/step_inputs.h"
 #include "kernels/sample.h"
@@ -65,16 +66,17 @@ class DecodeGraphs {
   absl::Status CaptureUsual(bool has_hash);
 
   // Whether a graph is there for this step. It must fit one, and its padded rows and tokens the capacity; the first
-  // step of a kind captures (tens of milliseconds), as long as there is room for another graph. Where a capture
-  // failed, for want of memory, the answer stays false: such steps are enqueued kernel by kernel.
-  bool Prepare(const Batch& batch);
+  // step of a kind captures (tens of milliseconds), as long as there is room for another graph, and `capture` is set to
+  // how that went. Where it failed, for want of memory, the answer stays false: such steps are enqueued kernel by
+  // kernel.
+  bool Prepare(const Batch& batch, absl::optional<absl::Status>* capture);
 
   // Whether Prepare would capture.
   bool Captures(const Batch& batch) const;
   // Where the graph has the batch's row.
   int32_t RowOf(const Batch& batch, int32_t row) const;
 
-  // Prepare(batch).
+  // Prepare said true.
   absl::Status Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
@@ -93,6 +95,7 @@ class DecodeGraphs {
   bool FitsCapacity(const GraphKey& key) const;
   absl::Status CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash);
   absl::Status Capture(const GraphKey& key);
+  absl::Status TryCapture(const GraphKey& key);  // LibTorch's exceptions made a status
 
   StepInputs* const inputs_;
   const StepCapacity capacity_;

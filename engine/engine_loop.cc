@@ -237,6 +237,7 @@ void EngineLoop::EndStep() {
   stats_.num_prefix_hit_tokens = plan.num_prefix_hit_tokens;
   stats_.retrieval = result->retrieval;
   stats_.cuda_graph = result->cuda_graph;
+  stats_.graph_capture = result->graph_capture;
   if (result->quality.has_value()) JudgeRetrieval(*result->quality);
   size_t next_token = 0, next_scored = 0;
   for (int32_t r = 0; r < batch.num_rows; ++r) {

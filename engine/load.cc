@@ -13,6 +13,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "engine/cache_size.h"
 #include "engine/device.h"
 #include "engine/model/config.h"
@@ -112,6 +114,11 @@ std::string DescribeQuality(const QualityOptions& options) {
                                                         " samples with attention mass under ", options.floor));
 }
 
+std::string DescribeLoading(int64_t bytes, absl::Duration time) {
+  const double gigabytes = static_cast<double>(bytes) / 1e9, seconds = absl::ToDoubleSeconds(time);
+  return absl::StrFormat("weights: %.2f GB in %.2f s, %.2f GB/s", gigabytes, seconds, gigabytes / seconds);
+}
+
 std::string DescribeFp8(at::Device device) {
   if (device.is_cpu()) return "weights: rounded to fp8 and widened again; on a CPU that saves neither memory nor time";
   return absl::StrCat("weights: fp8 but for embeddings and output head; steps of more than ",
@@ -175,8 +182,15 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   RunnerParts parts;
   parts.device = *device;
   parts.weight_storage = *weights;
-  auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device, options.quantization);
+  const absl::Duration start = Clock::Steady()->Now();
+  int64_t weight_bytes = 0;
+  const auto on_progress = [&](int64_t bytes_done, int64_t bytes_total) {
+    weight_bytes = bytes_done;
+    if (options.on_progress != nullptr) options.on_progress(bytes_done, bytes_total);
+  };
+  auto decoder = Decoder::Load(*config, (*weights)->source.get(), dtype, *device, options.quantization, on_progress);
   if (!decoder.ok()) return decoder.status();
+  loaded.notes.push_back(DescribeLoading(weight_bytes, Clock::Steady()->Now() - start));
   if (options.quantization == Quantization::kFp8) loaded.notes.push_back(DescribeFp8(*device));
   parts.decoder = *std::move(decoder);
   auto hashes = LoadLayerHashes(*hash, *device);

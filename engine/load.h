@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,8 @@ struct LoadOptions {
   SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
   RetrievalOptions retrieval;
   QualityOptions quality;
+  // Told of the weights' bytes that are there and of all of them, after every 64 MB or tensor, in LoadEngine's thread.
+  std::function<void(int64_t bytes_done, int64_t bytes_total)> on_progress;
 };
 
 struct LoadedEngine {

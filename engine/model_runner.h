@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "engine/batch.h"
@@ -47,6 +48,8 @@ struct StepResult {
   // Of this step, or, where steps overlap, of the one before, whose measurement ran beside this one.
   absl::optional<QualityReading> quality;
   bool cuda_graph = false;  // replayed from a captured graph
+  // A step that was the first of its kind: whether a graph could be captured for it, or why not.
+  absl::optional<absl::Status> graph_capture;
 };
 
 // Steps run in the order of their launches. Engine thread only. An error is a device fault: the engine stops, and

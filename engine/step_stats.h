@@ -43,7 +43,8 @@ struct StepStats {
   double step_seconds = 0;
   // As much of it as the engine's thread did not wait for the device. On a CPU all of it: the host is the device.
   double host_seconds = 0;
-  bool cuda_graph = false;  // the step was replayed from a captured graph
+  bool cuda_graph = false;                     // the step was replayed from a captured graph
+  absl::optional<absl::Status> graph_capture;  // StepResult's
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_rows = 0;
   int32_t num_generated_tokens = 0;

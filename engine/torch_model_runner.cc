@@ -91,6 +91,7 @@ class TorchModelRunner : public ModelRunner {
   struct Step {
     const Batch* batch = nullptr;
     bool cuda_graph = false;
+    absl::optional<absl::Status> graph_capture;
     at::Tensor clocks;                        // on a GPU, of a timed step (RetrievalClocks)
     std::unique_ptr<PendingQuality> quality;  // on a GPU, of the step before
   };
@@ -120,7 +121,7 @@ class TorchModelRunner : public ModelRunner {
     auto sample_rows = sampler_->Prepare(batch);
     if (!sample_rows.ok()) return sample_rows.status();
     const bool fill = parts_.fill_prompts && batch.num_rows > batch.num_decode_rows;
-    if (graphs_ != nullptr && !fill && graphs_->Prepare(batch)) {
+    if (graphs_ != nullptr && !fill && graphs_->Prepare(batch, &step->graph_capture)) {
       step->cuda_graph = true;
       if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
@@ -159,6 +160,7 @@ class TorchModelRunner : public ModelRunner {
       result->scored[i] = LogprobOf(outputs[num_samples + i], step->batch->scored[i].num_top);
     }
     result->cuda_graph = step->cuda_graph;
+    result->graph_capture = std::move(step->graph_capture);
     if (step->clocks.defined()) result->retrieval = RetrievalClocks::SecondsOf(step->clocks);
     if (step->quality != nullptr) result->quality = step->quality->Wait();
     return absl::OkStatus();

@@ -104,6 +104,12 @@ std::vector<MetricFamily>* BuildTable() {
       {"spotlight_batch_size", kHistogram, "Decode rows of a step.", {}, powers_of_two},
       {"spotlight_step_tokens", kHistogram, "Tokens computed in a step, prefill and decode.", {}, powers_of_two},
       {"spotlight_step_seconds", kHistogram, "A step of the engine.", {"phase", "cuda_graph"}, step},
+      {"spotlight_graph_captures_total",
+       kCounter,
+       "CUDA graphs captured by the first step of their kind (those captured at start are not counted); failed: such "
+       "steps are enqueued kernel by kernel from then on, the log says why.",
+       {"result"},
+       {}},
 
       {"spotlight_retrieval_seconds",
        kHistogram,

@@ -32,6 +32,7 @@ using prometheus::Histogram;
 constexpr std::array<const char*, 6> kFinishReasons = {"none", "stop", "length", "cancelled", "deadline", "aborted"};
 constexpr std::array<const char*, 3> kPhases = {"queued", "prefill", "decode"};
 constexpr std::array<const char*, 3> kStepPhases = {"prefill", "decode", "mixed"};
+constexpr std::array<const char*, 2> kCaptureResults = {"ok", "failed"};
 constexpr std::array<const char*, 5> kStages = {"encode", "score", "select", "attend", "total"};
 constexpr std::array<const char*, 5> kDenseReasons = {"short_context", "layer_policy", "request_override", "guardrail",
                                                       "no_hash"};
@@ -102,6 +103,10 @@ struct Metrics::Handles {
   Histogram& batch_size = registry.AddHistogram("spotlight_batch_size");
   Histogram& step_tokens = registry.AddHistogram("spotlight_step_tokens");
   std::array<std::array<Histogram*, 2>, 3> step_seconds = StepHistograms();
+  std::array<Counter*, 2> graph_captures =
+      LabelledCounters(registry.CounterFamily("spotlight_graph_captures_total"), "result", kCaptureResults);
+  Mutex capture_mutex;
+  absl::Status capture_failure ABSL_GUARDED_BY(capture_mutex);  // the latest that was not taken
 
   std::array<Histogram*, 5> retrieval_seconds = StageHistograms();
   Histogram& candidate_tokens = registry.AddHistogram("spotlight_retrieval_candidate_tokens");
@@ -139,6 +144,13 @@ struct Metrics::Handles {
     for (size_t i = 0; i < totals.size(); ++i) {
       dropped_lines[i]->Increment(static_cast<double>(totals[i]) - dropped_lines[i]->Value());
     }
+  }
+
+  void OnGraphCapture(const absl::Status& capture) {
+    graph_captures[capture.ok() ? 0 : 1]->Increment();
+    if (capture.ok()) return;
+    MutexLock lock(&capture_mutex);
+    capture_failure = capture;
   }
 
   void OnQualitySample(const engine::QualitySample& sample) {
@@ -205,6 +217,7 @@ void Metrics::OnStep(const engine::StepStats& stats) {
   if (stats.num_prefill_tokens + stats.num_decode_rows == 0) return;
   const size_t phase = stats.num_prefill_tokens == 0 ? 1 : stats.num_decode_rows == 0 ? 0 : 2;
   h.step_seconds[phase][stats.cuda_graph]->Observe(stats.step_seconds);
+  if (stats.graph_capture.has_value()) h.OnGraphCapture(*stats.graph_capture);
   h.step_tokens.Observe(stats.num_prefill_tokens + stats.num_decode_rows);
   if (stats.num_decode_rows > 0) h.batch_size.Observe(stats.num_decode_rows);
   h.generation_tokens.Increment(stats.num_generated_tokens);
@@ -305,6 +318,11 @@ void Metrics::OnCredentialReload(const std::string& files, bool taken) {
 
 void Metrics::OnSpans(SpanOutcome outcome, size_t num_spans) {
   handles_->spans[static_cast<size_t>(outcome)]->Increment(static_cast<double>(num_spans));
+}
+
+absl::Status Metrics::TakeCaptureFailure() {
+  MutexLock lock(&handles_->capture_mutex);
+  return std::exchange(handles_->capture_failure, absl::OkStatus());
 }
 
 std::string Metrics::Text(const absl::optional<engine::EngineLoad>& load, const DroppedLogLines& dropped) {

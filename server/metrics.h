@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "engine/engine.h"
 #include "engine/step_stats.h"
@@ -29,6 +30,9 @@ class Metrics final : public engine::StatsObserver {
 
   void OnStep(const engine::StepStats& stats) override;
   void OnRequestEnd(const engine::RequestStats& stats) override;
+  // Why a CUDA graph was not captured, the latest time since the call before; OK: none failed. Whoever may block logs
+  // it: OnStep may not.
+  absl::Status TakeCaptureFailure();
   void OnCallEnd(const CallRecord& record, bool draining);  // `draining`: the server, when the call ended
 
   // Once, when the model is loaded.

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "server/flags.h"
 #include "server/grpc_log.h"
+#include "server/load_progress_log.h"
 #include "server/log_sink.h"
 #include "server/request_log.h"
 #include "server/server.h"
@@ -125,8 +126,13 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
   spdlog::info("loading {}", options.load.model_folder);
   const absl::Time start = absl::Now();
   absl::StatusOr<engine::LoadedEngine> loaded = absl::UnknownError("not loaded");
+  engine::LoadOptions load = options.load;
+  load.on_progress = [&server, log = LoadProgressLog(engine::Clock::Steady())](int64_t done, int64_t total) mutable {
+    server.OnLoadProgress(static_cast<double>(done) / static_cast<double>(total));
+    if (const auto line = log.Line(done, total); line.has_value()) spdlog::info("{}", *line);
+  };
   std::thread loader([&] {
-    loaded = load_engine(options.load, server.stats());
+    loaded = load_engine(load, server.stats());
     stop.Wake();
   });
   const bool stopped_early = stop.Wait();

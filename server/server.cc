@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "grpcpp/ext/channelz_service_plugin.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -289,12 +290,21 @@ void Server::PollEngine() {
   spdlog::critical("the engine has stopped and serves no more: {}", load->fault);
 }
 
+void Server::LogCaptureFailure() {
+  const absl::Status failure = metrics_.TakeCaptureFailure();
+  if (failure.ok()) return;
+  spdlog::warn("a CUDA graph could not be captured, so steps of its kind are enqueued kernel by kernel: {}",
+               std::string(failure.message()));
+}
+
 void Server::WatchEngine() {
   MutexLock lock(&watch_mutex_);
   while (!watch_stopping_) {
     PollEngine();
+    LogCaptureFailure();
     watch_ends_.WaitFor(&watch_mutex_, kEnginePollInterval);
   }
+  LogCaptureFailure();  // of the last second
 }
 
 absl::optional<engine::EngineLoad> Server::Load() const {
@@ -329,7 +339,7 @@ absl::Status Server::Ready() {
     case ServingState::kServing:
       return absl::OkStatus();
     case ServingState::kLoading:
-      return absl::UnavailableError("loading the model");
+      return absl::UnavailableError(absl::StrFormat("loading the model, %.0f%%", 100 * loaded_share_.load()));
     case ServingState::kDraining:
       return absl::UnavailableError("draining");
     case ServingState::kFailed:

@@ -84,6 +84,9 @@ class Server {
   int http_port() const { return http_port_; }
   ServingState state() const { return state_.load(); }
 
+  // How much of the model is there, 0 to 1: /readyz says it until Serve.
+  void OnLoadProgress(double share) { loaded_share_.store(share); }
+
   // `profiler` is the engine's, or null.
   void Serve(engine::Engine* engine, const std::string& libtorch_version, absl::Duration load_time,
              engine::StepProfiler* profiler = nullptr);
@@ -102,7 +105,8 @@ class Server {
   void OnCallEnd(const CallRecord& record);
   bool SetState(ServingState state);  // false: it has failed already, for good
   void PollEngine();                  // fails the server once the engine has stopped
-  void WatchEngine();                 // polls until told to stop
+  void LogCaptureFailure();           // if there was one since
+  void WatchEngine();                 // calls these two until told to stop
   absl::Status Live();                // these two ask the engine anew
   absl::Status Ready();
   absl::optional<engine::EngineLoad> Load() const;
@@ -118,6 +122,7 @@ class Server {
   std::atomic<engine::StepProfiler*> profiler_{nullptr};
   const absl::Status profile_port_;  // whether profiles are served at all
   std::atomic<ServingState> state_{ServingState::kLoading};
+  std::atomic<double> loaded_share_{0};
   Mutex state_mutex_;  // orders changes of state_ with what they tell health_ and metrics_
   Tls tls_;
   Authorizer authorizer_;

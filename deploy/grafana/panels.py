@@ -114,6 +114,16 @@ OVERVIEW = {
         lines("Batch", "short", {"decode rows": mean("spotlight_batch_size"), "tokens": mean("spotlight_step_tokens")},
               "Means of a step."),
     ],
+    "CUDA graphs": [
+        lines("Steps from graphs", "percentunit",
+              {"{{phase}}": rate("spotlight_step_seconds_count", "phase", 'SERIES, cuda_graph="true"') + " / " +
+                            rate("spotlight_step_seconds_count", "phase")},
+              "Share of a GPU's steps that were replayed from captured graphs. decode: near 100%; the others: only steps "
+              "with one short chunk have graphs.", maximum=1),
+        lines("Captures", "ops", {"{{result}}": rate("spotlight_graph_captures_total", "result")},
+              "A step of a new kind waits tens of milliseconds for its graph: 0 once traffic is as usual. failed: for want "
+              "of memory, and such steps stay slower.", ((0.1, WARM),)),
+    ],
     "Cache": [
         lines("KV cache use", "percentunit", {"{{instance}}": "spotlight_kv_cache_usage_ratio{SERIES}"},
               "Pages in use. At the top requests wait or are preempted.", ((0.95, HOT),), maximum=1),

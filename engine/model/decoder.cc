@@ -1,6 +1,5 @@
 #include "engine/model/decoder.h"
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/isfinite.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -11,6 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/model/tensor_list.h"
+#include "engine/model/weight_loader.h"
 #include "engine/ops/pointwise.h"
 #include "kernels/layout.h"
 
@@ -36,31 +37,50 @@ absl::Status CheckShapes(const ModelConfig& config) {
   return absl::OkStatus();
 }
 
+constexpr char kEmbeddingName[] = "model.embed_tokens.weight";
+
+// What a WeightLoader will be asked for, in the source's types: every tensor once, but not a table that stays mapped.
+absl::StatusOr<int64_t> BytesToLoad(const ModelConfig& config, TensorSource* source, at::ScalarType dtype,
+                                    at::Device device) {
+  int64_t total = 0;
+  for (const TensorSpec& spec : RequiredTensors(config)) {
+    auto tensor = source->Find(spec.name, spec.shape, dtype);
+    if (!tensor.ok()) return tensor.status();
+    if (spec.name == kEmbeddingName && !config.tie_word_embeddings && device.is_cpu()) {
+      const auto mapped = source->Map(spec.name, spec.shape);
+      if (!mapped.ok()) return mapped.status();
+      if (mapped->data != nullptr) continue;
+    }
+    total += tensor->num_bytes();
+  }
+  return total;
+}
+
 // Loads one layer's tensors, each failing once for all.
 class LayerLoader {
  public:
-  LayerLoader(TensorSource* source, int32_t layer, at::ScalarType dtype, at::Device device, Quantization quantization)
-      : source_(source),
-        prefix_(absl::StrCat("model.layers.", layer, ".")),
-        dtype_(dtype),
-        device_(device),
-        quantization_(quantization) {}
+  LayerLoader(WeightLoader* weights, int32_t layer, Quantization quantization)
+      : weights_(weights), prefix_(LayerTensorName(layer, "")), quantization_(quantization) {}
 
   at::Tensor Vector(const std::string& name, int64_t size) {
-    const at::Tensor tensor = Load(name, {size});
-    return tensor.defined() ? tensor.to(device_) : tensor;
+    const at::Tensor vector = weights_->Empty({size});
+    LoadInto(name, vector);
+    return vector;
   }
 
   // Projections with one input side by side, in one matrix. rows: their output sizes.
   Linear Fused(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t num_in, bool bias) {
-    std::vector<at::Tensor> weights, biases;
+    int64_t num_out = 0;
+    for (const auto& [name, rows] : parts) num_out += rows;
+    const at::Tensor weight = weights_->Empty({num_out, num_in});
+    const at::Tensor biases = bias ? weights_->Empty({num_out}) : at::Tensor();
+    int64_t begin = 0;
     for (const auto& [name, rows] : parts) {
-      weights.push_back(Load(name + ".weight", {rows, num_in}));
-      if (bias) biases.push_back(Load(name + ".bias", {rows}));
+      LoadInto(name + ".weight", weight.narrow(0, begin, rows));
+      if (bias) LoadInto(name + ".bias", biases.narrow(0, begin, rows));
+      begin += rows;
     }
     if (!status_.ok()) return Linear();
-    const at::Tensor weight = (weights.size() == 1 ? weights[0] : at::cat(weights)).to(device_);
-    weights.clear();
     // An infinity would be every other weight's scale, and a NaN become a number.
     if (quantization_ == Quantization::kFp8 && !at::isfinite(weight).all().item<bool>()) {
       status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, parts[0].first,
@@ -68,23 +88,18 @@ class LayerLoader {
                                                         ": holds a number that is not finite, which fp8 cannot"));
       return Linear();
     }
-    return Linear(weight, bias ? at::cat(biases).to(device_) : at::Tensor(), quantization_);
+    return Linear(weight, biases, quantization_);
   }
 
   const absl::Status& status() const { return status_; }
 
  private:
-  at::Tensor Load(const std::string& name, const std::vector<int64_t>& shape) {
-    auto tensor = source_->Load(prefix_ + name, shape, dtype_);
-    if (tensor.ok()) return *std::move(tensor);
-    if (status_.ok()) status_ = tensor.status();
-    return at::Tensor();
+  void LoadInto(const std::string& name, const at::Tensor& out) {
+    if (status_.ok()) status_ = weights_->LoadInto(prefix_ + name, out);
   }
 
-  TensorSource* source_;
+  WeightLoader* weights_;
   std::string prefix_;
-  at::ScalarType dtype_;
-  at::Device device_;
   Quantization quantization_;
   absl::Status status_;
 };
@@ -104,18 +119,21 @@ bool IsEveryToken(const at::Tensor& sample_index, const StepTensors& step) {
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config, TensorSource* source,
                                                        at::ScalarType dtype, at::Device device,
-                                                       Quantization quantization) {
+                                                       Quantization quantization, const LoadProgress& progress) {
   if (auto status = CheckShapes(config); !status.ok()) return status;
   const bool fp8_on_gpu = quantization == Quantization::kFp8 && device.is_cuda();
   if (fp8_on_gpu && dtype != at::kBFloat16) {
     return absl::InvalidArgumentError("quantization: fp8 on a GPU needs bf16, not fp32");
   }
+  const auto bytes = BytesToLoad(config, source, dtype, device);
+  if (!bytes.ok()) return bytes.status();
+  WeightLoader weights(source, dtype, device, *bytes, progress);
   std::unique_ptr<Decoder> decoder(new Decoder());
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = int64_t{config.num_q_heads} * config.head_dim;
   const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
   for (int32_t index = 0; index < config.num_layers; ++index) {
-    LayerLoader loader(source, index, dtype, device, quantization);
+    LayerLoader loader(&weights, index, quantization);
     DecoderLayer layer;
     layer.input_norm = {loader.Vector("input_layernorm.weight", hidden), config.rms_norm_eps};
     layer.qkv =
@@ -130,20 +148,22 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
     if (!loader.status().ok()) return loader.status();
     decoder->layers_.push_back(std::move(layer));
   }
-  // The matrices as they were before they were rounded: what sizes the cache is to find their memory free.
-  if (fp8_on_gpu) c10::cuda::CUDACachingAllocator::emptyCache();
-  auto norm = source->Load("model.norm.weight", {hidden}, dtype);
+  auto norm = weights.Load("model.norm.weight", {hidden});
   if (!norm.ok()) return norm.status();
-  decoder->final_norm_ = {norm->to(device), config.rms_norm_eps};
+  decoder->final_norm_ = {*std::move(norm), config.rms_norm_eps};
 
-  const std::string embedding_name = "model.embed_tokens.weight";
-  auto embedding = Embedding::Load(source, embedding_name, config.vocab_size, hidden, dtype, device);
+  auto embedding = Embedding::Load(source, &weights, kEmbeddingName, config.vocab_size, hidden, dtype, device);
   if (!embedding.ok()) return embedding.status();
   decoder->embedding_ = *std::move(embedding);
-  auto head =
-      source->Load(config.tie_word_embeddings ? embedding_name : "lm_head.weight", {config.vocab_size, hidden}, dtype);
+  absl::StatusOr<at::Tensor> head = decoder->embedding_.table();
+  if (!config.tie_word_embeddings || !head->defined()) {
+    head = weights.Load(config.tie_word_embeddings ? kEmbeddingName : "lm_head.weight", {config.vocab_size, hidden});
+  }
   if (!head.ok()) return head.status();
-  decoder->head_ = Linear(head->to(device), at::Tensor());
+  decoder->head_ = Linear(*head, at::Tensor());
+  weights.Finish();
+  // What matrices were converted and rounded from: what sizes the cache is to find their memory free.
+  if (device.is_cuda()) c10::cuda::CUDACachingAllocator::emptyCache();
   return decoder;
 }
 

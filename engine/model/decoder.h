@@ -30,11 +30,13 @@ struct DecoderLayer {
 // Engine thread only.
 class Decoder {
  public:
-  // Weights go straight to `device` in `dtype`, one layer at a time, and are quantised there. `source` outlives the
-  // decoder. INVALID_ARGUMENT: fp8 on a GPU in another type than bf16.
+  // Weights go straight to `device` in `dtype` (weight_loader.h), and are quantised there. `source` outlives the
+  // decoder; `progress` may be null. INVALID_ARGUMENT: fp8 on a GPU in another type than bf16. A tensor that is missing
+  // or has another shape is found before any is read.
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const ModelConfig& config, TensorSource* source,
                                                        at::ScalarType dtype, at::Device device,
-                                                       Quantization quantization = Quantization::kNone);
+                                                       Quantization quantization = Quantization::kNone,
+                                                       const LoadProgress& progress = nullptr);
 
   // What a step of so many tokens allocates at most beside what attention does.
   static int64_t ActivationBytes(const ModelConfig& config, int64_t tokens, at::ScalarType dtype, at::Device device,

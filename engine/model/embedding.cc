@@ -4,13 +4,15 @@
 #include <ATen/ops/index_select.h>
 
 #include <cstring>
+#include <utility>
 
 #include "engine/ops/tensor.h"
 
 namespace spotlight::engine {
 
-absl::StatusOr<Embedding> Embedding::Load(TensorSource* source, const std::string& name, int64_t vocab_size,
-                                          int64_t hidden_size, at::ScalarType dtype, at::Device device) {
+absl::StatusOr<Embedding> Embedding::Load(TensorSource* source, WeightLoader* loader, const std::string& name,
+                                          int64_t vocab_size, int64_t hidden_size, at::ScalarType dtype,
+                                          at::Device device) {
   Embedding embedding;
   embedding.hidden_size_ = hidden_size;
   embedding.dtype_ = dtype;
@@ -20,9 +22,9 @@ absl::StatusOr<Embedding> Embedding::Load(TensorSource* source, const std::strin
     embedding.mapped_ = *view;
   }
   if (embedding.mapped_.data == nullptr) {
-    auto table = source->Load(name, {vocab_size, hidden_size}, dtype);
+    auto table = loader->Load(name, {vocab_size, hidden_size});
     if (!table.ok()) return table.status();
-    embedding.table_ = table->to(device);
+    embedding.table_ = *std::move(table);
   }
   return embedding;
 }

@@ -1,7 +1,5 @@
 #include "engine/model/tensor_source.h"
 
-#include <ATen/ops/empty.h>
-
 #include <cstring>
 #include <utility>
 
@@ -12,19 +10,35 @@
 namespace spotlight::engine {
 namespace {
 
+// For one thread at least: bytes that are copied, numbers that are drawn.
+constexpr int64_t kCopyGrain = 1 << 20, kDrawGrain = 1 << 16;
+
 class CheckpointSource : public TensorSource {
  public:
   explicit CheckpointSource(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
 
-  absl::StatusOr<at::Tensor> Load(const std::string& name, const std::vector<int64_t>& shape,
-                                  at::ScalarType dtype) override {
+  absl::StatusOr<StoredTensor> Find(const std::string& name, const std::vector<int64_t>& shape,
+                                    at::ScalarType) override {
     auto view = checkpoint_->Find(name, shape);
     if (!view.ok()) return view.status();
-    // Copied first: a file's tensors need not be aligned for their type.
-    at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(ToScalarType(view->dtype)));
-    std::memcpy(tensor.data_ptr(), view->data, view->num_bytes);
-    checkpoint_->Release(*view);
-    return tensor.to(dtype);
+    StoredTensor tensor;
+    tensor.name = name;
+    tensor.dtype = ToScalarType(view->dtype);
+    tensor.num_elements = static_cast<int64_t>(view->num_bytes / kernels::SizeOf(view->dtype));
+    tensor.view = *std::move(view);
+    return tensor;
+  }
+
+  void Read(const StoredTensor& tensor, int64_t begin, int64_t end, void* out) override {
+    const auto element_bytes = static_cast<int64_t>(kernels::SizeOf(tensor.view.dtype));
+    TensorView piece = tensor.view;
+    piece.data += begin * element_bytes;
+    piece.num_bytes = static_cast<size_t>((end - begin) * element_bytes);
+    // Threads, because each waits for the pages that it is the first to touch.
+    ParallelFor((end - begin) * element_bytes, kCopyGrain, [&](int64_t from, int64_t to) {
+      std::memcpy(static_cast<std::byte*>(out) + from, piece.data + from, static_cast<size_t>(to - from));
+    });
+    checkpoint_->Release(piece);
   }
 
   absl::StatusOr<TensorView> Map(const std::string& name, const std::vector<int64_t>& shape) override {
@@ -39,19 +53,24 @@ class RandomSource : public TensorSource {
  public:
   explicit RandomSource(uint64_t seed) : seed_(seed) {}
 
-  absl::StatusOr<at::Tensor> Load(const std::string& name, const std::vector<int64_t>& shape,
-                                  at::ScalarType dtype) override {
-    at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(dtype));
-    const bool bf16 = dtype == at::kBFloat16;
-    at::Tensor values = bf16 ? tensor : tensor.to(at::kFloat);
-    ParallelFor(values.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
-      if (bf16) {
-        FillRandomWeightsBf16(name, seed_, begin, end, static_cast<uint16_t*>(values.data_ptr()) + begin);
+  absl::StatusOr<StoredTensor> Find(const std::string& name, const std::vector<int64_t>& shape,
+                                    at::ScalarType wanted) override {
+    StoredTensor tensor;
+    tensor.name = name;
+    tensor.dtype = wanted == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+    tensor.num_elements = 1;
+    for (const int64_t size : shape) tensor.num_elements *= size;
+    return tensor;
+  }
+
+  void Read(const StoredTensor& tensor, int64_t begin, int64_t end, void* out) override {
+    ParallelFor(end - begin, kDrawGrain, [&](int64_t from, int64_t to) {
+      if (tensor.dtype == at::kBFloat16) {
+        FillRandomWeightsBf16(tensor.name, seed_, begin + from, begin + to, static_cast<uint16_t*>(out) + from);
       } else {
-        FillRandomWeights(name, seed_, begin, end, values.data_ptr<float>() + begin);
+        FillRandomWeights(tensor.name, seed_, begin + from, begin + to, static_cast<float*>(out) + from);
       }
     });
-    return values.to(dtype);
   }
 
   absl::StatusOr<TensorView> Map(const std::string&, const std::vector<int64_t>&) override { return TensorView(); }

@@ -159,6 +159,17 @@ TEST_F(EngineLoopOverlapTest, TokensAreHandedOutBeforeALaunchThatPreparesSomethi
   EXPECT_EQ(sink->token_ids().size(), 5u);
 }
 
+TEST_F(EngineLoopOverlapTest, TheStepThatCapturedAGraphSaysHowThatWent) {
+  StartWith(2);
+  runner_->PrepareBatchesOf(1, absl::ResourceExhaustedError("no memory"));
+  const auto sink = Submit(Request("a", 5), {1, 2, 3});
+  RunUntilIdle();
+  const std::vector<StepStats> steps = observer_.steps();
+  ASSERT_GE(steps.size(), 3u);
+  for (size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(steps[i].graph_capture.has_value(), i == 1) << i;
+  EXPECT_EQ(steps[1].graph_capture->message(), "no memory");
+}
+
 // Everything at once, in a cache that is too small for it.
 struct Answers {
   std::vector<std::vector<int32_t>> token_ids;

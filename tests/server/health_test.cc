@@ -1,6 +1,7 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "tests/server/running_server.h"
+#include "tests/testing/captured_log.h"
 
 namespace spotlight::server {
 namespace {
@@ -33,6 +34,18 @@ TEST_F(HealthTest, EveryNameFollowsTheServersState) {
   server_->Drain(absl::ZeroDuration());
   EXPECT_EQ(Check("readiness"), HealthCheckResponse::NOT_SERVING);
   EXPECT_EQ(Check("liveness"), HealthCheckResponse::SERVING);
+}
+
+TEST_F(HealthTest, AGraphThatCouldNotBeCapturedIsInTheLogWithItsReason) {
+  const spotlight::testing::CapturedLog log;
+  Serve();
+  engine::StepStats step;
+  step.num_decode_rows = 1;
+  step.graph_capture = absl::ResourceExhaustedError("no memory");
+  server_->stats()->OnStep(step);
+  server_->Shutdown();
+  EXPECT_EQ(log.text(),
+            "W a CUDA graph could not be captured, so steps of its kind are enqueued kernel by kernel: no memory\n");
 }
 
 TEST_F(HealthTest, CheckOfAnUnknownNameIsNotFound) {

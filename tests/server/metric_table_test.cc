@@ -79,6 +79,7 @@ const std::vector<Promise>& Promises() {
       {"step_seconds", "histogram", "phase=prefill,decode,mixed cuda_graph=false,true",
        "0.0005 0.001 0.002 0.003 0.004 0.005 0.006 0.008 0.01 0.0125 0.015 0.02 0.025 0.03 0.04 0.05 0.075 0.1 0.15 "
        "0.2 0.25 0.3 0.5 1 2.5 10"},
+      {"graph_captures_total", "counter", "result=ok,failed"},
       {"retrieval_seconds", "histogram", "stage=encode,score,select,attend,total",
        "5e-06 1e-05 2e-05 4e-05 8e-05 0.00016 0.00032 0.00064 0.0013 0.0026 0.005 0.01 0.05"},
       {"retrieval_candidate_tokens", "histogram", "", kPowersOfTwo},

@@ -253,6 +253,42 @@ TEST_F(MetricsTest, CountsWhatHappened) {
       "1");
 }
 
+// The share of steps that were replayed from graphs is a ratio of these.
+TEST_F(MetricsTest, StepsFromGraphsAreTold) {
+  engine::StepStats step = Step(4);
+  metrics_.OnStep(step);
+  step.cuda_graph = true;
+  metrics_.OnStep(step);
+  step.num_prefill_tokens = 0;
+  metrics_.OnStep(step);
+  metrics_.OnStep(step);
+  text_ = metrics_.Text({});
+  const auto count = [this](const char* graph, const char* phase) {
+    return Value(absl::StrCat("spotlight_step_seconds_count{model_name=\"m\",cuda_graph=\"", graph, "\",phase=\"",
+                              phase, "\"}"));
+  };
+  EXPECT_EQ(count("false", "mixed"), "1");
+  EXPECT_EQ(count("true", "mixed"), "1");
+  EXPECT_EQ(count("true", "decode"), "2");
+  EXPECT_EQ(count("false", "decode"), "0");
+}
+
+TEST_F(MetricsTest, CapturesAreCountedAndTheLatestFailureIsToldOnce) {
+  engine::StepStats step = Step(1);
+  metrics_.OnStep(step);
+  step.graph_capture = absl::OkStatus();
+  metrics_.OnStep(step);
+  metrics_.OnStep(step);
+  EXPECT_TRUE(metrics_.TakeCaptureFailure().ok());
+  step.graph_capture = absl::ResourceExhaustedError("no memory");
+  metrics_.OnStep(step);
+  text_ = metrics_.Text({});
+  EXPECT_EQ(Value(R"(spotlight_graph_captures_total{model_name="m",result="ok"})"), "2");
+  EXPECT_EQ(Value(R"(spotlight_graph_captures_total{model_name="m",result="failed"})"), "1");
+  EXPECT_EQ(metrics_.TakeCaptureFailure().message(), "no memory");
+  EXPECT_TRUE(metrics_.TakeCaptureFailure().ok());
+}
+
 TEST_F(MetricsTest, CountsSamplesAndFallbacks) {
   engine::StepStats step = Step(1);
   metrics_.OnStep(step);

@@ -97,9 +97,10 @@ void FakeModelRunner::SetMaxInFlight(int32_t steps) {
   max_in_flight_ = steps;
 }
 
-void FakeModelRunner::PrepareBatchesOf(int32_t num_decode_rows) {
+void FakeModelRunner::PrepareBatchesOf(int32_t num_decode_rows, absl::Status capture) {
   MutexLock lock(&mutex_);
   rows_to_prepare_ = num_decode_rows;
+  capture_ = std::move(capture);
 }
 
 bool FakeModelRunner::PreparesFor(const Batch& batch) const {
@@ -164,7 +165,10 @@ absl::Status FakeModelRunner::Launch(const Batch& unfed) {
     }
     if (max_in_flight_ > 1) result.quality = std::exchange(quality_, absl::nullopt);
     if (batch.quality.has_value()) (max_in_flight_ > 1 ? quality_ : result.quality) = Measure(batch);
-    if (batch.num_decode_rows == rows_to_prepare_ && batch.num_rows == rows_to_prepare_) rows_to_prepare_ = 0;
+    if (batch.num_decode_rows == rows_to_prepare_ && batch.num_rows == rows_to_prepare_) {
+      rows_to_prepare_ = 0;
+      result.graph_capture = capture_;
+    }
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
     on_run = on_run_;
   }

@@ -43,8 +43,9 @@ class FakeModelRunner : public ModelRunner {
   void OnWait(std::function<void()> callback);
   // Steps under way at once; 1 unless told. With 2 a step's quality comes with the next one's result.
   void SetMaxInFlight(int32_t steps);
-  // Batches of so many decode rows, and nothing else, are prepared for when the first of them is launched.
-  void PrepareBatchesOf(int32_t num_decode_rows);
+  // Batches of so many decode rows, and nothing else, are prepared for when the first of them is launched: a capture of
+  // a graph, which ends so.
+  void PrepareBatchesOf(int32_t num_decode_rows, absl::Status capture = absl::OkStatus());
   // Steps that begin wait until Resume.
   void Pause();
   void Resume();
@@ -92,6 +93,7 @@ class FakeModelRunner : public ModelRunner {
   std::function<void()> on_wait_ ABSL_GUARDED_BY(mutex_);
   int32_t max_in_flight_ ABSL_GUARDED_BY(mutex_) = 1;
   int32_t rows_to_prepare_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing
+  absl::Status capture_ ABSL_GUARDED_BY(mutex_);
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_step_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_rows_ ABSL_GUARDED_BY(mutex_) = 0;
