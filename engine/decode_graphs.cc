@@ -39,6 +39,11 @@ int32_t CoarseBucket(int32_t rows) {
   return bucket;
 }
 
+// The chunk is a row, too.
+int32_t MostBesideChunk(int32_t chunk_tokens, const StepCapacity& capacity) {
+  return std::min(capacity.max_rows - 1, capacity.max_tokens - chunk_tokens);
+}
+
 }  // namespace
 
 bool FitsGraph(const Batch& batch) {
@@ -115,7 +120,7 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
   const auto has_room = [this] { return graphs_.size() < kMaxUsualChunkGraphs; };
   for (auto length = short_chunks_.rbegin(); length != short_chunks_.rend() && has_room(); ++length) {
-    for (int32_t rows = capacity_.max_rows - 1; rows > 0 && has_room();) {
+    for (int32_t rows = MostBesideChunk(*length, capacity_); rows > 0 && has_room();) {
       if (auto status = CaptureRows(rows, *length, has_hash); !status.ok()) return status;
       int32_t smaller = CoarseBucket(rows) / 2;
       if (smaller < kSmallestCoarseBucket) smaller = 0;
@@ -155,10 +160,12 @@ GraphKey DecodeGraphs::KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t m
   return key;
 }
 
-GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows) {
+GraphKey DecodeGraphs::KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens,
+                                      const StepCapacity& capacity) {
+  const int32_t most = MostBesideChunk(chunk_tokens, capacity);
   GraphKey key;
-  key.dense_rows = std::min(CoarseBucket(dense_rows), max_rows - 1 - sparse_rows);
-  key.sparse_rows = std::min(CoarseBucket(sparse_rows), max_rows - 1 - key.dense_rows);
+  key.dense_rows = std::max(dense_rows, std::min(CoarseBucket(dense_rows), most - sparse_rows));
+  key.sparse_rows = std::max(sparse_rows, std::min(CoarseBucket(sparse_rows), most - key.dense_rows));
   key.chunk_tokens = chunk_tokens;
   return key;
 }
@@ -168,7 +175,7 @@ GraphKey DecodeGraphs::KeyOf(const Batch& batch) const {
   GraphKey key = KeyFor(dense, sparse, capacity_.max_rows);
   if (batch.num_rows > batch.num_decode_rows) {
     const int32_t chunk_tokens = ShortChunkFor(batch.num_tokens() - batch.num_decode_rows, short_chunks_);
-    key = KeyBesideChunk(dense, sparse, chunk_tokens, capacity_.max_rows);
+    key = KeyBesideChunk(dense, sparse, chunk_tokens, capacity_);
   }
   key.max_context = ContextOf(batch);
   return key;

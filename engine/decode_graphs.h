@@ -86,8 +86,10 @@ class DecodeGraphs {
   // beyond the rows up to which matrices are multiplied otherwise (kernels/small_linear.h), which would change its
   // rows' numbers.
   static GraphKey KeyFor(int32_t dense_rows, int32_t sparse_rows, int32_t max_rows);
-  // The same beside a short chunk of a graph's length, which is one of the max_rows.
-  static GraphKey KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens, int32_t max_rows);
+  // The same beside a short chunk of a graph's length, which is one of the step's rows. Rows' padding takes no step
+  // beyond `capacity`; the chunk's may, and then no graph serves it.
+  static GraphKey KeyBesideChunk(int32_t dense_rows, int32_t sparse_rows, int32_t chunk_tokens,
+                                 const StepCapacity& capacity);
 
  private:
   GraphKey KeyOf(const Batch& batch) const;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "engine/short_chunk.h"
@@ -71,7 +72,7 @@ TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {
   for (const int32_t max_rows : {2, 9, 32, 33, 100}) {
     for (int32_t dense = 0; dense < max_rows; ++dense) {
       for (int32_t sparse = 0; dense + sparse < max_rows; ++sparse) {
-        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, 32, max_rows);
+        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, 32, {4096, max_rows, 1});
         ASSERT_GE(key.dense_rows, dense);
         ASSERT_GE(key.sparse_rows, sparse);
         ASSERT_LT(key.decode_rows(), max_rows);
@@ -81,8 +82,26 @@ TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {
       }
     }
   }
-  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(3, 9, 16, 64), (GraphKey{8, 16, 16}));
-  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 128, 32), (GraphKey{0, 31, 128}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(3, 9, 16, {4096, 64, 1}), (GraphKey{8, 16, 16}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 128, {4096, 32, 1}), (GraphKey{0, 31, 128}));
+}
+
+TEST(DecodeGraphsTest, RowsBesideAChunkLeaveItsTokensRoom) {
+  constexpr StepCapacity kCapacity = {160, 150, 1};
+  for (const int32_t chunk : {16, 32, 128}) {
+    for (int32_t dense = 0; dense <= 149; ++dense) {
+      for (int32_t sparse = 0; dense + sparse <= 149; ++sparse) {
+        const GraphKey key = DecodeGraphs::KeyBesideChunk(dense, sparse, chunk, kCapacity);
+        ASSERT_GE(key.dense_rows, dense);
+        ASSERT_GE(key.sparse_rows, sparse);
+        ASSERT_LE(key.decode_rows(), std::max(dense + sparse, std::min(149, 160 - chunk)));
+      }
+    }
+  }
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(0, 20, 128, kCapacity), (GraphKey{0, 32, 128}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(20, 5, 128, kCapacity), (GraphKey{27, 5, 128}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(70, 0, 32, kCapacity), (GraphKey{128, 0, 32}));
+  EXPECT_EQ(DecodeGraphs::KeyBesideChunk(130, 3, 32, kCapacity), (GraphKey{130, 3, 32})) << "does not fit as it is";
 }
 
 // Two dense rows and one sparse row.
