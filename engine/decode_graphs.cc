@@ -17,6 +17,8 @@ namespace {
 constexpr size_t kMaxGraphs = 192;
 // Of those captured at start beside chunks, the longest first: others must find room.
 constexpr size_t kMaxUsualChunkGraphs = 64;
+// Steps of a kind that are enqueued kernel by kernel before one captures.
+constexpr int32_t kStepsBeforeCapture = 2;
 constexpr int64_t kPaddingSlot = -1;
 // Of a chunk: such a token attends to nothing.
 constexpr int32_t kPaddingPosition = -1;
@@ -49,7 +51,7 @@ int32_t MostBesideChunk(int32_t chunk_tokens, const StepCapacity& capacity) {
 bool FitsGraph(const Batch& batch) {
   const int32_t decoding = batch.num_decode_rows, chunks = batch.num_rows - decoding;
   if (batch.num_rows == 0 || chunks > 1 || batch.num_tokens() - decoding > kMaxShortChunk) return false;
-  if (!batch.scored.empty() || (chunks > 0 && batch.quality.has_value())) return false;
+  if (!batch.scored.empty()) return false;
   // Decode rows are in the tokens' order, and so are samples: as many are one each, and one more is the chunk's.
   const auto samples = static_cast<int32_t>(batch.samples.size());
   return batch.sparse_runs.empty() && samples >= decoding && samples <= batch.num_rows;
@@ -67,6 +69,8 @@ void PadBatch(const Batch& batch, const GraphKey& key, Batch* padded) {
   padded->slots.assign(tokens, kPaddingSlot);
   padded->context_len.assign(rows, 0);
   padded->num_select.assign(rows, 0);
+  padded->quality = batch.quality;
+  if (batch.quality.has_value()) padded->quality->row = PaddedRow(batch, *padded, batch.quality->row);
   padded->max_pages = std::max(batch.max_pages, 1);
   padded->page_table.assign(static_cast<size_t>(rows) * padded->max_pages, 0);
   padded->query_begin.resize(rows + 1);
@@ -189,9 +193,11 @@ int32_t DecodeGraphs::ContextOf(const Batch& batch) const {
 }
 
 bool DecodeGraphs::Captures(const Batch& batch) const {
-  if (!FitsGraph(batch) || graphs_.size() >= kMaxGraphs) return false;
+  if (!MayReplay(batch) || graphs_.size() >= kMaxGraphs) return false;
   const GraphKey key = KeyOf(batch);
-  return graphs_.count(key) == 0 && failed_.count(key) == 0 && FitsCapacity(key);
+  const auto without = num_without_.find(key);
+  const bool recurs = without != num_without_.end() && without->second >= kStepsBeforeCapture;
+  return recurs && graphs_.count(key) == 0 && failed_.count(key) == 0;
 }
 
 int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
@@ -202,10 +208,24 @@ bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
   return key.decode_rows() + key.chunk_tokens <= capacity_.max_tokens;
 }
 
+bool DecodeGraphs::Pads(const Batch& batch) const {
+  return FitsGraph(batch) && FitsCapacity(KeyOf(batch));
+}
+
+// What is measured beside a chunk is kept by the host's call.
+bool DecodeGraphs::MayReplay(const Batch& batch) const {
+  return Pads(batch) && !(batch.quality.has_value() && batch.num_rows > batch.num_decode_rows);
+}
+
 bool DecodeGraphs::Prepare(const Batch& batch, absl::optional<absl::Status>* capture) {
-  if (!FitsGraph(batch)) return false;
+  if (!MayReplay(batch)) return false;
   const GraphKey key = KeyOf(batch);
-  if (!Captures(batch)) return graphs_.count(key) > 0;
+  if (graphs_.count(key) > 0) return true;
+  if (!Captures(batch)) {
+    int32_t& num_without = num_without_[key];
+    num_without = std::min(num_without + 1, kStepsBeforeCapture);
+    return false;
+  }
   *capture = TryCapture(key);
   if ((*capture)->ok()) return true;
   // What was enqueued may still read the inputs.
@@ -259,12 +279,16 @@ absl::Status DecodeGraphs::Capture(const GraphKey& key) {
 }
 
 absl::Status DecodeGraphs::Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows) {
-  const GraphKey key = KeyOf(batch);
-  PadBatch(batch, key, &padded_);
-  PadSampleRows(sample_rows, batch, padded_, &padded_rows_);
-  if (auto step = inputs_->Copy(padded_, padded_rows_); !step.ok()) return step.status();
-  graphs_.at(key)->replay();
+  if (auto step = CopyPadded(batch, sample_rows); !step.ok()) return step.status();
+  graphs_.at(KeyOf(batch))->replay();
   return absl::OkStatus();
+}
+
+absl::StatusOr<StepTensors> DecodeGraphs::CopyPadded(const Batch& batch,
+                                                     const std::vector<kernels::SampleRowParams>& sample_rows) {
+  PadBatch(batch, KeyOf(batch), &padded_);
+  PadSampleRows(sample_rows, batch, padded_, &padded_rows_);
+  return inputs_->Copy(padded_, padded_rows_);
 }
 
 }  // namespace spotlight::engine

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "engine/batch.h"
 #include "engine/step_inputs.h"
@@ -65,10 +66,10 @@ class DecodeGraphs {
   // each length of a short chunk; and such chunks alone.
   absl::Status CaptureUsual(bool has_hash);
 
-  // Whether a graph is there for this step. It must fit one, and its padded rows and tokens the capacity; the first
-  // step of a kind captures (tens of milliseconds), as long as there is room for another graph, and `capture` is set to
-  // how that went. Where it failed, for want of memory, the answer stays false: such steps are enqueued kernel by
-  // kernel.
+  // Whether a graph is there for this step, which is about to run. It must fit one, and its padded rows and tokens the
+  // capacity. The third step of a kind captures (tens of milliseconds, which kinds that are rare never take), as long
+  // as there is room for another graph, and `capture` is set to how that went. Where it failed, for want of memory, the
+  // answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch, absl::optional<absl::Status>* capture);
 
   // Whether Prepare would capture.
@@ -78,6 +79,12 @@ class DecodeGraphs {
 
   // Prepare said true.
   absl::Status Run(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
+
+  // Whether a step of the batch's kind is padded: it is, too, where it has no graph (yet) or measures quality beside a
+  // chunk, so that its numbers do not depend on that.
+  bool Pads(const Batch& batch) const;
+  // Pads(batch). For such a step: what the graph would read. Good until the next call.
+  absl::StatusOr<StepTensors> CopyPadded(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);
@@ -94,6 +101,7 @@ class DecodeGraphs {
  private:
   GraphKey KeyOf(const Batch& batch) const;
   int32_t ContextOf(const Batch& batch) const;
+  bool MayReplay(const Batch& batch) const;
   bool FitsCapacity(const GraphKey& key) const;
   absl::Status CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash);
   absl::Status Capture(const GraphKey& key);
@@ -107,12 +115,13 @@ class DecodeGraphs {
   const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
   std::map<GraphKey, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
   std::set<GraphKey> failed_;
+  std::map<GraphKey, int32_t> num_without_;  // steps of a kind that has no graph yet
   Batch padded_;
   std::vector<kernels::SampleRowParams> padded_rows_;
 };
 
-// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored, or
-// measured beside a chunk, and no row has sink and recent tokens of its own.
+// Whether rows decode and yield a token each, but for one at most, which is a short chunk, nothing is scored, and no
+// row has sink and recent tokens of its own.
 bool FitsGraph(const Batch& batch);
 
 // `batch` with as many dense and sparse decode rows, and tokens of a chunk behind them, as `key` says; rows that are

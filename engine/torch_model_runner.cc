@@ -125,7 +125,8 @@ class TorchModelRunner : public ModelRunner {
       step->cuda_graph = true;
       if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
-      auto tensors = inputs_.Copy(batch, **sample_rows);
+      const bool pads = graphs_ != nullptr && !fill && graphs_->Pads(batch);
+      auto tensors = pads ? graphs_->CopyPadded(batch, **sample_rows) : inputs_.Copy(batch, **sample_rows);
       if (!tensors.ok()) return tensors.status();
       absl::Status status = fill ? Fill(*tensors) : DecodeAndSample(*tensors);
       if (!status.ok()) return status;

@@ -244,5 +244,54 @@ TEST(DecodeGraphsTest, ServesDecodeRowsThatRetrieveAlikeAndOneShortChunk) {
   EXPECT_TRUE(refused([](Batch* b) { b->sparse_runs = {{3, 0, 64}}; }));
 }
 
+TEST(DecodeGraphsTest, AStepThatIsMeasuredBesideAChunkIsPaddedAndNotReplayed) {
+  constexpr StepCapacity kCapacity = {160, 16, 4};
+  StepInputs inputs(kCapacity, at::kCPU);
+  DecodeGraphs graphs(&inputs, kCapacity, {16, 128}, 1024,
+                      [](const StepTensors&) { return absl::InternalError("nothing is captured here"); });
+  Batch batch = BatchWithChunk();
+  batch.samples.resize(3);
+  batch.quality = QualityTarget{2, 1, 7, 0};
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_FALSE(graphs.Captures(batch));
+    EXPECT_FALSE(graphs.Prepare(batch));
+  }
+  ASSERT_TRUE(graphs.Pads(batch));
+  const auto step = graphs.CopyPadded(batch, {});
+  ASSERT_TRUE(step.ok()) << step.status();
+  EXPECT_EQ(step->batch->num_dense_rows, 8);
+  EXPECT_EQ(step->batch->num_decode_rows, 15);
+  EXPECT_EQ(step->batch->num_tokens(), 15 + 16);
+  ASSERT_TRUE(step->batch->quality.has_value());
+  EXPECT_EQ(step->batch->quality->row, 8) << "the first sparse one";
+  EXPECT_EQ(step->batch->quality->sequence_id, 7u);
+
+  batch.quality.reset();
+  EXPECT_FALSE(graphs.CopyPadded(batch, {})->batch->quality.has_value());
+  Batch long_one = batch;
+  long_one.token_ids.resize(3 + 129);
+  EXPECT_FALSE(graphs.Pads(long_one));
+}
+
+TEST(DecodeGraphsTest, TheThirdStepOfAKindCaptures) {
+  constexpr StepCapacity kCapacity = {160, 16, 4};
+  StepInputs inputs(kCapacity, at::kCPU);
+  DecodeGraphs graphs(&inputs, kCapacity, {16, 128}, 1024,
+                      [](const StepTensors&) { return absl::InternalError("nothing is captured here"); });
+  Batch batch = BatchWithChunk(), other = MixedBatch();
+  batch.samples.resize(3);
+  other.samples.resize(3);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_FALSE(graphs.Captures(batch)) << i;
+    EXPECT_FALSE(graphs.Captures(batch)) << "to ask does not count";
+    EXPECT_FALSE(graphs.Prepare(batch)) << i;
+    EXPECT_FALSE(graphs.Captures(other)) << "each kind by itself";
+  }
+  EXPECT_TRUE(graphs.Captures(batch));
+  EXPECT_FALSE(graphs.Captures(other));
+  batch.positions[4] += 64;
+  EXPECT_TRUE(graphs.Captures(batch)) << "of the same kind";
+}
+
 }  // namespace
 }  // namespace spotlight::engine

@@ -20,7 +20,7 @@ namespace {
 
 constexpr char kFolder[] = "tests/testdata/tiny-llama";
 constexpr int32_t kMaxContext = 1024, kMaxRows = 12, kPages = kMaxContext / kernels::kPageTokens;
-constexpr int32_t kSelect = 40;
+constexpr int32_t kSelect = 40, kHashedLayer = 2;
 
 // What a runner borrows.
 struct Model {
@@ -50,6 +50,8 @@ std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, 
   options.max_decode_rows = kMaxRows;
   options.max_chunk_tokens = 512;
   options.max_context = kMaxContext;
+  options.measure_quality = true;
+  options.num_graph_layers = cuda_graphs ? c.num_layers : 0;
   parts.attention = std::make_unique<SpotlightAttention>(
       *SpotlightAttention::Create({c.num_q_heads, c.num_kv_heads, c.head_dim}, options, c.inv_freq, c.rope_scale,
                                   parts.cache.get(), dtype, parts.device));
@@ -126,12 +128,13 @@ class ShortChunkCudaTest : public ::testing::Test {
 
   struct Outcome {
     std::vector<SampledToken> tokens;
+    std::vector<RetrievalQuality> measured;
     int32_t graphs = 0;
   };
   // `rows` sequences of 130 tokens and more decode, `sparse` of them sparsely, while a prompt of `chunks` comes; then
-  // all of them decode, the prompt's sequence, too.
+  // all of them decode, the prompt's sequence, too. `measures`: the last row of each step with a chunk.
   Outcome RunChunks(bool cuda_graphs, at::ScalarType dtype, int32_t rows, int32_t sparse,
-                    const std::vector<int32_t>& chunks) {
+                    const std::vector<int32_t>& chunks, bool measures = false) {
     Outcome outcome;
     const std::unique_ptr<ModelRunner> runner = MakeRunner(cuda_graphs, dtype, hash_path_);
     if (runner == nullptr) return outcome;
@@ -146,9 +149,16 @@ class ShortChunkCudaTest : public ::testing::Test {
       EXPECT_EQ(result.tokens.size(), batch.samples.size());
       outcome.graphs += result.cuda_graph ? 1 : 0;
       for (SampledToken& token : result.tokens) outcome.tokens.push_back(std::move(token));
+      if (result.quality.has_value()) outcome.measured.push_back(result.quality->measured);
     };
     for (size_t i = 0; i < chunks.size(); ++i) {
-      step(sequences.Step(decoding, sparse, rows, chunks[i], i + 1 == chunks.size()));
+      Batch batch = sequences.Step(decoding, sparse, rows, chunks[i], i + 1 == chunks.size());
+      if (measures) {
+        batch.quality = QualityTarget();
+        batch.quality->row = rows - 1;
+        batch.quality->layer = kHashedLayer;
+      }
+      step(batch);
     }
     decoding.push_back(rows);
     for (int32_t i = 0; i < 3; ++i) step(sequences.Step(decoding, 0, 0, 0, false));
@@ -180,16 +190,42 @@ TEST_F(ShortChunkCudaTest, AGraphGivesTheBitsOfTheSameStepEnqueuedKernelByKernel
 }
 
 TEST_F(ShortChunkCudaTest, PaddingChangesNothingButRounding) {
-  for (const auto& [rows, sparse] :
-       {std::make_pair(0, 0), std::make_pair(1, 0), std::make_pair(5, 2), std::make_pair(11, 11)}) {
-    const std::vector<int32_t> chunks = {1, 50, 17, 100, 3};
-    const Outcome eager = RunChunks(false, at::kFloat, rows, sparse, chunks);
-    const Outcome graph = RunChunks(true, at::kFloat, rows, sparse, chunks);
-    EXPECT_EQ(graph.graphs, 8);
+  struct Case {
+    int32_t rows, sparse, graphs;
+    std::vector<int32_t> chunks;
+  };
+  const std::vector<int32_t> chunks = {1, 50, 17, 100, 3};
+  // Of mixed rows the third step of a kind is a graph, and so are the last three, in which all rows are dense.
+  for (const Case& c : {Case{0, 0, 8, chunks}, Case{1, 0, 8, chunks}, Case{11, 11, 8, chunks}, Case{5, 2, 3, chunks},
+                        Case{5, 2, 5, {50, 3, 61, 60, 17, 64}}}) {
+    const Outcome eager = RunChunks(false, at::kFloat, c.rows, c.sparse, c.chunks);
+    const Outcome graph = RunChunks(true, at::kFloat, c.rows, c.sparse, c.chunks);
+    EXPECT_EQ(graph.graphs, c.graphs) << c.rows << " rows";
     ASSERT_EQ(graph.tokens.size(), eager.tokens.size());
     for (size_t i = 0; i < eager.tokens.size(); ++i) {
-      EXPECT_EQ(graph.tokens[i].token_id, eager.tokens[i].token_id) << rows << " rows, " << i;
-      EXPECT_NEAR(graph.tokens[i].logprob.logprob, eager.tokens[i].logprob.logprob, 1e-3) << rows << " rows, " << i;
+      EXPECT_EQ(graph.tokens[i].token_id, eager.tokens[i].token_id) << c.rows << " rows, " << i;
+      EXPECT_NEAR(graph.tokens[i].logprob.logprob, eager.tokens[i].logprob.logprob, 1e-3) << c.rows << " rows, " << i;
+    }
+  }
+}
+
+// In bf16, where padding changes how matrices are multiplied.
+TEST_F(ShortChunkCudaTest, MeasuringBesideAChunkChangesNoBit) {
+  const std::vector<int32_t> chunks = {1, 50, 17, 100, 3};
+  for (const int32_t rows : {1, 5, 9}) {
+    const Outcome plain = RunChunks(true, at::kBFloat16, rows, rows, chunks);
+    const Outcome measured = RunChunks(true, at::kBFloat16, rows, rows, chunks, /*measures=*/true);
+    EXPECT_EQ(plain.graphs, 8);
+    EXPECT_EQ(measured.graphs, 3) << "those without a chunk";
+    ASSERT_EQ(measured.measured.size(), chunks.size());
+    for (const RetrievalQuality& quality : measured.measured) {
+      EXPECT_GT(quality.attention_mass, 0.05f);
+      EXPECT_LE(quality.attention_mass, 1.001f);
+    }
+    ASSERT_EQ(measured.tokens.size(), plain.tokens.size());
+    for (size_t i = 0; i < plain.tokens.size(); ++i) {
+      EXPECT_EQ(measured.tokens[i].token_id, plain.tokens[i].token_id) << rows << " rows, " << i;
+      EXPECT_EQ(measured.tokens[i].logprob.logprob, plain.tokens[i].logprob.logprob) << rows << " rows, " << i;
     }
   }
 }
