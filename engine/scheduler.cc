@@ -4,10 +4,12 @@
 #include <array>
 #include <cassert>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/ops/prefill_blocks.h"
@@ -60,6 +62,12 @@ absl::Status Scheduler::CheckOptions(const SchedulerOptions& options) {
   if (!(options.max_token_gap_seconds >= 0 && options.max_token_gap_seconds < 1e6)) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_token_gap_seconds: must be in [0, 1e6), got ", options.max_token_gap_seconds));
+  }
+  const std::vector<int32_t>& lengths = options.short_chunks;
+  const bool ascend = std::adjacent_find(lengths.begin(), lengths.end(), std::greater_equal<>()) == lengths.end();
+  if (lengths.empty() || lengths.front() < 1 || !ascend || lengths.back() != kMaxShortChunk) {
+    return absl::InvalidArgumentError(absl::StrCat("short_chunks: must ascend from at least 1 to ", kMaxShortChunk,
+                                                   ", got [", absl::StrJoin(lengths, ", "), "]"));
   }
   return absl::OkStatus();
 }

@@ -47,7 +47,8 @@ namespace spotlight::engine {
 // Host code without thread or clock. Sequences are the caller's and live until Finish. Engine thread only.
 class Scheduler {
  public:
-  // INVALID_ARGUMENT names the option: all at least 1, max_step_tokens at least max_running.
+  // INVALID_ARGUMENT names the option: all at least 1, max_step_tokens at least max_running, short_chunks ascending and
+  // the last kMaxShortChunk.
   static absl::Status CheckOptions(const SchedulerOptions& options);
   explicit Scheduler(const SchedulerOptions& options);
 

@@ -334,6 +334,23 @@ TEST_F(SchedulerTest, RefusesOptionsThatCannotWork) {
   EXPECT_EQ(Scheduler::CheckOptions(options).message(), "max_token_gap_seconds: must be in [0, 1e6), got -1");
 }
 
+TEST_F(SchedulerTest, RefusesShortChunksThatNoKernelTakes) {
+  SchedulerOptions options;
+  options.num_pages = 1;
+  for (const std::vector<int32_t>& lengths : std::vector<std::vector<int32_t>>{{128}, {1, 128}, {18, 36, 54, 128}}) {
+    options.short_chunks = lengths;
+    EXPECT_TRUE(Scheduler::CheckOptions(options).ok());
+  }
+  for (const std::vector<int32_t>& lengths : std::vector<std::vector<int32_t>>{
+           {}, {0, 128}, {-16, 128}, {32, 16, 128}, {16, 16, 128}, {16, 64}, {16, 256}, {16, 128, 128}}) {
+    options.short_chunks = lengths;
+    EXPECT_EQ(Scheduler::CheckOptions(options).code(), absl::StatusCode::kInvalidArgument) << lengths.size();
+  }
+  options.short_chunks = {32, 16, 128};
+  EXPECT_EQ(Scheduler::CheckOptions(options).message(),
+            "short_chunks: must ascend from at least 1 to 128, got [32, 16, 128]");
+}
+
 // Thousands of random steps with arrivals, cancellations and too few pages; every invariant after each.
 class SchedulerInvariantTest : public SchedulerTest {
  protected:
