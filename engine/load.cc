@@ -227,9 +227,10 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   const auto activation_bytes = [&](int64_t tokens) {
     return Decoder::ActivationBytes(*config, tokens, dtype, *device, options.quantization);
   };
-  sizing.scratch_bytes = SpotlightAttention::ScratchBytes(attention_shape, attention_options, dtype, *device) +
-                         activation_bytes(scheduler.max_step_tokens) +
-                         TorchModelRunnerBytes(parts, activation_bytes(2) - activation_bytes(1));
+  sizing.scratch_bytes =
+      SpotlightAttention::ScratchBytes(attention_shape, attention_options, config->num_layers, dtype, *device) +
+      activation_bytes(scheduler.max_step_tokens) +
+      TorchModelRunnerBytes(parts, activation_bytes(2) - activation_bytes(1));
   sizing.max_running = scheduler.max_running;
   sizing.max_context = config->max_context_tokens;
   auto num_pages = NumCachePages(sizing, shape, dtype, *device);

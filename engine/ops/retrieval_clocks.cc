@@ -5,6 +5,10 @@
 
 namespace spotlight::engine {
 
+int64_t RetrievalClocks::Bytes(int32_t num_layers, int32_t max_runs) {
+  return int64_t{num_layers} * max_runs * static_cast<int64_t>(sizeof(Clock));
+}
+
 RetrievalClocks::RetrievalClocks(int32_t num_layers, int32_t max_runs, at::Device device)
     : num_layers_(num_layers),
       clocks_(at::zeros({max_runs, num_layers, static_cast<int64_t>(sizeof(Clock))},

@@ -15,6 +15,9 @@ namespace spotlight::engine {
 // hold them.
 class RetrievalClocks {
  public:
+  // What one allocates on the device.
+  static int64_t Bytes(int32_t num_layers, int32_t max_runs);
+
   // max_runs: runs of rows with sink and recent tokens of their own (Batch::sparse_runs), a call of sparse_decode each.
   RetrievalClocks(int32_t num_layers, int32_t max_runs, at::Device device);
 

@@ -60,7 +60,7 @@ WorkspaceBytes WorkspacesOf(const AttentionShape& shape, const AttentionOptions&
 }  // namespace
 
 int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const AttentionOptions& options,
-                                         at::ScalarType dtype, at::Device device) {
+                                         int32_t num_layers, at::ScalarType dtype, at::Device device) {
   if (device.is_cpu()) return 0;
   const WorkspaceBytes workspaces = WorkspacesOf(shape, options, dtype, device);
   const int64_t probe = options.measure_quality
@@ -72,7 +72,8 @@ int64_t SpotlightAttention::ScratchBytes(const AttentionShape& shape, const Atte
                               ? 0
                               : PrefillAttentionBytes(shape.num_q_heads, shape.num_kv_heads, shape.head_dim,
                                                       options.max_chunk_tokens, options.max_context, PrefillBlocks());
-  return static_cast<int64_t>(workspaces.total()) + prefill + probe + kept * options.max_decode_rows;
+  return static_cast<int64_t>(workspaces.total()) + RetrievalClocks::Bytes(num_layers, options.max_decode_rows) +
+         prefill + probe + kept * options.max_decode_rows;
 }
 
 absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionShape& shape,

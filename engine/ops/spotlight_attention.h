@@ -38,10 +38,11 @@ struct AttentionOptions {
 // Engine thread only. All work goes to the current stream of `device`.
 class SpotlightAttention : public Attention {
  public:
-  // What attention allocates on a GPU beside the cache: workspaces, and prefill's gathered keys and partial results. 0
-  // on the CPU, where scratch is small.
-  static int64_t ScratchBytes(const AttentionShape& shape, const AttentionOptions& options, at::ScalarType dtype,
-                              at::Device device);
+  // What attention allocates on a GPU beside the cache, in a model of `num_layers`: workspaces, prefill's gathered keys
+  // and partial results, retrieval's clocks, and what is kept and needed for Batch::quality. 0 on the CPU, where
+  // scratch is small.
+  static int64_t ScratchBytes(const AttentionShape& shape, const AttentionOptions& options, int32_t num_layers,
+                              at::ScalarType dtype, at::Device device);
 
   // inv_freq [D / 2] float. `cache` outlives this. RESOURCE_EXHAUSTED when the workspace does not fit.
   static absl::StatusOr<SpotlightAttention> Create(const AttentionShape& shape, const AttentionOptions& options,
