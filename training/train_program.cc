@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -30,21 +31,40 @@ void OnSignal(int) {
 }
 
 // The first signal sets stop_requested. One that the parent had us ignore (nohup) stays ignored.
+//
+// The handler has a stack of its own on this thread, which is the one that computes and the one that the kernel chooses
+// for a signal: LibTorch's sgemm for AVX-512 (oneDNN) points the stack register into a workspace on the heap, and what
+// the kernel saves for a handler, 3 KB and more, would be written over the heap in front of it.
 class StopOnSignal {
  public:
-  StopOnSignal() {
+  StopOnSignal() : stack_(std::max<size_t>(sysconf(_SC_SIGSTKSZ), kMinStackBytes)) {
     stop_requested = false;
+    stack_t stack = {};
+    stack.ss_sp = stack_.data();
+    stack.ss_size = stack_.size();
+    sigaltstack(&stack, &stack_before_);
     for (const int number : {SIGINT, SIGTERM}) {
-      if (signal(number, OnSignal) == SIG_IGN) signal(number, SIG_IGN);
+      struct sigaction action = {};
+      sigaction(number, nullptr, &action);
+      if (action.sa_handler == SIG_IGN) continue;
+      action.sa_handler = OnSignal;
+      action.sa_flags = SA_RESTART | SA_ONSTACK;
+      sigaction(number, &action, nullptr);
     }
   }
   ~StopOnSignal() {
     for (const int number : {SIGINT, SIGTERM}) {
       if (signal(number, SIG_DFL) == SIG_IGN) signal(number, SIG_IGN);
     }
+    sigaltstack(&stack_before_, nullptr);
   }
   StopOnSignal(const StopOnSignal&) = delete;
   StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+ private:
+  static constexpr size_t kMinStackBytes = 64 << 10;
+  std::vector<char> stack_;
+  stack_t stack_before_ = {};
 };
 
 // As a shell takes it.

@@ -4,7 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -207,6 +211,29 @@ TEST(TrainProgramTest, SignalAsksTheRunToStop) {
     return absl::CancelledError("stopped");
   };
   EXPECT_EQ(RunWith({"--model=m", "--text=t", "--out=o"}, train), 4);
+}
+
+// As in a kernel that keeps its stack register in the middle of something else: nothing below it may be written to.
+TEST(TrainProgramTest, ASignalWritesNothingOnTheStackOfTheComputation) {
+  static std::vector<unsigned char> stack(256 << 10, 0x5a);
+  static ucontext_t outside, inside;
+  const TrainFunction train = [&](const TrainOptions&, const std::function<void(const std::string&)>&,
+                                  const std::function<void(const TrainProgress&)>&,
+                                  const std::atomic<bool>* stop) -> absl::StatusOr<TrainReport> {
+    getcontext(&inside);
+    inside.uc_stack.ss_sp = stack.data();
+    inside.uc_stack.ss_size = stack.size();
+    inside.uc_link = &outside;
+    // Without a call that leaves anything on the stack: what raise would need is not told from what a handler has.
+    makecontext(
+        &inside, [] { syscall(SYS_kill, syscall(SYS_getpid), SIGTERM); }, 0);
+    swapcontext(&outside, &inside);
+    EXPECT_TRUE(*stop);
+    return absl::CancelledError("stopped");
+  };
+  EXPECT_EQ(RunWith({"--model=m", "--text=t", "--out=o"}, train), 4);
+  const auto used = std::find_if(stack.begin(), stack.end(), [](unsigned char c) { return c != 0x5a; });
+  EXPECT_LT(stack.end() - used, 900) << "a signal's frame has 1 KB and more";
 }
 
 TEST(FormatProgressTest, TellsTheHeldOutRecallOnceItIsKnown) {
