@@ -209,7 +209,8 @@ bool DecodeGraphs::FitsCapacity(const GraphKey& key) const {
 }
 
 bool DecodeGraphs::Pads(const Batch& batch) const {
-  return FitsGraph(batch) && FitsCapacity(KeyOf(batch));
+  const bool has_chunk = batch.num_rows > batch.num_decode_rows;
+  return FitsGraph(batch) && !(has_chunk && short_chunks_.empty()) && FitsCapacity(KeyOf(batch));
 }
 
 // What is measured beside a chunk is kept by the host's call.

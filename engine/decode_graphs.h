@@ -56,7 +56,7 @@ class DecodeGraphs {
   static int64_t Bytes(int32_t num_layers, int64_t step_bytes);
 
   // `inputs` outlives this and feeds no one else meanwhile. `capacity`: of a step, padding included. `short_chunks`:
-  // their lengths (short_chunk.h).
+  // their lengths (short_chunk.h); empty: a step with a chunk has no graph, nor padding.
   DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std::vector<int32_t> short_chunks, int32_t max_context,
                StepForward forward);
 

@@ -75,6 +75,7 @@ ModelInfo Describe(const LoadOptions& options, const ModelConfig& config, const 
   model.device = device.is_cpu() ? "cpu" : absl::StrCat("cuda:", device.index());
   model.dtype = DTypeName(dtype);
   model.quantization = QuantizationName(options.quantization);
+  model.kv_cache_dtype = options.kv_cache_dtype == KvCacheDType::kFp8 ? "fp8" : model.dtype;
   model.num_layers = config.num_layers;
   model.num_q_heads = config.num_q_heads;
   model.num_kv_heads = config.num_kv_heads;
@@ -126,6 +127,19 @@ std::string DescribeFp8(at::Device device) {
                       Linear::MultipliesFp8(device) ? "fp8" : "bf16");
 }
 
+absl::Status CheckCacheDType(KvCacheDType cache, at::ScalarType dtype, at::Device device) {
+  if (cache == KvCacheDType::kAuto || device.is_cpu() || dtype == at::kBFloat16) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("kv_cache_dtype: fp8 on a GPU needs bf16, not ", DTypeName(dtype)));
+}
+
+std::string DescribeFp8Cache(const KvCacheShape& shape, at::ScalarType dtype) {
+  KvCacheShape plain = shape;
+  plain.e4m3 = false;
+  return absl::StrCat(
+      "KV cache: fp8, a scale for each token and head: ", KvBytesPerPage(shape, dtype) / kernels::kPageTokens,
+      " bytes a token instead of ", KvBytesPerPage(plain, dtype) / kernels::kPageTokens, ", codes not counted");
+}
+
 // Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
 // fp32 every prompt token takes the workspace of a decode row.
 constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
@@ -167,6 +181,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
         absl::StrCat("config.json: eos_token_id: at most ", kMaxEosTokens, " ids, got ", config->eos_token_ids.size()));
   }
   const at::ScalarType dtype = ResolveDType(options.dtype, *device);
+  if (auto status = CheckCacheDType(options.kv_cache_dtype, dtype, *device); !status.ok()) return status;
 
   auto tokenizer = LoadTokenizer(options, &loaded.notes);
   if (!tokenizer.ok()) return tokenizer.status();
@@ -202,6 +217,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
+  shape.e4m3 = options.kv_cache_dtype == KvCacheDType::kFp8;
+  if (shape.e4m3) loaded.notes.push_back(DescribeFp8Cache(shape, dtype));
   const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};
   AttentionOptions attention_options;
   attention_options.sink_tokens = options.retrieval.budget.sink_tokens;
@@ -216,7 +233,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
   parts.capacity.max_pages = PagesFor(config->max_context_tokens);
   parts.cuda_graphs = options.cuda_graphs;
-  parts.short_chunks = scheduler.short_chunks;
+  if (!shape.e4m3) parts.short_chunks = scheduler.short_chunks;  // chunk_attention reads no e4m3
   parts.fill_prompts = options.fill_prompts;
   parts.dtype = dtype;
   parts.num_layers = config->num_layers;

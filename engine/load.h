@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "engine/engine.h"
+#include "engine/kv_cache_dtype.h"
 #include "engine/model/quantization.h"
 
 namespace spotlight::engine {
@@ -20,10 +21,11 @@ enum class DTypeChoice : uint8_t { kAuto, kBf16, kFp32 };  // kAuto: bf16 where 
 enum class PrefilterChoice : uint8_t { kAuto, kOn, kOff };  // kAuto: on a CPU, for nested codes
 
 struct LoadOptions {
-  std::string model_folder;                         // config.json, tokenizer.json, *.safetensors
-  std::string model_name;                           // empty: the folder's name
-  absl::optional<uint64_t> random_weights_seed;     // set: weights drawn from this seed, none read
-  DTypeChoice dtype = DTypeChoice::kAuto;           // of weights and cache
+  std::string model_folder;                      // config.json, tokenizer.json, *.safetensors
+  std::string model_name;                        // empty: the folder's name
+  absl::optional<uint64_t> random_weights_seed;  // set: weights drawn from this seed, none read
+  DTypeChoice dtype = DTypeChoice::kAuto;        // of weights and, but for kv_cache_dtype, the cache
+  KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;
   Quantization quantization = Quantization::kNone;  // of the layers' matrices, as they are loaded
   std::string device = "auto";                      // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
   int32_t num_threads = 0;                          // of the CPU; 0: one per core

@@ -19,11 +19,12 @@ struct HashInfo {
 };
 
 struct ModelInfo {
-  std::string name;          // what requests may name: --model-name, else the folder's name
-  std::string architecture;  // "LlamaForCausalLM", ...
-  std::string device;        // "cpu", "cuda:0"
-  std::string dtype;         // "bf16", "fp32"
-  std::string quantization;  // "none", "fp8": of the layers' matrices
+  std::string name;            // what requests may name: --model-name, else the folder's name
+  std::string architecture;    // "LlamaForCausalLM", ...
+  std::string device;          // "cpu", "cuda:0"
+  std::string dtype;           // "bf16", "fp32"
+  std::string quantization;    // "none", "fp8": of the layers' matrices
+  std::string kv_cache_dtype;  // as dtype, or "fp8"; empty: as dtype
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
   int32_t vocab_size = 0;
   int32_t max_context_tokens = 0;  // prompt + output of one request

@@ -33,8 +33,9 @@ absl::StatusOr<RetrievalPolicy> RetrievalPolicy::Create(const RetrievalOptions& 
   policy.trained_ = model.hash.trained;
   policy.num_hashed_layers_ = policy.has_hash_ ? static_cast<int64_t>(model.hash.layers.size()) : 0;
   policy.num_dense_layers_ = model.num_layers - policy.num_hashed_layers_;
-  policy.kv_bytes_per_token_ =
-      static_cast<int64_t>(kernels::KvBytesPerToken(model.num_kv_heads, model.head_dim, *dtype));
+  policy.kv_bytes_per_token_ = static_cast<int64_t>(
+      model.kv_cache_dtype == "fp8" ? kernels::E4m3KvBytesPerToken(model.num_kv_heads, model.head_dim)
+                                    : kernels::KvBytesPerToken(model.num_kv_heads, model.head_dim, *dtype));
   policy.code_bytes_per_token_ = int64_t{model.num_kv_heads} * (model.hash.hash_bits / 8);
   return policy;
 }

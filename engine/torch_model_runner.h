@@ -28,7 +28,7 @@ struct RunnerParts {
   StepCapacity capacity;    // of one step
   int32_t max_context = 1;  // tokens of a sequence
   bool cuda_graphs = true;  // on a GPU: replay decode steps from captured graphs
-  // Of SchedulerOptions: what chunks such a step may hold.
+  // Of SchedulerOptions: what chunks such a step may hold; empty: none.
   std::vector<int32_t> short_chunks;
   // For measuring: prompts fill the cache with random keys, values and codes, and their first token is 0.
   bool fill_prompts = false;

@@ -19,7 +19,8 @@ absl::Status ChunkAttention(const ChunkAttentionParams& params) {
   check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
   check.Positive("softmax_scale", params.softmax_scale);
   check.Aligned("q", params.q, kVectorBytes);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
+  check.Pages(params.execution, params.dtype, params.pages);
+  check.That(params.pages.kv_scale == nullptr, "pages.kv_scale", 1, "null: keys and values are of dtype");
   check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
   check.Array("page_table", params.page_table);
   check.InRange("max_pages", params.max_pages, 1, INT32_MAX / kPageTokens);

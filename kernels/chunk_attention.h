@@ -39,7 +39,7 @@ struct ChunkAttentionParams {
   float softmax_scale = 0;
 
   const void* q = nullptr;
-  LayerPages pages;
+  LayerPages pages;  // keys and values of dtype
   const int32_t* page_table = nullptr;
   int32_t max_pages = 0;
   const int32_t* context_len = nullptr;

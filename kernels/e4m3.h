@@ -22,6 +22,11 @@ SPOTLIGHT_INLINE float ToFloat(E4m3 x) {
   return FloatFromBits(sign | FloatBits(FloatFromBits(magnitude << 20) * 0x1p120f));
 }
 
+// Of a row whose largest magnitude is `largest`, NaN not counted: x / scale reaches kMaxE4m3.
+SPOTLIGHT_INLINE float E4m3Scale(float largest) {
+  return largest > 0 ? largest / kMaxE4m3 : 1.0f;
+}
+
 // To the nearest, ties to even; as GPUs do, what is beyond the largest value becomes it, and every NaN the positive
 // one.
 SPOTLIGHT_INLINE void RoundTo(float x, E4m3* out) {

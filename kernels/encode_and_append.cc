@@ -72,7 +72,7 @@ absl::Status Validate(const EncodeAndAppendParams& params) {
   check.Positive("rope_scale", params.rope_scale);
   check.Array("positions", params.positions);
   check.Array("slots", params.slots);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
+  check.Pages(params.execution, params.dtype, params.pages);
   check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
   check.Aligned("q_out", params.q_out, kVectorBytes);
   if (params.start_ns != nullptr) check.Array("start_ns", params.start_ns);

@@ -9,6 +9,7 @@
 //   q_out       [T, Hq, D]           dtype   out: rotated queries
 //   planes      [Tq, Hkv, J, W]      uint32  out, first Tq = num_plane_tokens tokens: plane j holds bit j of u_b
 //   plane_unit  [Tq, Hkv]            float   out: c * rms(w), rms floored at 1e-6
+// and, in place, what the slots' places in the pages hold.
 //
 // Alignment: q, k, v, their biases, q_out and the hash's weights 16 bytes; strides multiples of 16 bytes; planes what
 // every token and head's share of them keeps of 16 bytes. On CUDA the biases, inv_freq and the hash's weights may be
@@ -17,7 +18,8 @@
 // A token's results do not depend on the tokens around it, bit for bit, nor a key's code on whether its token has
 // planes.
 //
-// Key encoder, per KV head, on the rotated key as stored (rounded to dtype): h = silu(k W1 + b1) W2 + b2 + k S; bit_b =
+// Key encoder, per KV head, on the rotated key as stored, rounded to dtype (a key in e4m3: its values, e4m3 * scale,
+// rounded to dtype): h = silu(k W1 + b1) W2 + b2 + k S; bit_b =
 // h_b >= 0. Query encoder, per KV head, on the group's rotated queries side by side (x [G * D]): w = the same form with
 // its own weights; n_b = clamp(2 * floor(w_b / plane_unit) + 1, +-(2^J - 1)), u_b = (n_b + 2^J - 1) / 2.
 // An estimated logit is logit_scale * plane_unit / 2 * (2 * raw - 32 * W * (2^J - 1)), raw as in sparse_decode.h.
@@ -55,7 +57,7 @@ struct HashWeights {
 
 struct EncodeAndAppendParams {
   Execution execution;
-  DType dtype = DType::kF32;     // of q, k, v, biases, q_out and the pages
+  DType dtype = DType::kF32;     // of q, k, v, biases, q_out and pages that are not e4m3
   int32_t num_tokens = 0;        // T; 0 does nothing
   int32_t num_plane_tokens = 0;  // Tq <= T
   int32_t num_q_heads = 0, num_kv_heads = 0, head_dim = 0;

@@ -16,7 +16,7 @@ void RoundRow(const Fp8RowsParams& params, int64_t row) {
   for (int32_t k = 0; k < params.num_columns; ++k) {
     largest = std::max(largest, std::abs(LoadElement(params.x, params.dtype, begin + k)));
   }
-  const float scale = largest > 0 ? largest / kMaxE4m3 : 1.0f;
+  const float scale = E4m3Scale(largest);
   params.scale[row] = scale;
   auto* const out = static_cast<E4m3*>(params.out) + begin;
   for (int32_t k = 0; k < params.num_columns; ++k) {

@@ -35,10 +35,14 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 
 // One layer's pages. Pointers are on the op's device.
 //
-//   kv      [pages, Hkv, P, 2, D]  dtype   K then V of a token: one burst of 2 * D elements for a selected token
-//   codes   [pages, Hkv, P, W]     uint32  key codes; null in a layer without a hash
-//   prefix  [pages, Hkv, P]        uint32  word 0 of each code, what the prefilter's first pass reads; null likewise
+//   kv        [pages, Hkv, P, 2, D]  dtype   K then V of a token: one burst of 2 * D elements for a selected token
+//   kv_scale  [pages, Hkv, P, 2]     float   null: kv is of the operation's dtype. Else kv is e4m3 (kernels/e4m3.h),
+//                                            and an element is worth its e4m3 times its K's or V's scale
+//   codes     [pages, Hkv, P, W]     uint32  key codes; null in a layer without a hash
+//   prefix    [pages, Hkv, P]        uint32  word 0 of each code, what the prefilter's first pass reads; null likewise
 //
+// A K or V in e4m3 is what fp8_rows.h makes of it as it would be stored in dtype: scale = largest magnitude / 448, 1
+// for zeros. Operations take e4m3 pages where dtype is bf16, and on the CPU where it is fp32.
 // Bit b of a code is bit b % 32 of word b / 32; it is set when the encoder's output b is >= 0 (NaN gives 0).
 // Alignment: 16 bytes.
 struct LayerPages {
@@ -46,10 +50,15 @@ struct LayerPages {
   uint32_t* codes = nullptr;
   uint32_t* prefix = nullptr;
   int32_t num_pages = 0;
+  float* kv_scale = nullptr;
 };
 
 inline constexpr size_t KvBytesPerToken(int num_kv_heads, int head_dim, DType dtype) {
   return size_t{2} * num_kv_heads * head_dim * SizeOf(dtype);
+}
+// Of pages in e4m3: values and scales.
+inline constexpr size_t E4m3KvBytesPerToken(int num_kv_heads, int head_dim) {
+  return size_t{2} * num_kv_heads * (head_dim + sizeof(float));
 }
 // Codes and their prefix copies.
 inline constexpr size_t CodeBytesPerToken(int num_kv_heads, int hash_words) {

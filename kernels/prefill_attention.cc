@@ -13,7 +13,7 @@ absl::Status Validate(const PrefillAttentionParams& params) {
   check.Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
   check.Positive("softmax_scale", params.softmax_scale);
   check.NotNull("q", params.q);
-  check.Aligned("pages.kv", params.pages.kv, 16);
+  check.Pages(params.execution, params.dtype, params.pages);
   check.InRange("pages.num_pages", params.pages.num_pages, 1, INT32_MAX);
   check.NotNull("page_table", params.page_table);
   check.InRange("max_pages", params.max_pages, 1, INT32_MAX / kPageTokens);

@@ -3,6 +3,7 @@
 //   q           [T, Hq, D]   bf16   rotated queries; query t is at position context_len - T + t
 //   page_table  [max_pages]  int32  the sequence's pages; the chunk's own keys and values are already in them
 //   out         [T, Hq, D]   bf16   out
+// Pages may be e4m3: their values are rounded to bf16 as they are read.
 //
 // Query t attends to tokens [0, context_len - T + t]. Slots from context_len on are never read; keys and values before
 // it must be finite: a NaN among them may reach the queries that precede it in its page.

@@ -23,7 +23,7 @@ absl::Status GatherPages(const GatherPagesParams& params) {
   check.InRange("num_kv_heads", params.num_kv_heads, 1, UINT16_MAX);
   check.InRange("begin", params.begin, 0, INT32_MAX);
   check.InRange("end", params.end, int64_t{params.begin} + 1, INT32_MAX);
-  check.Aligned("pages.kv", params.pages.kv, kVectorBytes);
+  check.Pages(params.execution, params.dtype, params.pages);
   check.Array("page_table", params.page_table);
   check.Aligned("keys", params.keys, kVectorBytes);
   check.Aligned("values", params.values, kVectorBytes);

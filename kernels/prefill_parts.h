@@ -5,7 +5,7 @@
 //   page_table  [>= ceil(end / P)]  int32
 //   keys        [Hkv, end - begin, D]  dtype  out
 //   values      [Hkv, end - begin, D]  dtype  out
-// Cost reads and writes 2 * Hkv * D elements a token.
+// Values of pages in e4m3 are rounded to bf16. Cost reads and writes 2 * Hkv * D elements a token.
 //
 // MergeAttention: softmax over the union of the parts' keys. With each part's out_i and lse_i, the natural logarithm of
 // its sum of exponentials,

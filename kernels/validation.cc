@@ -64,6 +64,15 @@ void Validation::Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_d
   OneOf("head_dim", head_dim, {64, 128});
 }
 
+void Validation::Pages(const Execution& execution, DType dtype, const LayerPages& pages) {
+  Aligned("pages.kv", pages.kv, kVectorBytes);
+  if (pages.kv_scale == nullptr) return;
+  Aligned("pages.kv_scale", pages.kv_scale, kVectorBytes);
+  const bool cuda = execution.device == DeviceKind::kCuda;
+  That(dtype == DType::kBF16 || (dtype == DType::kF32 && !cuda), "dtype", static_cast<int64_t>(dtype),
+       cuda ? "bf16 where pages are e4m3" : "bf16 or fp32 where pages are e4m3");
+}
+
 void Validation::Planes(const uint32_t* planes, int32_t num_planes, int32_t hash_words) {
   const auto bytes = static_cast<uintptr_t>(4 * num_planes * hash_words);
   const uintptr_t largest_power_of_two = bytes & (~bytes + 1);

@@ -40,6 +40,8 @@ class Validation {
   // Fields that several operations share.
   void Device(const Execution& execution, DType dtype);
   void Heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim);
+  // A layer's keys and values, and whether the operation has such pages for its dtype.
+  void Pages(const Execution& execution, DType dtype, const LayerPages& pages);
   // [rows, Hkv, J, W]: as far as 16 bytes, what the planes of every row and head then share.
   void Planes(const uint32_t* planes, int32_t num_planes, int32_t hash_words);
   // What every operation of queries on cached rows is told.
@@ -49,7 +51,7 @@ class Validation {
     Heads(params.num_q_heads, params.num_kv_heads, params.head_dim);
     Positive("softmax_scale", params.softmax_scale);
     Aligned("q", params.q, kVectorBytes);
-    Aligned("pages.kv", params.pages.kv, kVectorBytes);
+    Pages(params.execution, params.dtype, params.pages);
     InRange("pages.num_pages", params.pages.num_pages, 1, most_pages);
     Array("page_table", params.page_table);
     InRange("max_pages", params.max_pages, 1, INT32_MAX);

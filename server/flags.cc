@@ -29,6 +29,8 @@ ABSL_FLAG(std::string, random_weights, "", "Draw the weights from this seed inst
 ABSL_FLAG(std::string, quantization, "none",
           "Of the layers' matrices, made as they are loaded; fp8: e4m3, one scale for each output");
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where the device computes it fast, else fp32");
+ABSL_FLAG(std::string, kv_cache_dtype, "auto",
+          "Of keys and values in the cache; auto: as --dtype; fp8: e4m3, one scale for each token and head");
 ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
@@ -95,6 +97,7 @@ const std::vector<FlagGroup>& Groups() {
         {"random_weights", "SEED"},
         {"dtype", "auto|bf16|fp32"},
         {"quantization", "none|fp8"},
+        {"kv_cache_dtype", "auto|fp8"},
         {"device", "auto|cpu|cuda:N"},
         {"threads", "N"}}},
       {"Network",
@@ -183,6 +186,12 @@ absl::Status ReadModel(engine::LoadOptions* load) {
     return Invalid("quantization", absl::StrCat("must be none or fp8, got \"", quantization, "\""));
   }
   load->quantization = *named;
+  const std::string cache = absl::GetFlag(FLAGS_kv_cache_dtype);
+  const auto cache_dtype = engine::KvCacheDTypeNamed(cache);
+  if (!cache_dtype.has_value()) {
+    return Invalid("kv-cache-dtype", absl::StrCat("must be auto or fp8, got \"", cache, "\""));
+  }
+  load->kv_cache_dtype = *cache_dtype;
   load->dtype = dtype == "auto"   ? engine::DTypeChoice::kAuto
                 : dtype == "bf16" ? engine::DTypeChoice::kBf16
                                   : engine::DTypeChoice::kFp32;

@@ -289,7 +289,10 @@ void Metrics::OnLoaded(const engine::ModelInfo& model, const engine::EngineOptio
   const int32_t num_pages = options.scheduler.num_pages;
   const auto num_tokens = static_cast<double>(num_pages) * kernels::kPageTokens;
   const kernels::DType dtype = model.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBF16;
-  h.kv_bytes.Set(num_tokens * model.num_layers * kernels::KvBytesPerToken(model.num_kv_heads, model.head_dim, dtype));
+  const size_t token_bytes = model.kv_cache_dtype == "fp8"
+                                 ? kernels::E4m3KvBytesPerToken(model.num_kv_heads, model.head_dim)
+                                 : kernels::KvBytesPerToken(model.num_kv_heads, model.head_dim, dtype);
+  h.kv_bytes.Set(num_tokens * model.num_layers * token_bytes);
   const int32_t hash_bits = model.hash.present ? model.hash.hash_bits : 0;
   if (hash_bits > 0) {
     h.code_bytes.Set(num_tokens * model.hash.layers.size() *

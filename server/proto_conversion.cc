@@ -350,6 +350,7 @@ void SetModelInfo(const engine::ModelInfo& model, const engine::RetrievalOptions
   message->set_architecture(model.architecture);
   message->set_dtype(model.dtype);
   message->set_quantization(model.quantization);
+  message->set_kv_cache_dtype(model.kv_cache_dtype.empty() ? model.dtype : model.kv_cache_dtype);
   message->set_device(model.device);
   message->set_num_layers(model.num_layers);
   message->set_num_query_heads(model.num_q_heads);

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Perplexity of a Llama checkpoint with fp8 weights, and with fp8 inputs too, beside the checkpoint's own.
+"""Perplexity of a Llama checkpoint with fp8 weights, with fp8 inputs too, and with fp8 keys and values, beside its own.
 
 The rounding of spotlight-server --quantization=fp8, apart from it: e4m3, one scale for each output of a layer's
 matrices (largest magnitude / 448), and for each token of their inputs where prompts are multiplied in fp8; embeddings,
-output head and all else stay. Everything is computed in fp32. The second half of the first CONTEXT tokens of each text is
-scored; agree: how often the most likely token is the checkpoint's own.
+output head and all else stay. And that of --kv-cache-dtype=fp8: keys, once rotated, and values, one scale for each token
+and head. Everything is computed in fp32. The second half of the first CONTEXT tokens of each text is scored; agree: how
+often the most likely token is the checkpoint's own.
 
-usage: fp8_perplexity.py MODEL_FOLDER CONTEXT TEXT ...      needs torch, safetensors, tokenizers; 6 min a text on 2 cores
+usage: fp8_perplexity.py [--cache-only] MODEL_FOLDER CONTEXT TEXT ...
+needs torch, safetensors, tokenizers; 8 min a text on 2 cores, 4 with --cache-only, which leaves weights as they are
 """
 import json
 import math
@@ -44,10 +46,11 @@ class Model:
         low, high = x[..., :half], x[..., half:]
         return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()], -1)
 
-    def states(self, ids, fp8_weights, fp8_inputs):
+    def states(self, ids, fp8_weights=False, fp8_inputs=False, fp8_cache=False):
         """The final norm's output, a row for each token."""
         source = {**self.weights, **self.rounded} if fp8_weights else self.weights
         as_input = round_to_fp8 if fp8_inputs else lambda x: x
+        as_cached = round_to_fp8 if fp8_cache else lambda x: x
         x = self.weights["model.embed_tokens.weight"][ids]
         for layer in range(self.config["num_hidden_layers"]):
             prefix = f"model.layers.{layer}."
@@ -56,16 +59,17 @@ class Model:
             y = as_input(self.norm(x, prefix + "input_layernorm.weight"))
             q, k = self.rotate(by_head(y, "q", self.heads)), self.rotate(by_head(y, "k", self.kv_heads))
             v = by_head(y, "v", self.kv_heads)
+            k, v = as_cached(k), as_cached(v)
             out = scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=True)[0]
             x = x + project(as_input(out.transpose(0, 1).reshape(len(ids), -1)), "self_attn.o")
             y = as_input(self.norm(x, prefix + "post_attention_layernorm.weight"))
             x = x + project(as_input(silu(project(y, "mlp.gate")) * project(y, "mlp.up")), "mlp.down")
         return self.norm(x, "model.norm.weight")
 
-    def score(self, ids, fp8_weights, fp8_inputs):
+    def score(self, ids, **rounded):
         """(perplexity, the most likely tokens) of the second half."""
         first = len(ids) // 2
-        states, targets = self.states(ids, fp8_weights, fp8_inputs)[first - 1 : -1], ids[first:]
+        states, targets = self.states(ids, **rounded)[first - 1 : -1], ids[first:]
         losses, best = [], []
         for rows, wanted in zip(states.split(512), targets.split(512)):
             logits = (rows @ self.weights["model.embed_tokens.weight"].T).log_softmax(-1)
@@ -75,20 +79,26 @@ class Model:
 
 
 def main():
-    if len(sys.argv) < 4:
+    cache_only = "--cache-only" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--cache-only"]
+    if len(arguments) < 3:
         sys.exit(__doc__)
     torch.set_grad_enabled(False)
-    folder, context, texts = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    folder, context, texts = arguments[0], int(arguments[1]), arguments[2:]
+    variants = {"fp8 keys and values": {"fp8_cache": True}}
+    if not cache_only:
+        variants["fp8 weights"] = {"fp8_weights": True}
+        variants["fp8 weights and inputs"] = {"fp8_weights": True, "fp8_inputs": True}
     model, tokenizer = Model(folder), Tokenizer.from_file(f"{folder}/tokenizer.json")
     for path in texts:
         with open(path) as file:
             ids = torch.tensor(tokenizer.encode(file.read(8 * context)).ids[:context])
-        plain, best = model.score(ids, False, False)
-        weights, weights_best = model.score(ids, True, False)
-        both, both_best = model.score(ids, True, True)
-        agree = lambda other: (other == best).float().mean().item()
-        print(f"{path}: {len(ids)} tokens, {plain:.4f}; fp8 weights {weights:.4f}, agree {agree(weights_best):.4f}; "
-              f"and inputs {both:.4f}, agree {agree(both_best):.4f}", flush=True)
+        plain, best = model.score(ids)
+        line = f"{path}: {len(ids)} tokens, {plain:.4f}"
+        for name, rounded in variants.items():
+            perplexity, other = model.score(ids, **rounded)
+            line += f"; {name} {perplexity:.4f}, agree {(other == best).float().mean().item():.4f}"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/device.h"
+#include "engine/model/fp8_matrix.h"
 #include "training/torch_errors.h"
 
 namespace spotlight::training {
@@ -25,8 +26,12 @@ namespace {
 // Splits the fused projections by head, rotates, and hands the rest over.
 class CallbackAttention : public engine::Attention {
  public:
-  CallbackAttention(const engine::ModelConfig& config, at::Device device, const AttentionFunction& attend)
-      : config_(config), attend_(attend), inv_freq_(at::tensor(config.inv_freq, at::kFloat).to(device)) {}
+  CallbackAttention(const engine::ModelConfig& config, at::Device device, bool e4m3_cache,
+                    const AttentionFunction& attend)
+      : config_(config),
+        e4m3_cache_(e4m3_cache),
+        attend_(attend),
+        inv_freq_(at::tensor(config.inv_freq, at::kFloat).to(device)) {}
 
   absl::StatusOr<at::Tensor> Forward(int32_t layer, const at::Tensor& qkv, const engine::LayerHash*,
                                      const engine::StepTensors& step, engine::RetrievalSeconds*) override {
@@ -37,15 +42,23 @@ class CallbackAttention : public engine::Attention {
     AttentionInput input;
     input.layer = layer;
     input.q = rotated.narrow(0, 0, q_heads);
-    input.k = rotated.narrow(0, q_heads, kv_heads);
-    input.v = heads.narrow(0, q_heads + kv_heads, kv_heads).contiguous();
+    input.k = Cached(rotated.narrow(0, q_heads, kv_heads));
+    input.v = Cached(heads.narrow(0, q_heads + kv_heads, kv_heads).contiguous());
     auto out = attend_(input);
     if (!out.ok()) return out.status();
     return out->transpose(0, 1).reshape({tokens, q_heads * config_.head_dim});
   }
 
  private:
+  // What a cache makes of keys or values [Hkv, T, D].
+  at::Tensor Cached(const at::Tensor& x) const {
+    if (!e4m3_cache_) return x;
+    const engine::Fp8Matrix rounded = engine::RoundToFp8(x.reshape({-1, config_.head_dim}).contiguous());
+    return engine::Widen(rounded, x.scalar_type()).view(x.sizes());
+  }
+
   const engine::ModelConfig& config_;
+  const bool e4m3_cache_;
   const AttentionFunction& attend_;
   const at::Tensor inv_freq_;
 };
@@ -86,6 +99,10 @@ absl::StatusOr<std::unique_ptr<SequenceModel>> SequenceModel::Load(const Sequenc
     if (!device.ok()) return device.status();
     model->device_ = *device;
     model->dtype_ = engine::ResolveDType(options.dtype, *device);
+    model->e4m3_cache_ = options.kv_cache_dtype == engine::KvCacheDType::kFp8;
+    if (model->e4m3_cache_ && device->is_cuda() && model->dtype_ != at::kBFloat16) {
+      return absl::InvalidArgumentError("kv_cache_dtype: fp8 on a GPU needs bf16, not fp32");
+    }
     auto config = engine::LoadModelConfig(options.model_folder);
     if (!config.ok()) return config.status();
     model->config_ = *std::move(config);
@@ -131,7 +148,7 @@ absl::StatusOr<at::Tensor> SequenceModel::Run(absl::Span<const int32_t> token_id
             .to(device_);
     step.positions =
         at::arange(first_position, first_position + tokens, at::TensorOptions().dtype(at::kInt).device(device_));
-    CallbackAttention attention(config_, device_, attend);
+    CallbackAttention attention(config_, device_, e4m3_cache_, attend);
     auto result =
         decoder_->HiddenStates(step, at::arange(begin, end, at::TensorOptions().dtype(at::kLong).device(device_)), {},
                                &attention, /*seconds=*/nullptr);

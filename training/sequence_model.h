@@ -39,6 +39,8 @@ struct SequenceModelOptions {
   absl::optional<uint64_t> random_weights_seed;            // set: weights drawn from this seed, none read
   engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;  // of weights and activations
   engine::Quantization quantization = engine::Quantization::kNone;
+  // fp8: keys and values are rounded as such a cache does, and read so everywhere.
+  engine::KvCacheDType kv_cache_dtype = engine::KvCacheDType::kAuto;
   std::string device = "auto";  // as spotlight-server's --device
 };
 
@@ -74,6 +76,7 @@ class SequenceModel {
   std::unique_ptr<engine::Tokenizer> tokenizer_;
   at::Device device_ = at::kCPU;
   at::ScalarType dtype_ = at::kFloat;
+  bool e4m3_cache_ = false;
 };
 
 // Rotates x [..., T, D] by `positions` [T] (integers or floats): pairs (i, i + D / 2), angle positions * inv_freq

@@ -26,6 +26,7 @@ ABSL_FLAG(std::string, device, "auto", "cpu, cuda:N or auto");
 ABSL_FLAG(std::string, shapes, "1x8192,1x32768,1x131072,1x524288,8x32768,8x131072,32x8192", "BATCHxCONTEXT, by commas");
 ABSL_FLAG(std::string, modes, "sparse,dense", "of sparse, dense");
 ABSL_FLAG(std::string, quantization, "none", "none or fp8");
+ABSL_FLAG(std::string, kv_cache_dtype, "auto", "auto or fp8");
 ABSL_FLAG(double, budget, 0.02, "share of the context");
 ABSL_FLAG(int, steps, 40, "measured, after five that warm up");
 ABSL_FLAG(double, temperature, 0, "of every request; 0: greedy");
@@ -179,6 +180,9 @@ absl::Status Run() {
   const auto quantization = QuantizationNamed(absl::GetFlag(FLAGS_quantization));
   if (!quantization.has_value()) return absl::InvalidArgumentError("--quantization: must be none or fp8");
   options.quantization = *quantization;
+  const auto kv_cache_dtype = KvCacheDTypeNamed(absl::GetFlag(FLAGS_kv_cache_dtype));
+  if (!kv_cache_dtype.has_value()) return absl::InvalidArgumentError("--kv_cache_dtype: must be auto or fp8");
+  options.kv_cache_dtype = *kv_cache_dtype;
   options.device = absl::GetFlag(FLAGS_device);
   options.hash = absl::GetFlag(FLAGS_hash);
   options.allow_untrained_hash = true;
@@ -232,8 +236,8 @@ absl::Status Run() {
     std::ofstream file(path);
     file << "{\"device\": \"" << loaded->engine->model().device << "\", \"versions\": {\"libtorch\": \""
          << loaded->libtorch_version << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit)
-         << "\", \"quantization\": \"" << absl::GetFlag(FLAGS_quantization)
-         << "\", \"budget\": " << absl::GetFlag(FLAGS_budget)
+         << "\", \"quantization\": \"" << absl::GetFlag(FLAGS_quantization) << "\", \"kv_cache_dtype\": \""
+         << absl::GetFlag(FLAGS_kv_cache_dtype) << "\", \"budget\": " << absl::GetFlag(FLAGS_budget)
          << ", \"temperature\": " << absl::GetFlag(FLAGS_temperature) << ", \"top_p\": " << absl::GetFlag(FLAGS_top_p)
          << ", \"cuda_graphs\": " << (options.cuda_graphs ? "true" : "false") << ", \"rows\": [\n  " << rows
          << "\n]}\n";

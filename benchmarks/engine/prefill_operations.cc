@@ -62,8 +62,8 @@ class Layer {
     absl::Status status;
     Time(
         [&] {
-          status.Update(
-              PrefillAttention(q, kv, table, context, 1 / std::sqrt(double(config_.head_dim)), PrefillBlocks(), out));
+          status.Update(PrefillAttention(q, kv, /*kv_scale=*/{}, table, context,
+                                         1 / std::sqrt(double(config_.head_dim)), PrefillBlocks(), out));
         },
         &time);
     if (!status.ok()) return status;

@@ -70,7 +70,9 @@ void Run(const char* path) {
              params.execution.stream = at::cuda::getCurrentCUDAStream().stream();
              Check(kernels::ChunkAttention(params));
            },
-           [&] { Check(engine::PrefillAttention(q, kv, table, past + tokens, scale, blocks, gathered_out)); }});
+           [&] {
+             Check(engine::PrefillAttention(q, kv, /*kv_scale=*/{}, table, past + tokens, scale, blocks, gathered_out));
+           }});
       const at::Tensor ours = out.to(at::kFloat), theirs = gathered_out.to(at::kFloat);
       const double distance = ((ours - theirs).norm() / theirs.norm()).item<double>();
       if (!(distance < kBound)) Fail(absl::StrCat("results are ", distance, " apart"));

@@ -51,34 +51,54 @@ Attended TokensFirst(const at::Tensor& out, const at::Tensor& lse) {
   return {out.squeeze(0).transpose(0, 1).contiguous(), lse.reshape({out.size(1), out.size(2)})};
 }
 
-at::Tensor GatherOnCpu(const at::Tensor& kv, const at::Tensor& page_table, const PrefillPiece::Keys& range) {
+// A layer's pages, and what keys and values are gathered as.
+struct CachedLayer {
+  const at::Tensor &kv, &kv_scale, &page_table;
+  at::ScalarType dtype;
+};
+
+// Pages [first, first + count) of the table, of an array [pages, ...]. Types that are only for storage cannot be
+// indexed.
+at::Tensor PagesOf(const CachedLayer& cache, const at::Tensor& array, int64_t first, int64_t count) {
+  const at::Tensor table = cache.page_table.narrow(0, first, count);
+  if (array.scalar_type() != at::kFloat8_e4m3fn) return at::index_select(array, 0, table);
+  return at::index_select(array.view(at::kByte), 0, table).view(at::kFloat8_e4m3fn);
+}
+
+at::Tensor GatherOnCpu(const CachedLayer& cache, const PrefillPiece::Keys& range) {
   const int64_t first = range.begin / kPageTokens;
   const int64_t pages = PagesFor(range.end) - first;
+  at::Tensor kv = PagesOf(cache, cache.kv, first, pages);
+  if (cache.kv_scale.defined()) {
+    const at::Tensor scale = PagesOf(cache, cache.kv_scale, first, pages);
+    kv = kv.to(at::kFloat).mul_(scale.unsqueeze(-1)).to(cache.dtype);
+  }
   // [pages, Hkv, P, 2, D] -> [2, Hkv, pages * P, D]
-  return at::index_select(kv, 0, page_table.narrow(0, first, pages))
-      .permute({3, 1, 0, 2, 4})
+  return kv.permute({3, 1, 0, 2, 4})
       .reshape({2, kv.size(1), pages * kPageTokens, kv.size(4)})
       .narrow(2, range.begin - first * kPageTokens, range.end - range.begin);
 }
 
-absl::StatusOr<KeysAndValues> Gather(const at::Tensor& kv, const at::Tensor& page_table,
-                                     const PrefillPiece::Keys& range) {
+absl::StatusOr<KeysAndValues> Gather(const CachedLayer& cache, const PrefillPiece::Keys& range) {
+  const at::Tensor& kv = cache.kv;
   if (!kv.is_cuda()) {
-    const at::Tensor both = GatherOnCpu(kv, page_table, range);
+    const at::Tensor both = GatherOnCpu(cache, range);
     return KeysAndValues{both.select(0, 0), both.select(0, 1)};
   }
-  const at::Tensor both = at::empty({2, kv.size(1), range.end - range.begin, kv.size(4)}, kv.options());
+  const at::Tensor both =
+      at::empty({2, kv.size(1), range.end - range.begin, kv.size(4)}, kv.options().dtype(cache.dtype));
   const KeysAndValues gathered{both.select(0, 0), both.select(0, 1)};
   kernels::GatherPagesParams params;
   params.execution = ExecutionOn(kv.device());
-  params.dtype = ToKernelDType(kv.scalar_type());
+  params.dtype = ToKernelDType(cache.dtype);
   params.num_kv_heads = static_cast<int32_t>(kv.size(1));
   params.head_dim = static_cast<int32_t>(kv.size(4));
   params.begin = static_cast<int32_t>(range.begin);
   params.end = static_cast<int32_t>(range.end);
   params.pages.kv = kv.data_ptr();
   params.pages.num_pages = static_cast<int32_t>(kv.size(0));
-  params.page_table = page_table.data_ptr<int32_t>();
+  if (cache.kv_scale.defined()) params.pages.kv_scale = cache.kv_scale.data_ptr<float>();
+  params.page_table = cache.page_table.data_ptr<int32_t>();
   params.keys = gathered.keys.data_ptr();
   params.values = gathered.values.data_ptr();
   if (auto status = kernels::GatherPages(params); !status.ok()) return status;
@@ -187,8 +207,10 @@ class Attention {
 
 }  // namespace
 
-absl::Status PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& page_table, int64_t context,
-                              double softmax_scale, const PrefillBlocks& blocks, const at::Tensor& out) {
+absl::Status PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& kv_scale,
+                              const at::Tensor& page_table, int64_t context, double softmax_scale,
+                              const PrefillBlocks& blocks, const at::Tensor& out) {
+  const CachedLayer cache{kv, kv_scale, page_table, q.scalar_type()};
   const int64_t past = context - q.size(0);
   const Attention attend(q.size(1) / kv.size(1), softmax_scale, blocks);
   for (const PrefillPiece& piece : SplitPrefill(past, context, blocks)) {
@@ -201,7 +223,7 @@ absl::Status PrefillAttention(const at::Tensor& q, const at::Tensor& kv, const a
         if (auto status = Merge(parts, so_far.out, so_far.lse); !status.ok()) return status;
         parts = {std::move(so_far)};
       }
-      auto gathered = Gather(kv, page_table, range);
+      auto gathered = Gather(cache, range);
       if (!gathered.ok()) return gathered.status();
       parts.push_back(attend(piece_q, *gathered, /*causal=*/range.end == piece.end));
     }

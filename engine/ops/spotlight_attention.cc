@@ -340,14 +340,14 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
     return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, step.max_context,
                      chunk_out);
   }
-  if (device_.is_cuda() && count <= kernels::kMaxChunkQueries) {
+  if (device_.is_cuda() && count <= kernels::kMaxChunkQueries && !cache_->kv_scale(layer).defined()) {
     return ShortChunk(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), chunk_out);
   }
   if (kernels::PrefillAttentionSupported(ExecutionOn(device_), ToKernelDType(q.scalar_type()), shape_.head_dim)) {
     return PrefillInPlace(layer, chunk_q, pages, context, chunk_out);
   }
-  return PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_, PrefillBlocks(),
-                          chunk_out);
+  return PrefillAttention(chunk_q, cache_->kv(layer), cache_->kv_scale(layer), pages.view({-1}), context,
+                          softmax_scale_, PrefillBlocks(), chunk_out);
 }
 
 absl::Status SpotlightAttention::ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages,

@@ -94,7 +94,8 @@ class SpotlightAttention : public Attention {
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
-  // The same of few tokens on a GPU; lengths are read on the device, so the step may be a graph.
+  // The same of few tokens on a GPU whose cache is not e4m3; lengths are read on the device, so the step may be a
+  // graph.
   absl::Status ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages, const at::Tensor& token_context,
                           const at::Tensor& out);
   // The same through the CPU's own kernel, where it has one.

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cpu/e4m3_tokens.h"
 #include "kernels/cpu/parallel.h"
 
 namespace spotlight::kernels::cpu {
@@ -35,15 +36,14 @@ struct SplitItem {
 
 class Attention {
  public:
-  Attention(const KernelTable& kernels, const AttentionShape& shape, const void* q, const void* kv,
+  Attention(const KernelTable& kernels, const AttentionShape& shape, const void* q, const LayerPages& pages,
             const AttentionRow* row_heads, void* out)
       : kernels_(kernels),
         shape_(shape),
         group_(shape.num_q_heads / shape.num_kv_heads),
         dtype_(static_cast<int>(shape.dtype)),
-        token_bytes_(2 * shape.head_dim * SizeOf(shape.dtype)),
+        tokens_(kernels, pages, shape.dtype, shape.num_kv_heads, shape.head_dim),
         q_(static_cast<const char*>(q)),
-        kv_(static_cast<const char*>(kv)),
         row_heads_(row_heads),
         out_(static_cast<char*>(out)) {}
 
@@ -73,8 +73,9 @@ class Attention {
       if (is_last && next != nullptr) {
         next_count = FindKeys(next->pair, SplitBegin(*next), SplitEnd(*next), keys[side ^ 1]);
       }
-      // A block asks for as many tokens as it holds itself.
-      Prefetch(keys[side ^ 1], count, next_count);
+      // A block that is read in place asks for as many tokens as it holds itself.
+      Prefetch(keys[side ^ 1], tokens_.in_place() ? count : 0, next_count);
+      tokens_.Read(keys[side], count);
       AttendBlock block;
       block.q = q;
       block.group = group_;
@@ -82,9 +83,9 @@ class Attention {
       block.keys = keys[side];
       block.num_tokens = count;
       block.next_keys = keys[side ^ 1];
-      block.num_next = next_count;
+      block.num_next = tokens_.in_place() ? next_count : 0;
       block.state = state;
-      kernels_.attend[dtype_](block);
+      kernels_.attend[tokens_.dtype_index()](block);
       count = is_last ? 0 : next_count;
     }
   }
@@ -115,7 +116,7 @@ class Attention {
 
   void Prefetch(const void* const* keys, int begin, int end) const {
     for (int i = begin; i < end; ++i) {
-      for (int64_t line = 0; line < token_bytes_; line += 64) {
+      for (int64_t line = 0; line < tokens_.token_bytes(); line += 64) {
         __builtin_prefetch(static_cast<const char*>(keys[i]) + line);
       }
     }
@@ -130,9 +131,7 @@ class Attention {
     const int count = std::clamp(end - begin, 0, kBlockTokens);
     for (int i = 0; i < count; ++i) {
       const int32_t token = row.tokens[begin + i];
-      const int64_t page = row.page_table[token / kPageTokens];
-      const int64_t entry = (page * shape_.num_kv_heads + kv_head) * kPageTokens + token % kPageTokens;
-      keys[i] = kv_ + entry * token_bytes_;
+      keys[i] = tokens_.Find(row.page_table[token / kPageTokens], kv_head, token % kPageTokens);
     }
     return count;
   }
@@ -141,9 +140,8 @@ class Attention {
   const AttentionShape& shape_;
   const int32_t group_;
   const int dtype_;
-  const int64_t token_bytes_;
+  const CachedTokens tokens_;
   const char* const q_;
-  const char* const kv_;
   const AttentionRow* const row_heads_;
   char* const out_;
 };
@@ -221,8 +219,8 @@ void AttendBySplits(const Execution& execution, const KernelTable& kernels, cons
 }  // namespace
 
 void AttendRows(const Execution& execution, const KernelTable& kernels, const AttentionShape& shape, const void* q,
-                const void* kv, const AttentionRow* row_heads, int64_t num_rows, void* out) {
-  const Attention attention(kernels, shape, q, kv, row_heads, out);
+                const LayerPages& pages, const AttentionRow* row_heads, int64_t num_rows, void* out) {
+  const Attention attention(kernels, shape, q, pages, row_heads, out);
   const int64_t num_pairs = num_rows * shape.num_kv_heads;
   if (num_pairs < kMaxSplitPairs) {
     AttendBySplits(execution, kernels, attention, shape, row_heads, num_pairs);

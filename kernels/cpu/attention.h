@@ -26,6 +26,6 @@ struct AttentionShape {
 
 // row_heads [num_rows * Hkv], row-major: what each (row, KV head) attends to. q, out [num_rows, Hq, D].
 void AttendRows(const Execution& execution, const KernelTable& kernels, const AttentionShape& shape, const void* q,
-                const void* kv, const AttentionRow* row_heads, int64_t num_rows, void* out);
+                const LayerPages& pages, const AttentionRow* row_heads, int64_t num_rows, void* out);
 
 }  // namespace spotlight::kernels::cpu

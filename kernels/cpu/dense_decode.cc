@@ -17,7 +17,7 @@ void DenseDecode(const DenseDecodeParams& params, Level level) {
   }
   const AttentionShape shape{params.dtype, params.num_q_heads, params.num_kv_heads, params.head_dim,
                              params.softmax_scale};
-  AttendRows(params.execution, KernelsOf(level), shape, params.q, params.pages.kv, row_heads.data(), params.num_rows,
+  AttendRows(params.execution, KernelsOf(level), shape, params.q, params.pages, row_heads.data(), params.num_rows,
              params.out);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/e4m3_tokens.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/numeric.h"
@@ -65,9 +66,7 @@ class StepEncoder {
       const int64_t slot = params_.slots[token];
       if (slot < 0) continue;
       const int64_t entry = (slot / kPageTokens * params_.num_kv_heads + kv_head) * kPageTokens + slot % kPageTokens;
-      Rotate(params_.k, params_.k_stride, params_.k_bias, token, kv_head, At(params_.pages.kv, entry * 2 * dim_),
-             rotated + count * dim_);
-      Append(params_.v, params_.v_stride, params_.v_bias, token, kv_head, At(params_.pages.kv, (entry * 2 + 1) * dim_));
+      AppendKeyAndValue(token, kv_head, entry, rotated + count * dim_);
       entries[count++] = entry;
     }
     if (params_.hash == nullptr || count == 0) return;
@@ -82,6 +81,23 @@ class StepEncoder {
   }
 
  private:
+  // key [D] out: as stored.
+  void AppendKeyAndValue(int64_t token, int64_t kv_head, int64_t entry, float* key) const {
+    const LayerPages& pages = params_.pages;
+    if (pages.kv_scale == nullptr) {
+      Rotate(params_.k, params_.k_stride, params_.k_bias, token, kv_head, At(pages.kv, entry * 2 * dim_), key);
+      Append(params_.v, params_.v_stride, params_.v_bias, token, kv_head, At(pages.kv, (entry * 2 + 1) * dim_));
+      return;
+    }
+    alignas(64) float rounded[kMaxHeadDim], value[kMaxHeadDim];  // the first: room for any dtype
+    Rotate(params_.k, params_.k_stride, params_.k_bias, token, kv_head, reinterpret_cast<char*>(rounded), key);
+    Append(params_.v, params_.v_stride, params_.v_bias, token, kv_head, reinterpret_cast<char*>(rounded), value);
+    const auto size = static_cast<int32_t>(dim_);
+    char* const stored = static_cast<char*>(pages.kv) + entry * 2 * dim_;
+    StoreE4m3Row(params_.dtype, size, key, stored, pages.kv_scale + 2 * entry);
+    StoreE4m3Row(params_.dtype, size, value, stored + dim_, pages.kv_scale + 2 * entry + 1);
+  }
+
   char* At(void* data, int64_t element) const { return static_cast<char*>(data) + element * SizeOf(params_.dtype); }
   const char* At(const void* data, int64_t element) const {
     return static_cast<const char*>(data) + element * SizeOf(params_.dtype);
@@ -96,8 +112,11 @@ class StepEncoder {
     kernels_.rotate[dtype_](work);
   }
 
-  void Append(const void* x, int64_t stride, const void* bias, int64_t token, int64_t head, void* stored) const {
-    kernels_.rotate[dtype_](HeadOf(x, stride, bias, token, head, stored));
+  void Append(const void* x, int64_t stride, const void* bias, int64_t token, int64_t head, void* stored,
+              float* rounded = nullptr) const {
+    RotateHead work = HeadOf(x, stride, bias, token, head, stored);
+    work.rounded = rounded;
+    kernels_.rotate[dtype_](work);
   }
 
   RotateHead HeadOf(const void* x, int64_t stride, const void* bias, int64_t token, int64_t head, void* stored) const {

@@ -104,6 +104,8 @@ struct KernelTable {
   void (*finish[kNumDTypes])(const float* state, int group, int head_dim, void* out);
   // out[i] = x[i] * scale.
   void (*load_scaled[kNumDTypes])(const void* x, int64_t count, float scale, float* out);
+  // The same of x in e4m3; count a multiple of 16.
+  void (*load_e4m3)(const void* x, int64_t count, float scale, float* out);
 
   void (*rotate[kNumDTypes])(const RotateHead& head);
   void (*affine[kNumDTypes])(const AffineBlock& block);

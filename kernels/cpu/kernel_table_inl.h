@@ -17,6 +17,7 @@ constexpr KernelTable MakeKernelTable() {
       {GroupMass<float>, GroupMass<BF16>, GroupMass<F16>},
       {Finish<float>, Finish<BF16>, Finish<F16>},
       {LoadScaled<float>, LoadScaled<BF16>, LoadScaled<F16>},
+      LoadScaled<E4m3>,
       {Rotate<float>, Rotate<BF16>, Rotate<F16>},
       {Affine<float>, Affine<BF16>, Affine<F16>},
       Silu,

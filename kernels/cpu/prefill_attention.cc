@@ -4,6 +4,8 @@
 
 #include "kernels/cpu/level.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/e4m3.h"
+#include "kernels/numeric.h"
 
 namespace spotlight::kernels::cpu {
 namespace {
@@ -63,8 +65,20 @@ class Prefill {
   void PackPage(int64_t kv_head, int64_t page, uint32_t* packed) const {
     const int64_t entry = (params_.page_table[page] * int64_t{params_.num_kv_heads} + kv_head) * kPageTokens;
     const int64_t num_tokens = std::min<int64_t>(kPageTokens, params_.context_len - page * kPageTokens);
-    kernels_.pack(static_cast<const uint16_t*>(params_.pages.kv) + entry * 2 * dim_, static_cast<int>(num_tokens), dim_,
-                  packed);
+    const LayerPages& pages = params_.pages;
+    if (pages.kv_scale == nullptr) {
+      const auto* const kv = static_cast<const uint16_t*>(pages.kv) + entry * 2 * dim_;
+      kernels_.pack(kv, static_cast<int>(num_tokens), dim_, packed);
+      return;
+    }
+    static thread_local Scratch scratch;
+    auto* const kv = scratch.Get<BF16>(int64_t{kPageTokens} * 2 * dim_);
+    const auto* const stored = static_cast<const E4m3*>(pages.kv) + entry * 2 * dim_;
+    for (int64_t row = 0; row < 2 * num_tokens; ++row) {
+      const float scale = pages.kv_scale[2 * entry + row];
+      for (int64_t i = row * dim_; i < (row + 1) * dim_; ++i) RoundTo(ToFloat(stored[i]) * scale, kv + i);
+    }
+    kernels_.pack(kv, static_cast<int>(num_tokens), dim_, packed);
   }
 
   PrefillTile TileOf(int64_t kv_head, int64_t first_row, float* state) const {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 
+#include "kernels/cpu/e4m3_tokens.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/numeric.h"
@@ -30,6 +31,7 @@ class RowJudge {
         competition_(competition),
         group_(params.num_q_heads / params.num_kv_heads),
         dtype_(static_cast<int>(params.dtype)),
+        tokens_(kernels, params.pages, params.dtype, params.num_kv_heads, params.head_dim),
         context_len_(params.context_len[row]),
         state_floats_(StateFloats(group_, params.head_dim)) {
     const int32_t share = (context_len_ + kMaxSplits - 1) / kMaxSplits;
@@ -85,10 +87,11 @@ class RowJudge {
     for (int32_t token = begin; token < end; token += kPageTokens) {
       block.keys = keys[side];
       block.num_tokens = count;
+      tokens_.Read(keys[side], count);
       side ^= 1;
       count = FindKeys(kv_head, token + kPageTokens, end, keys[side]);
       block.next_keys = keys[side];
-      block.num_next = count;
+      block.num_next = tokens_.in_place() ? count : 0;
       visit(block, token);
     }
   }
@@ -96,12 +99,9 @@ class RowJudge {
   // Addresses of the keys of tokens [begin, end) that lie in the page of `begin`; none when begin >= end.
   int FindKeys(int64_t kv_head, int32_t begin, int32_t end, const void** keys) const {
     if (begin >= end) return 0;
-    const int64_t token_bytes = 2 * params_.head_dim * SizeOf(params_.dtype);
     const int64_t page = params_.page_table[row_ * params_.max_pages + begin / kPageTokens];
-    const char* const first = static_cast<const char*>(params_.pages.kv) +
-                              (page * params_.num_kv_heads + kv_head) * kPageTokens * token_bytes;
     const int count = std::min(kPageTokens, end - begin);
-    for (int i = 0; i < count; ++i) keys[i] = first + i * token_bytes;
+    for (int i = 0; i < count; ++i) keys[i] = tokens_.Find(page, kv_head, i);
     return count;
   }
 
@@ -111,14 +111,14 @@ class RowJudge {
     std::fill_n(state, group_, -std::numeric_limits<float>::infinity());
     ForEachPage(kv_head, split, [&](AttendBlock& block, int32_t) {
       block.state = state;
-      kernels_.attend[dtype_](block);
+      kernels_.attend[tokens_.dtype_index()](block);
     });
   }
 
   void WeighSplit(int64_t kv_head, int64_t split) const {
     ForEachPage(kv_head, split, [&](AttendBlock& block, int32_t token) {
       block.state = StateOf(kv_head, 0);
-      kernels_.group_mass[dtype_](block, mass_ + kv_head * mass_stride_ + token);
+      kernels_.group_mass[tokens_.dtype_index()](block, mass_ + kv_head * mass_stride_ + token);
     });
   }
 
@@ -169,6 +169,7 @@ class RowJudge {
   const Competition competition_;
   const int32_t group_;
   const int dtype_;
+  const CachedTokens tokens_;
   const int32_t context_len_;
   const int64_t state_floats_;
   int32_t split_tokens_ = 0, num_splits_ = 0;

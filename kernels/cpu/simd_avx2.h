@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 
 namespace spotlight::kernels::cpu {
@@ -39,6 +40,15 @@ SPOTLIGHT_INLINE F32 Load(const BF16* x) {
 }
 SPOTLIGHT_INLINE F32 Load(const F16* x) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+}
+SPOTLIGHT_INLINE F32 Load(const E4m3* x) {
+  const __m256i bits = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+  const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f));
+  const __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(bits, magnitude), 24);
+  const F32 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)), Set(0x1p120f));
+  const F32 is_nan = _mm256_castsi256_ps(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f)));
+  const F32 all = _mm256_blendv_ps(value, Set(__builtin_nanf("")), is_nan);
+  return _mm256_or_ps(all, _mm256_castsi256_ps(sign));
 }
 SPOTLIGHT_INLINE void Store(F32 v, float* x) {
   _mm256_storeu_ps(x, v);

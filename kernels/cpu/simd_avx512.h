@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 
 namespace spotlight::kernels::cpu {
@@ -38,6 +39,15 @@ SPOTLIGHT_INLINE F32 Load(const BF16* x) {
 }
 SPOTLIGHT_INLINE F32 Load(const F16* x) {
   return _mm512_cvtph_ps(_mm256_loadu_epi16(x));
+}
+SPOTLIGHT_INLINE F32 Load(const E4m3* x) {
+  const __m512i bits = _mm512_cvtepu8_epi32(_mm_loadu_epi8(x));
+  const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f));
+  const __m512i sign = _mm512_slli_epi32(_mm512_xor_si512(bits, magnitude), 24);
+  const F32 value = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(magnitude, 20)), Set(0x1p120f));
+  const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
+  const __m512i all = _mm512_mask_mov_epi32(_mm512_castps_si512(value), is_nan, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_castsi512_ps(_mm512_or_si512(all, sign));
 }
 SPOTLIGHT_INLINE void Store(F32 v, float* x) {
   _mm512_storeu_ps(x, v);

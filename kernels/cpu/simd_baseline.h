@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 
 namespace spotlight::kernels::cpu {

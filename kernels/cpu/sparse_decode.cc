@@ -233,8 +233,7 @@ void SparseDecode(const SparseDecodeParams& params, Level level) {
   }
   const AttentionShape shape{params.dtype, params.num_q_heads, params.num_kv_heads, params.head_dim,
                              params.softmax_scale};
-  AttendRows(params.execution, kernels, shape, params.q, params.pages.kv, row_heads.data(), params.num_rows,
-             params.out);
+  AttendRows(params.execution, kernels, shape, params.q, params.pages, row_heads.data(), params.num_rows, params.out);
   if (params.stage_seconds != nullptr) *params.stage_seconds = {score_seconds, select_seconds, SecondsSince(start)};
 }
 

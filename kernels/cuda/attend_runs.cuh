@@ -119,7 +119,8 @@ class RunAttention {
 
   __device__ void LoadQuery(const Run& run) {
     row_head_ = run.row_head;
-    warp_.LoadQuery(static_cast<const T*>(args_.q) + int64_t{run.row_head} * group_ * kDim, group_, args_.scale_log2);
+    warp_.LoadQuery(static_cast<const Compute<T>*>(args_.q) + int64_t{run.row_head} * group_ * kDim, group_,
+                    args_.scale_log2);
   }
   __device__ void Begin(const Run& run) {
     if (run.row_head != row_head_) LoadQuery(run);
@@ -136,13 +137,12 @@ class RunAttention {
   // Begins to fetch tile `tile` of `entries`, of which there are `size`.
   __device__ void Push(const Run& run, const int32_t* entries, int32_t size, int tile) {
     const int32_t* own = entries + tile * kTileTokens;
-    const T* kv = static_cast<const T*>(args_.kv);
-    const auto key_of = [&](int i) {
+    const auto entry_of = [&](int i) {
       const int32_t entry = own[i];
       const int64_t head = int64_t{entry / kPageTokens} * args_.num_kv_heads + run.head;
-      return kv + (head * kPageTokens + entry % kPageTokens) * (2 * kDim);
+      return head * kPageTokens + entry % kPageTokens;
     };
-    ring_.Push(key_of, min(kTileTokens, size - tile * kTileTokens));
+    ring_.Push(static_cast<const T*>(args_.kv), args_.kv_scale, entry_of, min(kTileTokens, size - tile * kTileTokens));
   }
 
   // Fetches ahead, from run to run, among those whose entries are known.

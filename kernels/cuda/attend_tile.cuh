@@ -30,6 +30,7 @@
 
 #include "kernels/cuda/attend_primitives.cuh"
 #include "kernels/cuda/attend_tile_f32.cuh"
+#include "kernels/cuda/e4m3.cuh"
 
 namespace spotlight::kernels::cuda {
 
@@ -227,7 +228,7 @@ class AttendWarp {
     }
   }
 
- private:
+ protected:
   __device__ static int LaneRow() {
     return static_cast<int>(threadIdx.x % 32) / 4;
   }
@@ -275,3 +276,5 @@ class AttendWarp {
 };
 
 }  // namespace spotlight::kernels::cuda
+
+#include "kernels/cuda/attend_tile_e4m3.cuh"

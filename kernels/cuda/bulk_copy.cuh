@@ -14,6 +14,9 @@ __device__ inline void CopyAsync16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(SharedAddress(shared)), "l"(global)
                : "memory");
 }
+__device__ inline void CopyAsync8(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(SharedAddress(shared)), "l"(global) : "memory");
+}
 // A line of 128 bytes, into the L1.
 __device__ inline void PrefetchLine(const void* global) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(global));

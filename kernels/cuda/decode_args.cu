@@ -62,6 +62,7 @@ DecodeArgs DecodeArgsOf(const EncodeAndAppendParams& params, int rows) {
   args.v_stride = params.v_stride;
   args.q_out = params.q_out;
   args.kv = params.pages.kv;
+  args.kv_scale = params.pages.kv_scale;
   args.codes = params.pages.codes;
   args.prefix = params.pages.prefix;
   args.planes = params.planes;

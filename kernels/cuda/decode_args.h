@@ -38,6 +38,7 @@ struct DecodeArgs {
   const void *v, *v_bias;
   int64_t v_stride;
   void *q_out, *kv;
+  float* kv_scale;
   uint32_t *codes, *prefix, *planes;
   float* plane_unit;
   uint64_t* start_ns;

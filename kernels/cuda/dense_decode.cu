@@ -24,10 +24,12 @@ struct DenseArgs {
   float scale_log2;
 };
 
-// Persistent: block b takes items b, b + gridDim.x, ... of the schedule; its warps fill their rings across splits.
+// T: of the pages. Persistent: block b takes items b, b + gridDim.x, ... of the schedule; its warps fill their rings
+// across splits.
 template <class T, int kDim, int kHeadTiles>
 __global__ void __launch_bounds__(kThreads, 1) AttendPages(const DenseArgs args) {
   using Ring = TileRing<T, kDim>;
+  using Q = Compute<T>;
   extern __shared__ __align__(16) char dynamic_shared[];
   __shared__ __align__(16) float merge_shared[kWarps * kWarpSlotFloats];
   __shared__ DenseSchedule schedule;
@@ -38,8 +40,8 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPages(const DenseArgs args)
 
   FillCursor<T, kDim, kWarps> ahead(args.rows, schedule);
   const auto fill = [&] {
-    if (ahead.done()) return ring.Fill(nullptr, 0);
-    ring.Fill(ahead.tokens(), ahead.count());
+    if (ahead.done()) return ring.Fill(nullptr, nullptr, 0);
+    ring.Fill(ahead.tokens(), ahead.scales(), ahead.count());
     ahead.Advance();
   };
   for (int slot = 0; slot < args.slots; ++slot) {
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPages(const DenseArgs args)
   if (item >= schedule.num_items()) return;
   Split split = schedule.At(item, args.rows.num_kv_heads, &rank);
   const auto row_head = [&] { return int64_t{split.row} * args.rows.num_kv_heads + split.kv_head; };
-  const T* q = static_cast<const T*>(args.q);
+  const Q* q = static_cast<const Q*>(args.q);
   AttendWarp<T, kDim, kHeadTiles> warp;
   warp.LoadQuery(q + row_head() * args.group * kDim, args.group, args.scale_log2);
   warp.Reset();
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPages(const DenseArgs args)
     if (num_splits == 1) {
       MergeWarps<kDim, kHeadTiles, kWarps>(
           warp, args.group, merge_shared,
-          OutputSink<T, kDim>{static_cast<T*>(args.out) + done_head * args.group * kDim});
+          OutputSink<Q, kDim>{static_cast<Q*>(args.out) + done_head * args.group * kDim});
     } else {
       float* partial = args.partials + (done_head * args.max_splits + index) * PartialFloats(args.group, kDim);
       MergeWarps<kDim, kHeadTiles, kWarps>(warp, args.group, merge_shared, PartialSink<kDim>{partial, args.group});
@@ -126,8 +128,8 @@ void LaunchShape(DenseArgs args, const LaunchOptions& options, const DeviceLimit
   if (args.max_splits == 1) return;
   LaunchOptions combine;
   combine.overlap_previous = true;
-  sequence->LaunchWith(combine, CombineSplits<T, kDim>, dim3(args.rows.num_kv_heads * args.group, args.num_rows),
-                       dim3(32 * kCombineWarps), 0, args);
+  sequence->LaunchWith(combine, CombineSplits<Compute<T>, kDim>,
+                       dim3(args.rows.num_kv_heads * args.group, args.num_rows), dim3(32 * kCombineWarps), 0, args);
 }
 
 template <class T>
@@ -158,6 +160,7 @@ int DenseDecode(const DenseDecodeParams& params) {
   LaunchOptions options;
   DenseArgs args = {};
   args.rows.kv = params.pages.kv;
+  args.rows.kv_scale = params.pages.kv_scale;
   args.rows.page_table = params.page_table;
   args.rows.rows_per_table = params.rows_per_table;
   args.rows.max_pages = params.max_pages;
@@ -174,6 +177,10 @@ int DenseDecode(const DenseDecodeParams& params) {
     args.out = static_cast<char*>(params.out) + offset;
     args.num_rows = std::min(kDensePassRows, params.num_rows - first);
     options.overlap_previous = params.overlap_encode && first == 0;
+    if (params.pages.kv_scale != nullptr) {
+      LaunchTyped<__nv_fp8_e4m3>(params.head_dim, args, options, limits, &sequence);
+      continue;
+    }
     switch (params.dtype) {
       case DType::kF32:
         LaunchTyped<float>(params.head_dim, args, options, limits, &sequence);

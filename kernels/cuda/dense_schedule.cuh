@@ -80,6 +80,7 @@ struct DenseSchedule {
 // Where the rows' tokens are.
 struct PagedRows {
   const void* kv;  // LayerPages::kv
+  const float* kv_scale;
   const int32_t* page_table;
   int32_t first_row;  // of the pass, for rows_per_table
   int32_t rows_per_table, max_pages, num_kv_heads;
@@ -102,6 +103,10 @@ class FillCursor {
   __device__ const T* tokens() const {
     const int64_t slot = int64_t{page_} * rows_.num_kv_heads * kPageTokens + tile_ % kTilesPerPage * kTileTokens;
     return kv_ + slot * (2 * kDim);
+  }
+  __device__ const float2* scales() const {
+    const int64_t elements = tokens() - static_cast<const T*>(rows_.kv);
+    return reinterpret_cast<const float2*>(rows_.kv_scale) + elements / (2 * kDim);
   }
   __device__ int count() const { return min(kTileTokens, context_len_ - tile_ * kTileTokens); }
   __device__ bool newest() const { return (tile_ + 1) * kTileTokens >= context_len_; }

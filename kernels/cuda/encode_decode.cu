@@ -11,6 +11,7 @@
 #include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/decode_args.h"
 #include "kernels/cuda/decode_outputs.cuh"
+#include "kernels/cuda/e4m3_rows.cuh"
 #include "kernels/cuda/encode.h"
 #include "kernels/cuda/encoder_tile.cuh"
 #include "kernels/cuda/rotation.cuh"
@@ -78,7 +79,8 @@ __device__ inline void FetchWeights(const DecodeSide& side, int kv_head, const T
 #endif
 
 // Grid (kClusterBlocks, Hkv, 2 * clusters per encoder): even z is the query encoder, odd z the key's. Clusters along x.
-template <class T, int kWords>
+// kE4m3: so are the pages.
+template <class T, int kWords, bool kE4m3>
 __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __grid_constant__ DecodeArgs args) {
 #ifdef SPOTLIGHT_CLUSTERS
   constexpr bool kWithLow = !std::is_same<T, __nv_bfloat16>::value;
@@ -152,10 +154,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
       }
       places[thread] = place;
     }
-    // The cluster shares out the values to append: at most kPassTokens * 16 pieces, so one per thread.
-    const int value_piece = rank + kClusterBlocks * thread;
-    const int value_token = value_piece >> (half_log2 - 2), value_d = value_piece * 8 & (dim - 1);
-    const bool has_value = !is_query && value_token < count;
+    // The cluster shares out the values to append: at most kPassTokens * 16 pieces, so one per thread. One in e4m3 is
+    // rounded as a whole: a token for each block.
+    const int value_piece = kE4m3 ? thread : rank + kClusterBlocks * thread;
+    const int value_token = kE4m3 ? rank : value_piece >> (half_log2 - 2), value_d = value_piece * 8 & (dim - 1);
+    const bool has_value = !is_query && value_token < count && (!kE4m3 || thread * 8 < dim);
     Vector<T> value, value_bias;
     if (has_value) {
       value = LoadVector<T>(args.v, (first + value_token) * args.v_stride + kv_head * dim + value_d);
@@ -182,6 +185,18 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
         const void* bias = shared + side.at.bias;
         Rotate(LoadVector<T, 8>(bias, offset), LoadVector<T, 8>(bias, offset + half), cosines + turn, sines + turn,
                &low, &high);
+        const bool stores = (piece + token) % kClusterBlocks == rank && places[token] >= 0;
+        if constexpr (kE4m3) {
+          if (!is_query) {
+            const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), inputs / 8);
+            const auto low_bytes = RoundToE4m3(scale, &low), high_bytes = RoundToE4m3(scale, &high);
+            if (stores) {
+              StoreVector(low_bytes, args.kv, places[token] + offset);
+              StoreVector(high_bytes, args.kv, places[token] + offset + half);
+              if (piece == 0) args.kv_scale[places[token] >> (half_log2 + 1)] = scale;
+            }
+          }
+        }
         if constexpr (kWithLow) {
           auto* const bf16_rows = reinterpret_cast<__nv_bfloat16*>(rows) + place;
           auto* const low_rows = reinterpret_cast<__nv_bfloat16*>(shared + side.at.low_rows) + place;
@@ -194,7 +209,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
           StoreVector(low, rows, place);
           StoreVector(high, rows, place + half);
         }
-        if ((piece + token) % kClusterBlocks == rank && places[token] >= 0) {
+        if (stores && (!kE4m3 || is_query)) {
           StoreVector(low, out, places[token] + offset);
           StoreVector(high, out, places[token] + offset + half);
         }
@@ -253,7 +268,14 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
             reinterpret_cast<__nv_bfloat16*>(shared + side.at.low_hidden) + place);
     }
     if (has_value && places[value_token] >= 0) {
-      StoreVector(Add(value, value_bias), args.kv, places[value_token] + dim + value_d);
+      Vector<T> stored = Add(value, value_bias);
+      if constexpr (kE4m3) {
+        const float scale = ScaleOfRow(Largest(stored), dim / 8);
+        StoreVector(RoundToE4m3(scale, &stored), args.kv, places[value_token] + dim + value_d);
+        if (value_d == 0) args.kv_scale[(places[value_token] >> (half_log2 + 1)) + 1] = scale;
+      } else {
+        StoreVector(stored, args.kv, places[value_token] + dim + value_d);
+      }
     }
     WaitForCluster();  // every block runs, and has read what the last pass left with it
     __syncthreads();
@@ -320,23 +342,25 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
 
 using DecodeKernel = void (*)(DecodeArgs);
 
-template <class T>
+template <class T, bool kE4m3>
 DecodeKernel KernelOfWords(int words) {
   switch (words) {
     case 1:
-      return EncodeDecodeRows<T, 1>;
+      return EncodeDecodeRows<T, 1, kE4m3>;
     case 2:
-      return EncodeDecodeRows<T, 2>;
+      return EncodeDecodeRows<T, 2, kE4m3>;
     case 4:
-      return EncodeDecodeRows<T, 4>;
+      return EncodeDecodeRows<T, 4, kE4m3>;
     default:
-      return EncodeDecodeRows<T, 8>;
+      return EncodeDecodeRows<T, 8, kE4m3>;
   }
 }
 
 DecodeKernel KernelOf(const EncodeAndAppendParams& params) {
-  return params.dtype == DType::kBF16 ? KernelOfWords<__nv_bfloat16>(params.hash->hash_words)
-                                      : KernelOfWords<__half>(params.hash->hash_words);
+  const int words = params.hash->hash_words;
+  if (params.pages.kv_scale != nullptr) return KernelOfWords<__nv_bfloat16, true>(words);
+  return params.dtype == DType::kBF16 ? KernelOfWords<__nv_bfloat16, false>(words)
+                                      : KernelOfWords<__half, false>(words);
 }
 
 int ClustersPerEncoder(const EncodeAndAppendParams& params) {

@@ -3,6 +3,7 @@
 // encoded. A warp multiplies 16 units by 32 tokens at a time. Nothing but keys and codes goes to global memory.
 #include <algorithm>
 
+#include "kernels/cuda/e4m3_rows.cuh"
 #include "kernels/cuda/encode.h"
 #include "kernels/cuda/encoder_tile.cuh"
 #include "kernels/cuda/rotation.cuh"
@@ -74,8 +75,8 @@ __device__ inline void MultiplyTile(const uint32_t (&a)[4], uint32_t rows, int p
   Multiply(a, high[2], high[3], sums[3]);
 }
 
-// Grid (blocks per head, Hkv). tile_tokens: a multiple of 32.
-template <class T>
+// Grid (blocks per head, Hkv). tile_tokens: a multiple of 32. kE4m3: so are the pages.
+template <class T, bool kE4m3>
 __global__ void __launch_bounds__(kKeyThreads, 2)
     EncodeKeyTiles(const __grid_constant__ EncodeAndAppendParams params, const __grid_constant__ HashWeights hash,
                    int tile_tokens) {
@@ -160,8 +161,15 @@ __global__ void __launch_bounds__(kKeyThreads, 2)
              cosines, sines, &low, &high);
       if (const int64_t slot = slots[token]; slot >= 0) {
         const int64_t out = EntryOf(slot, params.num_kv_heads, kv_head) * 2 * dim + d;
-        StoreVector(low, params.pages.kv, out);
-        StoreVector(high, params.pages.kv, out + half);
+        if constexpr (kE4m3) {
+          const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), pieces);
+          StoreVector(RoundToE4m3(scale, &low), params.pages.kv, out);
+          StoreVector(RoundToE4m3(scale, &high), params.pages.kv, out + half);
+          if (d == 0) params.pages.kv_scale[out / dim] = scale;
+        } else {
+          StoreVector(low, params.pages.kv, out);
+          StoreVector(high, params.pages.kv, out + half);
+        }
       }
       if constexpr (kWithLow) {
         auto* const low_place = low_rows + token * row_size + d;
@@ -281,10 +289,12 @@ void EncodeKeys(const EncodeAndAppendParams& params, LaunchSequence* sequence) {
     sequence->Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
     sequence->LaunchWith(options, kernel, grid, dim3(kKeyThreads), shared_bytes, params, *params.hash, tile_tokens);
   };
-  if (params.dtype == DType::kBF16) {
-    launch(EncodeKeyTiles<__nv_bfloat16>);
+  if (params.pages.kv_scale != nullptr) {
+    launch(EncodeKeyTiles<__nv_bfloat16, true>);
+  } else if (params.dtype == DType::kBF16) {
+    launch(EncodeKeyTiles<__nv_bfloat16, false>);
   } else {
-    launch(EncodeKeyTiles<__half>);
+    launch(EncodeKeyTiles<__half, false>);
   }
 }
 

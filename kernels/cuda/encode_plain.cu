@@ -1,5 +1,6 @@
 // Encoders of any shape and type, one block per token and KV head: fp32 weights, fp32 models, hidden sizes that do not
 // fit shared memory.
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/encode.h"
 #include "kernels/cuda/rotation.cuh"
 
@@ -91,10 +92,14 @@ __global__ void EncodeStep(const EncodeAndAppendParams params, const HashWeights
   float* const hidden = x + num_inputs;
   const int64_t entry =
       is_query ? token * params.num_kv_heads + kv_head : EntryOf(params.slots[token], params.num_kv_heads, kv_head);
-  // The stored values: rounded to the cache's dtype.
+  // The stored values, rounded to dtype.
   const void* source = is_query ? params.q_out : params.pages.kv;
   const int64_t begin = is_query ? entry * group * dim : entry * 2 * dim;
-  for (int i = threadIdx.x; i < num_inputs; i += kEncodeThreads) x[i] = LoadElement(source, params.dtype, begin + i);
+  const float* scale = is_query || params.pages.kv_scale == nullptr ? nullptr : params.pages.kv_scale + entry * 2;
+  for (int i = threadIdx.x; i < num_inputs; i += kEncodeThreads) {
+    x[i] = scale == nullptr ? LoadElement(source, params.dtype, begin + i)
+                            : RoundedToBf16(ToFloat(static_cast<const __nv_fp8_e4m3*>(source)[begin + i]) * *scale);
+  }
   __syncthreads();
   Encode(is_query ? hash.query : hash.key, hash.weight_dtype, kv_head, x, num_inputs, bits, hidden, y);
   if (is_query) {

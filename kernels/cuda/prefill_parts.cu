@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
 
@@ -40,6 +41,27 @@ __global__ void __launch_bounds__(kThreads) GatherPageOfHead(const GatherPagesPa
       uint4* const to = piece < pieces ? keys + piece : values + (piece - pieces);
       to[token * pieces] = vectors[i];
     }
+  }
+}
+
+// The same of pages in e4m3, whose values become bf16. A thread widens 8 bytes.
+__global__ void __launch_bounds__(kThreads) WidenPageOfHead(const GatherPagesParams params) {
+  const int pieces = params.head_dim / kVectorElements;  // of a key or a value
+  const int64_t first = params.begin / kPageTokens + blockIdx.x;
+  const int64_t tokens = params.end - params.begin;
+  const int64_t page = params.page_table[first];
+  const int64_t entry = (page * params.num_kv_heads + blockIdx.y) * kPageTokens;
+  const uint2* const source = static_cast<const uint2*>(params.pages.kv) + entry * 2 * pieces;
+  const float* const scales = params.pages.kv_scale + entry * 2;
+  uint4* const keys = static_cast<uint4*>(params.keys) + blockIdx.y * tokens * pieces;
+  uint4* const values = static_cast<uint4*>(params.values) + blockIdx.y * tokens * pieces;
+#pragma unroll 4
+  for (int index = threadIdx.x; index < kPageTokens * 2 * pieces; index += kThreads) {
+    const int row = index / pieces, piece = index % pieces;
+    const int64_t token = first * kPageTokens + row / 2 - params.begin;
+    if (token < 0 || token >= tokens) continue;
+    uint4* const to = row % 2 == 0 ? keys : values;
+    to[token * pieces + piece] = WidenEight(source[index], scales[row]);
   }
 }
 
@@ -88,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) MergeParts(const MergeAttentionParam
 int GatherPages(const GatherPagesParams& params) {
   LaunchSequence sequence(params.execution.stream);
   const int pages = (params.end - 1) / kPageTokens - params.begin / kPageTokens + 1;
-  sequence.Launch(GatherPageOfHead, dim3(pages, params.num_kv_heads), dim3(kThreads), 0, params);
+  const auto gather = params.pages.kv_scale != nullptr ? WidenPageOfHead : GatherPageOfHead;
+  sequence.Launch(gather, dim3(pages, params.num_kv_heads), dim3(kThreads), 0, params);
   return sequence.error();
 }
 

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kPageThreads, 2) AttendSplit(const QualityArgs
     int32_t* histograms = workspace.histograms + int64_t{split.kv_head} * kMaxDigits * kDigitBins;
     for (int i = threadIdx.x; i < args.NumDigits() * kDigitBins; i += kPageThreads) histograms[i] = 0;
   }
-  LoadQueries<T, kDim>(args, split.row, split.kv_head, query);
+  LoadQueries<Compute<T>, kDim>(args, split.row, split.kv_head, query);
   __syncthreads();
 
   const int value_lane = threadIdx.x % Share::kValueLanes, value_slot = threadIdx.x / Share::kValueLanes;
@@ -56,12 +56,12 @@ __global__ void __launch_bounds__(kPageThreads, 2) AttendSplit(const QualityArgs
   for (int i = 0; i < kWarpHeads; ++i) largest[i] = -INFINITY;
 
   for (int32_t token = split.begin, side = 0; token < split.end; token += kPageTokens, side ^= 1) {
-    const T* page = PageOf<T>(args, split.row, split.kv_head, token);
+    const HeadPage<T> page = PageOf<T>(args, split.row, split.kv_head, token);
     const int32_t count = min(kPageTokens, split.end - token);
     float keys[Share::kKeyTokens][8];
-    ValuePair<T> values[Share::kValueTokens];
+    Values<T, kDim> values;
     LoadKeys<T, kDim>(page, count, keys);
-    LoadValues<T, kDim>(page, count, values);
+    LoadValues<T, kDim>(page, count, &values);
 
     const int slot = LogitToken<kDim>();
     for (int h = 0; h < group; ++h) {
@@ -103,11 +103,11 @@ __global__ void __launch_bounds__(kPageThreads, 2) AttendSplit(const QualityArgs
       for (int i = 0; i < Share::kValueTokens; ++i) {
         const float4 weight = *reinterpret_cast<const float4*>(&weights[side][value_slot * Share::kValueTokens + i][h]);
         const float four[4] = {weight.x, weight.y, weight.z, weight.w};
-        const float x = ToFloat(values[i].x), y = ToFloat(values[i].y);
+        const float2 value = values.At(i);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          sums[h + j][0] = fmaf(four[j], x, sums[h + j][0]);
-          sums[h + j][1] = fmaf(four[j], y, sums[h + j][1]);
+          sums[h + j][0] = fmaf(four[j], value.x, sums[h + j][0]);
+          sums[h + j][1] = fmaf(four[j], value.y, sums[h + j][1]);
         }
       }
     }
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kPageThreads, 3) WeighSplit(const QualityArgs 
   const Split split = SplitOfBlock(args);
   if (split.begin >= split.end) return;
   const QualityRow workspace = args.Row(split.row);
-  LoadQueries<T, kDim>(args, split.row, split.kv_head, query);
+  LoadQueries<Compute<T>, kDim>(args, split.row, split.kv_head, query);
   if (threadIdx.x < args.group * 2) {
     softmax[threadIdx.x / 2][threadIdx.x % 2] = workspace.softmax[split.kv_head * args.group * 2 + threadIdx.x];
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/numeric.cuh"
 #include "kernels/cuda/quality_workspace.cuh"
 #include "kernels/layout.h"
@@ -33,39 +34,58 @@ __device__ int QueryPlace(int d) {
 }
 
 // The group's queries, scaled to base-2 logits. Every thread must call; a barrier must follow.
-template <class T, int kDim>
+template <class Q, int kDim>
 __device__ void LoadQueries(const QualityArgs& args, int32_t row, int32_t kv_head, float (*query)[kDim]) {
-  const T* q = static_cast<const T*>(args.op.q) + (int64_t{row} * args.op.num_q_heads + kv_head * args.group) * kDim;
+  const Q* q = static_cast<const Q*>(args.op.q) + (int64_t{row} * args.op.num_q_heads + kv_head * args.group) * kDim;
   for (int i = threadIdx.x; i < args.group * kDim; i += kPageThreads) {
     query[i / kDim][QueryPlace<kDim>(i % kDim)] = ToFloat(q[i]) * (args.op.softmax_scale * kLog2E);
   }
 }
 
+// One KV head's tokens of a page.
 template <class T>
-__device__ const T* PageOf(const QualityArgs& args, int32_t row, int32_t kv_head, int32_t token) {
+struct HeadPage {
+  const T* kv;          // [P, 2, D]
+  const float* scales;  // [P, 2], of tokens in e4m3
+
+  // What an element of token `token` is multiplied by: of its key (side 0) or value (1).
+  __device__ float ScaleOf(int token, int side) const {
+    if constexpr (kIsE4m3<T>) return __ldg(scales + token * 2 + side);
+    return 1.0f;
+  }
+};
+
+template <class T>
+__device__ HeadPage<T> PageOf(const QualityArgs& args, int32_t row, int32_t kv_head, int32_t token) {
   const int64_t page = args.op.page_table[int64_t{row} * args.op.max_pages + token / kPageTokens];
-  return static_cast<const T*>(args.op.pages.kv) +
-         (page * args.op.num_kv_heads + kv_head) * kPageTokens * 2 * args.op.head_dim;
+  const int64_t entry = (page * args.op.num_kv_heads + kv_head) * kPageTokens;
+  return {static_cast<const T*>(args.op.pages.kv) + entry * 2 * args.op.head_dim, args.op.pages.kv_scale + entry * 2};
 }
 
 // This lane's eight elements of each of its tokens; zeros past `count`, which are not read.
 template <class T, int kDim>
-__device__ void LoadKeys(const T* page, int32_t count, float (&keys)[PageShare<kDim>::kKeyTokens][8]) {
+__device__ void LoadKeys(const HeadPage<T>& page, int32_t count, float (&keys)[PageShare<kDim>::kKeyTokens][8]) {
   using Share = PageShare<kDim>;
+  using Load = std::conditional_t<kIsE4m3<T>, uint2, uint4>;
   const int lane = threadIdx.x % Share::kKeyLanes, slot = threadIdx.x / Share::kKeyLanes;
-  constexpr int kLoads = sizeof(T) * 8 / sizeof(uint4);
-  uint4 raw[Share::kKeyTokens][kLoads];
+  constexpr int kLoads = sizeof(T) * 8 / sizeof(Load);
+  Load raw[Share::kKeyTokens][kLoads];
+  float scales[Share::kKeyTokens];
 #pragma unroll
   for (int i = 0; i < Share::kKeyTokens; ++i) {
     const int token = i * Share::kKeySlots + slot;
-    const uint4* key = reinterpret_cast<const uint4*>(page + token * 2 * kDim + lane * 8);
+    const Load* key = reinterpret_cast<const Load*>(page.kv + token * 2 * kDim + lane * 8);
 #pragma unroll
-    for (int j = 0; j < kLoads; ++j) raw[i][j] = token < count ? __ldg(key + j) : make_uint4(0, 0, 0, 0);
+    for (int j = 0; j < kLoads; ++j) raw[i][j] = token < count ? __ldg(key + j) : Load();
+    scales[i] = token < count ? page.ScaleOf(token, 0) : 0.0f;
   }
 #pragma unroll
   for (int i = 0; i < Share::kKeyTokens; ++i) {
 #pragma unroll
-    for (int e = 0; e < 8; ++e) keys[i][e] = ToFloat(reinterpret_cast<const T*>(raw[i])[e]);
+    for (int e = 0; e < 8; ++e) {
+      keys[i][e] = ToFloat(reinterpret_cast<const T*>(raw[i])[e]);
+      if constexpr (kIsE4m3<T>) keys[i][e] *= scales[i];
+    }
   }
 }
 
@@ -111,23 +131,34 @@ __device__ float DotHead(const float* query, const float (&keys)[PageShare<kDim>
   return dots[0];
 }
 
-template <class T>
-struct ValuePair {
-  T x, y;
-};
-
 // This lane's two elements of each of its tokens; zeros past `count`, which are not read.
 template <class T, int kDim>
-__device__ void LoadValues(const T* page, int32_t count, ValuePair<T> (&values)[PageShare<kDim>::kValueTokens]) {
+struct Values {
+  struct Pair {
+    T x, y;
+  };
+  Pair pairs[PageShare<kDim>::kValueTokens];
+  float scales[PageShare<kDim>::kValueTokens];
+
+  __device__ float2 At(int i) const {
+    const float2 pair = make_float2(ToFloat(pairs[i].x), ToFloat(pairs[i].y));
+    if constexpr (kIsE4m3<T>) return make_float2(pair.x * scales[i], pair.y * scales[i]);
+    return pair;
+  }
+};
+
+template <class T, int kDim>
+__device__ void LoadValues(const HeadPage<T>& page, int32_t count, Values<T, kDim>* values) {
   using Share = PageShare<kDim>;
-  using Word = std::conditional_t<sizeof(T) == 4, uint2, uint32_t>;
+  using Word = std::conditional_t<sizeof(T) == 4, uint2, std::conditional_t<sizeof(T) == 2, uint32_t, uint16_t>>;
   const int lane = threadIdx.x % Share::kValueLanes, slot = threadIdx.x / Share::kValueLanes;
 #pragma unroll
   for (int i = 0; i < Share::kValueTokens; ++i) {
     const int token = slot * Share::kValueTokens + i;
     Word word = {};
-    if (token < count) word = __ldg(reinterpret_cast<const Word*>(page + (token * 2 + 1) * kDim + lane * 2));
-    memcpy(&values[i], &word, sizeof(word));
+    if (token < count) word = __ldg(reinterpret_cast<const Word*>(page.kv + (token * 2 + 1) * kDim + lane * 2));
+    memcpy(&values->pairs[i], &word, sizeof(word));
+    values->scales[i] = token < count ? page.ScaleOf(token, 1) : 0.0f;
   }
 }
 

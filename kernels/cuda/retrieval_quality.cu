@@ -144,6 +144,10 @@ int RetrievalQuality(const RetrievalQualityParams& params) {
                               &RetrievalQualityParams::attention_mass, &RetrievalQualityParams::output_error}) {
       op.*metric = params.*metric + head;
     }
+    if (params.pages.kv_scale != nullptr) {
+      LaunchTyped<__nv_fp8_e4m3>(args, rows, &sequence);
+      continue;
+    }
     switch (params.dtype) {
       case DType::kF32:
         LaunchTyped<float>(args, rows, &sequence);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/e4m3_rows.cuh"
 #include "kernels/cuda/encode.h"
 #include "kernels/cuda/rotation.cuh"
 
@@ -9,8 +10,9 @@ namespace {
 constexpr int kRotateThreads = 256;
 constexpr int kMaxBlockTokens = 4;
 
-// Grid (tokens / block_tokens, splits): the blocks of a row share out its tokens' 16-byte pieces.
-template <class T>
+// Grid (tokens / block_tokens, splits): the blocks of a row share out its tokens' 16-byte pieces. kE4m3: so are the
+// pages; the neighbouring lanes that have a key's or a value's pieces round it together.
+template <class T, bool kE4m3>
 __global__ void __launch_bounds__(kRotateThreads, 5)
     RotateAndAppendTokens(const __grid_constant__ EncodeAndAppendParams params, bool beside_keys, int block_tokens) {
   __shared__ __align__(16) float cosines[kMaxBlockTokens * 64], sines[kMaxBlockTokens * 64];
@@ -52,6 +54,13 @@ __global__ void __launch_bounds__(kRotateThreads, 5)
       if (slot < 0) continue;
       out = params.pages.kv;
       place = EntryOf(slot, params.num_kv_heads, head) * 2 * dim + piece;
+      if constexpr (kE4m3) {
+        const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), pieces);
+        StoreVector(RoundToE4m3(scale, &low), out, place);
+        StoreVector(RoundToE4m3(scale, &high), out, place + half);
+        if (piece == 0) params.pages.kv_scale[place / dim] = scale;
+        continue;
+      }
     }
     StoreVector(low, out, place);
     StoreVector(high, out, place + half);
@@ -64,9 +73,16 @@ __global__ void __launch_bounds__(kRotateThreads, 5)
     const int head = row % params.num_kv_heads;
     const int64_t slot = params.slots[token];
     if (slot < 0) continue;
-    const Vector<T> value = Add(LoadVector<T>(params.v, token * params.v_stride + head * dim + piece),
-                                LoadBias<T>(params.v_bias, head * dim + piece));
-    StoreVector(value, params.pages.kv, (EntryOf(slot, params.num_kv_heads, head) * 2 + 1) * dim + piece);
+    Vector<T> value = Add(LoadVector<T>(params.v, token * params.v_stride + head * dim + piece),
+                          LoadBias<T>(params.v_bias, head * dim + piece));
+    const int64_t place = (EntryOf(slot, params.num_kv_heads, head) * 2 + 1) * dim + piece;
+    if constexpr (kE4m3) {
+      const float scale = ScaleOfRow(Largest(value), 2 * pieces);
+      StoreVector(RoundToE4m3(scale, &value), params.pages.kv, place);
+      if (piece == 0) params.pages.kv_scale[place / dim] = scale;
+    } else {
+      StoreVector(value, params.pages.kv, place);
+    }
   }
   // What follows in the stream waits for this kernel alone, so one block waits for EncodeKeys.
   if (beside_keys && blockIdx.x == gridDim.x - 1) WaitForPrevious();
@@ -87,13 +103,14 @@ void RotateAndAppend(const EncodeAndAppendParams& params, bool beside_keys, Laun
   const auto launch = [&](auto* kernel) {
     sequence->LaunchWith(options, kernel, grid, dim3(kRotateThreads), 0, params, beside_keys, block_tokens);
   };
+  if (params.pages.kv_scale != nullptr) return launch(RotateAndAppendTokens<__nv_bfloat16, true>);
   switch (params.dtype) {
     case DType::kF32:
-      return launch(RotateAndAppendTokens<float>);
+      return launch(RotateAndAppendTokens<float, false>);
     case DType::kBF16:
-      return launch(RotateAndAppendTokens<__nv_bfloat16>);
+      return launch(RotateAndAppendTokens<__nv_bfloat16, false>);
     case DType::kF16:
-      return launch(RotateAndAppendTokens<__half>);
+      return launch(RotateAndAppendTokens<__half, false>);
   }
 }
 

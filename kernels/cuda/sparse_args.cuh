@@ -24,6 +24,7 @@ struct SparseArgs {
   const void* q;
   const uint32_t* planes;
   const void* kv;
+  const float* kv_scale;
   const uint32_t* codes;
   const uint32_t* prefix;
   const int32_t* page_table;

@@ -211,7 +211,7 @@ class SparseBlock {
       int32_t ticket = 0;
       if (threadIdx.x % 32 == 0) ticket = static_cast<int32_t>(atomicAdd(Counter(row_head, kCombined), 1));
       CombineRuns<kWide>(args_.partials + first * kDim + dim, kHeads * kDim, args_.shifts + first, args_.sums + first,
-                         kHeads, num_runs, static_cast<T*>(args_.out) + int64_t{q_head} * kDim + dim);
+                         kHeads, num_runs, static_cast<Compute<T>*>(args_.out) + int64_t{q_head} * kDim + dim);
       ClearHistograms(row_head, row_task, row_tasks);
       if (__shfl_sync(~0u, ticket, 0) == row_tasks - 1) Finish(row, row_head);
     }

@@ -59,7 +59,9 @@ int32_t WarpStateBytes(int32_t head_dim, int32_t group) {
 
 // A tile's slot, or what a warp leaves to be merged if that is larger.
 int32_t SlotBytes(const SparseDecodeParams& params) {
-  const int32_t tile = params.dtype == DType::kF32 ? 0 : 4 * (4 * 4 * params.head_dim + 32);
+  const bool e4m3 = params.pages.kv_scale != nullptr;
+  const int32_t groups = 4 * (4 * 2 * params.head_dim * (e4m3 ? 1 : 2) + 32);
+  const int32_t tile = e4m3 ? groups + 8 * kTileTokens : params.dtype == DType::kF32 ? 0 : groups;
   return std::max(tile, WarpStateBytes(params.head_dim, params.num_q_heads / params.num_kv_heads));
 }
 
@@ -135,6 +137,7 @@ int SparseDecode(const SparseDecodeParams& params) {
   args.scale_log2 = params.softmax_scale * kLog2E;
   args.prefilter = params.prefilter;
   args.kv = params.pages.kv;
+  args.kv_scale = params.pages.kv_scale;
   args.codes = params.pages.codes;
   args.prefix = params.pages.prefix;
   args.max_pages = params.max_pages;
@@ -179,16 +182,17 @@ int SparseDecode(const SparseDecodeParams& params) {
     args.num_select = params.num_select + first;
     args.selected = params.selected == nullptr ? nullptr : params.selected + first_head * params.max_select;
     args.num_selected = params.num_selected == nullptr ? nullptr : params.num_selected + first_head;
-    switch (params.dtype) {
-      case DType::kF32:
-        LaunchSparse<float>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
-        break;
-      case DType::kBF16:
-        LaunchSparse<__nv_bfloat16>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
-        break;
-      case DType::kF16:
-        LaunchSparse<__half>(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
-        break;
+    const auto launch = [&](auto* launcher) {
+      launcher(options, args, params.head_dim, many_runs, limits.num_sms, shared, &sequence);
+    };
+    if (params.pages.kv_scale != nullptr) {
+      launch(LaunchSparse<__nv_fp8_e4m3>);
+    } else if (params.dtype == DType::kF32) {
+      launch(LaunchSparse<float>);
+    } else if (params.dtype == DType::kBF16) {
+      launch(LaunchSparse<__nv_bfloat16>);
+    } else {
+      launch(LaunchSparse<__half>);
     }
     args.num_prefetch_pages = 0;
     args.adds_stages = true;

@@ -47,7 +47,7 @@ void LaunchSparse(const LaunchOptions& options, const SparseArgs& args, int32_t 
   const bool wide = args.num_q_heads / args.num_kv_heads > kTileHeads;
   auto kernel = head_dim == 64 ? (wide ? SparseDecodeKernel<T, 64, 2, false> : SparseDecodeKernel<T, 64, 1, false>)
                                : (wide ? SparseDecodeKernel<T, 128, 2, false> : SparseDecodeKernel<T, 128, 1, false>);
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (sizeof(T) <= 2) {
     if (many_runs && !wide) {
       kernel = head_dim == 64 ? SparseDecodeKernel<T, 64, 1, true> : SparseDecodeKernel<T, 128, 1, true>;
     }

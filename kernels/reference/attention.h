@@ -17,8 +17,11 @@ struct HeadQuery {
   float softmax_scale = 0;
 };
 
-// Element index of token `token`'s key in LayerPages::kv; its value follows head_dim elements later.
-int64_t KeyElement(const int32_t* page_table, int32_t token, int32_t num_kv_heads, int32_t kv_head, int32_t head_dim);
+// A token's place in arrays [pages, Hkv, P, ...].
+int64_t EntryOf(const int32_t* page_table, int32_t token, int32_t num_kv_heads, int32_t kv_head);
+
+// Element d of what entry `entry` holds of kv: a key (side 0) or a value (1).
+double CachedElement(const LayerPages& pages, DType dtype, int64_t entry, int side, int32_t head_dim, int32_t d);
 
 // softmax(q k^T * scale) v over `tokens`; zeros when there are none.
 std::vector<double> Attend(const HeadQuery& query, const LayerPages& pages, const int32_t* page_table,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 
 namespace spotlight::kernels::reference {
@@ -39,12 +40,38 @@ std::vector<double> Rotated(const EncodeAndAppendParams& params, const void* x, 
   return out;
 }
 
+// As fp8_rows.h does with x [dim] of dtype, which becomes the stored values, rounded to dtype.
+void StoreE4m3(const LayerPages& pages, DType dtype, int64_t row, std::vector<double>* x) {
+  auto* const stored = static_cast<E4m3*>(pages.kv) + row * static_cast<int64_t>(x->size());
+  float largest = 0;
+  for (double& element : *x) {
+    float rounded = 0;  // room for any dtype
+    StoreElement(static_cast<float>(element), &rounded, dtype, 0);
+    element = LoadElement(&rounded, dtype, 0);
+    largest = std::max(largest, std::abs(static_cast<float>(element)));
+  }
+  const float scale = E4m3Scale(largest);
+  pages.kv_scale[row] = scale;
+  for (size_t d = 0; d < x->size(); ++d) {
+    RoundTo(static_cast<float>((*x)[d]) / scale, stored + d);
+    float rounded = 0;
+    StoreElement(ToFloat(stored[d]) * scale, &rounded, dtype, 0);
+    (*x)[d] = LoadElement(&rounded, dtype, 0);
+  }
+}
+
 // Stores x rounded to dtype and leaves the stored values in x.
 void Store(void* out, DType dtype, int64_t begin, std::vector<double>* x) {
   for (size_t d = 0; d < x->size(); ++d) {
     StoreElement(static_cast<float>((*x)[d]), out, dtype, begin + d);
     (*x)[d] = LoadElement(out, dtype, begin + d);
   }
+}
+
+// Row `row` of the pages' keys and values.
+void StoreCached(const LayerPages& pages, DType dtype, int64_t row, std::vector<double>* x) {
+  if (pages.kv_scale != nullptr) return StoreE4m3(pages, dtype, row, x);
+  Store(pages.kv, dtype, row * static_cast<int64_t>(x->size()), x);
 }
 
 void WritePlanes(const EncodeAndAppendParams& params, int64_t token, int64_t kv_head, const std::vector<double>& w) {
@@ -103,13 +130,13 @@ void EncodeAndAppend(const EncodeAndAppendParams& params) {
 
       const int64_t entry = (slot / kPageTokens * params.num_kv_heads + kv_head) * kPageTokens + slot % kPageTokens;
       std::vector<double> key = Rotated(params, params.k, params.k_stride, params.k_bias, token, kv_head);
-      Store(params.pages.kv, params.dtype, entry * 2 * dim, &key);
+      StoreCached(params.pages, params.dtype, 2 * entry, &key);
       std::vector<double> value(dim);
       for (int64_t d = 0; d < dim; ++d) {
         value[d] = double{LoadElement(params.v, params.dtype, token * params.v_stride + kv_head * dim + d)} +
                    BiasAt(params.v_bias, params.dtype, kv_head * dim + d);
       }
-      Store(params.pages.kv, params.dtype, (entry * 2 + 1) * dim, &value);
+      StoreCached(params.pages, params.dtype, 2 * entry + 1, &value);
       if (params.hash == nullptr) continue;
 
       const HashWeights& hash = *params.hash;

@@ -65,11 +65,11 @@ std::vector<double> GroupMass(const RetrievalQualityParams& params, int32_t row,
   for (int32_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const int64_t query = (int64_t{row} * params.num_q_heads + head) * params.head_dim;
     for (int32_t token = 0; token < context_len; ++token) {
-      const int64_t key = KeyElement(page_table, token, params.num_kv_heads, kv_head, params.head_dim);
+      const int64_t entry = EntryOf(page_table, token, params.num_kv_heads, kv_head);
       double dot = 0;
       for (int32_t d = 0; d < params.head_dim; ++d) {
         dot += double{LoadElement(params.q, params.dtype, query + d)} *
-               double{LoadElement(params.pages.kv, params.dtype, key + d)};
+               CachedElement(params.pages, params.dtype, entry, 0, params.head_dim, d);
       }
       logits[token] = dot * params.softmax_scale;
     }

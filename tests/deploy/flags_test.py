@@ -18,6 +18,7 @@ server:
   device: cpu
   dtype: fp32
   quantization: fp8
+  kvCacheDtype: fp8
   threads: 1
   maxTokensInCache: 4194304
   cacheMemoryShare: 0.5

@@ -35,6 +35,20 @@ TEST(CacheSizeTest, TakesTheShareThatItIsTold) {
   }
 }
 
+TEST(CacheSizeTest, CountsE4m3AndItsScales) {
+  KvCacheShape shape = Shape();
+  EXPECT_EQ(KvBytesPerPage(shape, at::kBFloat16), int64_t{64} * 32 * 2 * 8 * 128 * 2);
+  shape.e4m3 = true;
+  EXPECT_EQ(KvBytesPerPage(shape, at::kBFloat16), int64_t{64} * 32 * 2 * 8 * (128 + 4));
+  EXPECT_EQ(KvBytesPerPage(shape, at::kFloat), int64_t{64} * 32 * 2 * 8 * (128 + 4));
+  CacheSizing sizing = Large();
+  sizing.memory_share = 0.4;
+  const auto pages = NumCachePages(sizing, shape, at::kBFloat16, kCpu);
+  ASSERT_TRUE(pages.ok()) << pages.status();
+  const double page_bytes = KvBytesPerPage(shape, at::kBFloat16) + CodeBytesPerPage(shape);
+  EXPECT_NEAR(*pages / (0.4 * static_cast<double>(AvailableBytes(kCpu)) / page_bytes), 1, 0.2);
+}
+
 TEST(CacheSizeTest, ATokenCountIsTakenAsToldAndRoundedUpToPages) {
   CacheSizing sizing = Large();
   sizing.max_tokens = 3 * kernels::kPageTokens + 1;

@@ -114,6 +114,12 @@ TEST(RetrievalPolicyTest, CountsBytesLayerByLayer) {
   EXPECT_EQ(sparse.dense_equivalent_bytes, dense.dense_equivalent_bytes);
 }
 
+TEST(RetrievalPolicyTest, CountsTheBytesOfAnFp8CacheAndItsScales) {
+  ModelInfo model = HashedModel();
+  model.kv_cache_dtype = "fp8";
+  EXPECT_EQ(Policy(model).Traffic(RetrievalDecision(), 10000).read_bytes, 4 * 10000 * (2 * 2 * (64 + 4)));
+}
+
 TEST(RetrievalPolicyTest, RefusesWhatItCannotCount) {
   ModelInfo model = HashedModel();
   model.dtype = "int4";

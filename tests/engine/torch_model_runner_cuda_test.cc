@@ -8,7 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "engine/load.h"
@@ -155,13 +155,16 @@ class TorchModelRunnerCudaTest : public ::testing::Test {
 
 TEST_F(TorchModelRunnerCudaTest, GraphsGiveTheSameBits) {
   for (const Shape& shape : {Shape(WithLogprobs), Shape(WithEverything)}) {
-    for (const auto& [dtype, quantization] : {std::make_pair(DTypeChoice::kFp32, Quantization::kNone),
-                                              std::make_pair(DTypeChoice::kBf16, Quantization::kNone),
-                                              std::make_pair(DTypeChoice::kBf16, Quantization::kFp8)}) {
+    for (const auto& [dtype, quantization, cache] :
+         {std::make_tuple(DTypeChoice::kFp32, Quantization::kNone, KvCacheDType::kAuto),
+          std::make_tuple(DTypeChoice::kBf16, Quantization::kNone, KvCacheDType::kAuto),
+          std::make_tuple(DTypeChoice::kBf16, Quantization::kFp8, KvCacheDType::kAuto),
+          std::make_tuple(DTypeChoice::kBf16, Quantization::kNone, KvCacheDType::kFp8)}) {
       for (const RetrievalMode mode : {RetrievalMode::kDense, RetrievalMode::kSparse}) {
         const std::vector<Ask> asks = {{900, mode}};
         LoadOptions options = Options(false, dtype);
         options.quantization = quantization;
+        options.kv_cache_dtype = cache;
         const Outcome eager = Generate(asks, shape, options);
         options.cuda_graphs = true;
         const Outcome graph = Generate(asks, shape, options);
@@ -176,6 +179,26 @@ TEST_F(TorchModelRunnerCudaTest, GraphsGiveTheSameBits) {
       }
     }
   }
+}
+
+// Chunks of every length, beside rows that decode: none of them may meet the kernel that reads no e4m3.
+TEST_F(TorchModelRunnerCudaTest, AnFp8CacheServesChunksBesideRows) {
+  std::vector<Ask> asks;
+  for (const int32_t tokens : {900, 3, 64, 127, 128, 129, 300, 1}) asks.push_back({tokens, RetrievalMode::kSparse});
+  LoadOptions options = Options(true, DTypeChoice::kBf16);
+  options.kv_cache_dtype = KvCacheDType::kFp8;
+  options.scheduler.max_step_tokens = 100;
+  options.quality.sample_every = 1;
+  const Outcome outcome = Generate(asks, WithLogprobs, options);
+  ASSERT_EQ(outcome.answers.size(), asks.size());
+  for (const Answer& answer : outcome.answers) EXPECT_EQ(answer.token_ids.size(), kOutputTokens);
+  int num_measured = 0;
+  for (const StepStats& step : outcome.steps) {
+    EXPECT_FALSE(step.cuda_graph && step.num_prefill_tokens > 0);
+    num_measured += step.quality.has_value();
+  }
+  EXPECT_GT(num_measured, 0);
+  EXPECT_GT(outcome.graph_steps, 0);
 }
 
 TEST_F(TorchModelRunnerCudaTest, TheDevicesClocksTellWhatRetrievalTakes) {

@@ -29,6 +29,11 @@ class Backend {
   virtual absl::Status Run(SiluMulParams params, Arena* arena) = 0;
 };
 
+// Whether it takes pages in e4m3 beside queries of `dtype`.
+inline bool HasE4m3Pages(const Backend& backend, DType dtype) {
+  return dtype == DType::kBF16 || (dtype == DType::kF32 && backend.name().rfind("cuda", 0) != 0);
+}
+
 // At least one. A missing device is not an empty list: its backend fails every run.
 const std::vector<std::unique_ptr<Backend>>& Backends();
 

@@ -259,6 +259,8 @@ TEST(ChunkAttentionValidationTest, RefusesWhatItCannotDo) {
   const auto message = [&] { return std::string(ChunkAttention(params).message()); };
   EXPECT_EQ(message(), "ChunkAttention: workspace_bytes = 0, must be at least " +
                            std::to_string(ChunkAttentionWorkspaceBytes(1, 1, 1, 64)));
+  params.pages.kv_scale = reinterpret_cast<float*>(memory);
+  EXPECT_EQ(message(), "ChunkAttention: pages.kv_scale = 1, must be null: keys and values are of dtype");
   params.head_dim = 96;
   EXPECT_EQ(message(), "ChunkAttention: head_dim = 96, must be one of 64, 128");
   params.num_tokens = kMaxChunkQueries + 1;

@@ -262,19 +262,19 @@ ChainShape ShapeOf(const std::vector<int32_t>& context_len) {
   return shape;
 }
 
-class CudaChainTest : public ::testing::TestWithParam<std::tuple<int, int, bool, bool>> {};
+class CudaChainTest : public ::testing::TestWithParam<std::tuple<int, int, bool, bool, bool>> {};
 
 TEST_P(CudaChainTest, GivesTheSameBitsOverlappedAndNot) {
   std::vector<int32_t> context_len;
   for (int row = 0; row < std::get<0>(GetParam()); ++row) context_len.push_back(row % 5 == 3 ? 0 : 3000 >> row % 7);
   ChainShape shape = ShapeOf(context_len);
-  std::tie(std::ignore, shape.padding_tokens, shape.prefilter, shape.all_compete) = GetParam();
+  std::tie(std::ignore, shape.padding_tokens, shape.prefilter, shape.all_compete, shape.decode.e4m3_pages) = GetParam();
   ExpectSameBitsOverlappedAndNot(shape);
 }
 
 INSTANTIATE_TEST_SUITE_P(Steps, CudaChainTest,
                          ::testing::Combine(::testing::Values(1, 2, 33), ::testing::Values(0, 300), ::testing::Bool(),
-                                            ::testing::Bool()));
+                                            ::testing::Bool(), ::testing::Bool()));
 
 }  // namespace
 }  // namespace spotlight::kernels::testing

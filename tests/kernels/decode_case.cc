@@ -8,6 +8,7 @@
 #include <random>
 
 #include "kernels/budget.h"
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 #include "kernels/planes.h"
 
@@ -29,7 +30,7 @@ size_t ArenaBytes(const DecodeShape& shape) {
   const size_t longest = *std::max_element(shape.context_len.begin(), shape.context_len.end());
   const size_t rows = shape.context_len.size(), heads = shape.num_kv_heads;
   const size_t max_select = shape.max_select > 0 ? shape.max_select : longest;
-  return slots * (KvBytesPerToken(shape.num_kv_heads, shape.head_dim, shape.dtype) +
+  return slots * (KvBytesPerToken(shape.num_kv_heads, shape.head_dim, shape.dtype) + 8 * shape.num_kv_heads +
                   CodeBytesPerToken(shape.num_kv_heads, shape.hash_words)) +
          rows * (std::max<size_t>(longest, shape.max_context) / 8 + 64) +
          rows * heads * (max_select * 4 + shape.group * shape.head_dim * 8 + 1024) + (1 << 16) + shape.extra_bytes;
@@ -51,6 +52,19 @@ std::string NameOf(DType dtype) {
 
 double Tolerance(DType dtype) {
   return dtype == DType::kF32 ? 1e-5 : 5e-3;
+}
+
+void RoundToE4m3(DType dtype, const std::vector<float>& x, void* out, float* scale) {
+  std::vector<float> values;
+  for (const float element : x) {
+    float rounded = 0;  // room for any dtype
+    StoreElement(element, &rounded, dtype, 0);
+    values.push_back(LoadElement(&rounded, dtype, 0));
+  }
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  *scale = largest == 0 ? 1 : largest / 448;
+  for (size_t i = 0; i < x.size(); ++i) RoundTo(values[i] / *scale, static_cast<E4m3*>(out) + i);
 }
 
 DecodeCase::DecodeCase(const DecodeShape& shape) : shape_(WithSymmetricPlanes(shape)), arena_(ArenaBytes(shape)) {
@@ -93,11 +107,15 @@ void DecodeCase::FillPages(QuickRandom* random) {
   const int32_t heads = shape_.num_kv_heads;
   pages_.num_pages = NumPages(shape_);
   const int64_t entries = int64_t{pages_.num_pages} * heads * kPageTokens;
-  const int64_t kv_bytes = entries * 2 * shape_.head_dim * SizeOf(shape_.dtype);
+  const int64_t kv_bytes = entries * 2 * shape_.head_dim * (shape_.e4m3_pages ? 1 : SizeOf(shape_.dtype));
   pages_.kv = arena_.Allocate<char>(kv_bytes);
   pages_.codes = arena_.Allocate<uint32_t>(entries * shape_.hash_words);
   pages_.prefix = arena_.Allocate<uint32_t>(entries);
   std::memset(pages_.kv, 0xff, kv_bytes);  // NaN in every type
+  if (shape_.e4m3_pages) {
+    pages_.kv_scale = arena_.Allocate<float>(entries * 2);
+    std::fill_n(pages_.kv_scale, entries * 2, std::numeric_limits<float>::quiet_NaN());
+  }
   std::fill_n(pages_.codes, entries * shape_.hash_words, ~0u);
   std::fill_n(pages_.prefix, entries, ~0u);
 
@@ -126,12 +144,25 @@ void DecodeCase::FillToken(int32_t row, int32_t token, QuickRandom* random) {
   for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
     const int64_t entry = Entry(row, head, token);
     const int64_t begin = entry * 2 * shape_.head_dim;
+    std::vector<float> sides[2];
     for (int32_t i = 0; i < 2 * shape_.head_dim; i += 4) {
       const uint64_t bits = (*random)();
       for (int32_t j = 0; j < 4; ++j) {  // uniform, of variance 1
-        const float x = static_cast<float>(bits >> 16 * j & 0xffff) - 32767.5f;
-        StoreElement(x * (3.4641016f / 65536), pages_.kv, shape_.dtype, begin + i + j);
+        const float x = (static_cast<float>(bits >> 16 * j & 0xffff) - 32767.5f) * (3.4641016f / 65536);
+        if (shape_.e4m3_pages) {
+          sides[i / shape_.head_dim].push_back(x);
+        } else {
+          StoreElement(x, pages_.kv, shape_.dtype, begin + i + j);
+        }
       }
+    }
+    for (int32_t side = 0; shape_.e4m3_pages && side < 2; ++side) {
+      // Scales of their own: keys by up to 2, values by up to 2^14.
+      const float factor =
+          side == 0 ? 0.5f + static_cast<float>(token * 7 % 16) / 16 : std::ldexp(1.0f, token % 15 - 9);
+      for (float& x : sides[side]) x *= factor;
+      RoundToE4m3(shape_.dtype, sides[side], static_cast<char*>(pages_.kv) + begin + side * shape_.head_dim,
+                  pages_.kv_scale + 2 * entry + side);
     }
     FillCode(row, head, token, pages_.codes + entry * shape_.hash_words, random);
     pages_.prefix[entry] = pages_.codes[entry * shape_.hash_words];

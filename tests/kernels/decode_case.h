@@ -37,6 +37,7 @@ struct DecodeShape {
   int32_t max_select = 0;   // entries of `selected` per row and head; 0: the longest context
   uint64_t seed = 1;
   size_t extra_bytes = 0;  // of the arena, for what the test adds
+  bool e4m3_pages = false;
 };
 
 // splitmix64: quick enough for the keys and values of hundreds of thousands of tokens.
@@ -60,6 +61,9 @@ class QuickRandom {
 std::string NameOf(DType dtype);
 // fp32 1e-5, half precisions 5e-3: relative norm against double.
 double Tolerance(DType dtype);
+
+// x [size], rounded to dtype, as pages in e4m3 hold it: out [size] and its scale.
+void RoundToE4m3(DType dtype, const std::vector<float>& x, void* out, float* scale);
 
 class DecodeCase {
  public:

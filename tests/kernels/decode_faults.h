@@ -12,21 +12,32 @@
 
 namespace spotlight::kernels::testing {
 
+// Never read.
+inline const float* ScalesAt(size_t offset) {
+  return reinterpret_cast<const float*>(uintptr_t{4096} + offset);
+}
+
 template <class P>
 std::vector<Fault<P>> RowFaults() {
-  return Concat<P>(CommonFaults<P>(), {Set("num_rows", &P::num_rows, -1),
-                                       {"softmax_scale = nan", [](P* p) { p->softmax_scale = std::nanf(""); }},
-                                       {"softmax_scale = inf", [](P* p) { p->softmax_scale = INFINITY; }},
-                                       {"softmax_scale = 0", [](P* p) { p->softmax_scale = 0; }},
-                                       Null("page_table", &P::page_table),
-                                       Shifted("page_table", &P::page_table, 2),
-                                       Set("max_pages", &P::max_pages, 0),
-                                       Set("max_pages", &P::max_pages, -3),
-                                       Null("context_len", &P::context_len),
-                                       Shifted("context_len", &P::context_len, 1),
-                                       Set("max_context", &P::max_context, 0),
-                                       Set("max_context", &P::max_context, -1),
-                                       Set("max_context", &P::max_context, 6 * kPageTokens + 1)});
+  return Concat<P>(CommonFaults<P>(),
+                   {Set("num_rows", &P::num_rows, -1),
+                    {"softmax_scale = nan", [](P* p) { p->softmax_scale = std::nanf(""); }},
+                    {"softmax_scale = inf", [](P* p) { p->softmax_scale = INFINITY; }},
+                    {"softmax_scale = 0", [](P* p) { p->softmax_scale = 0; }},
+                    Null("page_table", &P::page_table),
+                    Shifted("page_table", &P::page_table, 2),
+                    Set("max_pages", &P::max_pages, 0),
+                    Set("max_pages", &P::max_pages, -3),
+                    Null("context_len", &P::context_len),
+                    Shifted("context_len", &P::context_len, 1),
+                    Set("max_context", &P::max_context, 0),
+                    Set("max_context", &P::max_context, -1),
+                    Set("max_context", &P::max_context, 6 * kPageTokens + 1),
+                    {"pages.kv_scale lies 8", [](P* p) { p->pages.kv_scale = const_cast<float*>(ScalesAt(8)); }},
+                    {"dtype = 2, must be bf16", [](P* p) {
+                       p->dtype = DType::kF16;
+                       p->pages.kv_scale = const_cast<float*>(ScalesAt(0));
+                     }}});
 }
 
 template <class P>

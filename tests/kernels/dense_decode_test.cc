@@ -13,6 +13,11 @@
 namespace spotlight::kernels::testing {
 namespace {
 
+std::vector<float> OutputOf(const std::vector<float>& output, const DecodeCase& test, int32_t row) {
+  const int64_t elements = static_cast<int64_t>(output.size()) / test.num_rows();
+  return std::vector<float>(output.begin() + row * elements, output.begin() + (row + 1) * elements);
+}
+
 class DenseDecodeShapeTest : public ::testing::TestWithParam<std::tuple<DType, int, int>> {};
 
 TEST_P(DenseDecodeShapeTest, EqualsReference) {
@@ -35,6 +40,37 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DenseDecodeShapeTest,
                                             ::testing::Values(1, 2, 3, 4, 5, 6, 7, 8, 12, 16),
                                             ::testing::Values(64, 128)));
 
+class DenseDecodeE4m3Test : public DenseDecodeShapeTest {};
+
+TEST_P(DenseDecodeE4m3Test, EqualsReference) {
+  DecodeShape shape;
+  std::tie(shape.dtype, shape.group, shape.head_dim) = GetParam();
+  shape.context_len = {1, 0, 2, 15, 17, 63, 64, 65, 127, 128, 1001, 2100};
+  shape.e4m3_pages = true;
+  DecodeCase test(shape);
+  reference::DenseDecode(test.Dense());
+  const std::vector<float> expected = test.Output();
+  for (const auto& backend : Backends()) {
+    test.ClearOutput();
+    const absl::Status status = backend->Run(test.Dense(), test.arena());
+    if (!HasE4m3Pages(*backend, shape.dtype)) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      continue;
+    }
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_LE(RelativeNorm(test.Output(), expected), Tolerance(shape.dtype)) << backend->name();
+    // Rows of one or two tokens weigh a few tokens' scales.
+    for (const int32_t row : {0, 2}) {
+      EXPECT_LE(RelativeNorm(OutputOf(test.Output(), test, row), OutputOf(expected, test, row)), Tolerance(shape.dtype))
+          << backend->name() << " row " << row;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, DenseDecodeE4m3Test,
+                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16),
+                                            ::testing::Values(1, 3, 6, 7, 8, 12, 16), ::testing::Values(64, 128)));
+
 TEST(DenseDecodeTest, WritesZerosForAPaddingRow) {
   DecodeShape shape;
   shape.context_len = {0, 40, 0};
@@ -50,9 +86,11 @@ TEST(DenseDecodeTest, WritesZerosForAPaddingRow) {
 // A prompt's rows share one page table and differ in length; each must get the bits that a decode row of that length
 // gets, in whatever company.
 TEST(DenseDecodeTest, GivesAPromptRowTheBitsOfADecodeRow) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, e4m3] :
+       {std::pair(DType::kF32, false), std::pair(DType::kBF16, false), std::pair(DType::kBF16, true)}) {
     DecodeShape shape;
     shape.dtype = dtype;
+    shape.e4m3_pages = e4m3;
     shape.context_len.assign(150, 1);
     shape.context_len[0] = 700;
     DecodeCase test(shape);
@@ -141,9 +179,12 @@ TEST(DenseDecodeTest, FollowsTheLargestLogit) {
 }
 
 // Rows of very different lengths, more than one pass takes: each gets the bits it gets alone.
-TEST(DenseDecodeTest, GivesARowTheSameBitsInAnyBatch) {
+class DenseDecodeBatchTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(DenseDecodeBatchTest, GivesARowTheSameBitsInAnyBatch) {
   DecodeShape shape;
   shape.dtype = DType::kBF16;
+  shape.e4m3_pages = GetParam();
   shape.group = 7;
   shape.head_dim = 128;
   for (int32_t row = 0; row < 70; ++row) shape.context_len.push_back(row % 9 == 0 ? 2500 + 37 * row : 1 + 19 * row);
@@ -167,6 +208,8 @@ TEST(DenseDecodeTest, GivesARowTheSameBitsInAnyBatch) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Pages, DenseDecodeBatchTest, ::testing::Bool());
 
 }  // namespace
 }  // namespace spotlight::kernels::testing

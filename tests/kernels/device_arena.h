@@ -44,7 +44,7 @@ class DeviceArena {
     if (*pointer == nullptr) return;
     *pointer = reinterpret_cast<T*>(Locate(reinterpret_cast<const std::byte*>(*pointer) - arena_->base()));
   }
-  void MoveOne(LayerPages* pages) const { Move(&pages->kv, &pages->codes, &pages->prefix); }
+  void MoveOne(LayerPages* pages) const { Move(&pages->kv, &pages->codes, &pages->prefix, &pages->kv_scale); }
   void MoveOne(EncoderWeights* encoder) const {
     Move(&encoder->w1, &encoder->b1, &encoder->w2, &encoder->b2, &encoder->skip);
   }

@@ -8,6 +8,7 @@
 #include <limits>
 #include <random>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 #include "kernels/reference/encode_and_append.h"
 #include "tests/kernels/backend.h"
@@ -23,6 +24,7 @@ struct EncodeShape {
   int32_t hash_words = 4, num_planes = 4;
   int32_t key_hidden = 128, query_hidden = 256;
   bool with_bias = true, with_hash = true;
+  bool e4m3_pages = false;
 };
 
 // Random inputs and weights; token 1 is padding where there are several.
@@ -64,7 +66,8 @@ class EncodeCase {
     params_.slots = slots;
     const int64_t entries = int64_t{params_.pages.num_pages} * heads * kPageTokens;
     kv_elements_ = entries * 2 * dim;
-    params_.pages.kv = arena_.Allocate<char>(kv_elements_ * SizeOf(shape.dtype));
+    params_.pages.kv = arena_.Allocate<char>(kv_elements_ * (shape.e4m3_pages ? 1 : SizeOf(shape.dtype)));
+    if (shape.e4m3_pages) params_.pages.kv_scale = arena_.Allocate<float>(entries * 2);
     params_.pages.codes = arena_.Allocate<uint32_t>(entries * shape.hash_words);
     params_.pages.prefix = arena_.Allocate<uint32_t>(entries);
     params_.q_out = arena_.Allocate<char>(tokens * q_heads * dim * SizeOf(shape.dtype));
@@ -80,6 +83,7 @@ class EncodeCase {
 
   EncodeAndAppendParams& params() { return params_; }
   HashWeights& hash() { return hash_; }
+  const EncodeShape& shape() const { return shape_; }
   Arena* arena() { return &arena_; }
 
   struct Outputs {
@@ -89,7 +93,12 @@ class EncodeCase {
 
   // Clears every output, so that nothing of an earlier run remains.
   void Clear() {
-    for (int64_t i = 0; i < kv_elements_; ++i) StoreElement(-77, params_.pages.kv, shape_.dtype, i);
+    if (shape_.e4m3_pages) {
+      std::fill_n(static_cast<uint8_t*>(params_.pages.kv), kv_elements_, 0x38);  // 1
+      std::fill_n(params_.pages.kv_scale, entries() * 2, -77.0f);
+    } else {
+      for (int64_t i = 0; i < kv_elements_; ++i) StoreElement(-77, params_.pages.kv, shape_.dtype, i);
+    }
     for (int64_t i = 0; i < num_q(); ++i) StoreElement(-77, params_.q_out, shape_.dtype, i);
     std::fill_n(params_.pages.codes, entries() * shape_.hash_words, 0xabababab);
     std::fill_n(params_.pages.prefix, entries(), 0xabababab);
@@ -100,7 +109,11 @@ class EncodeCase {
   Outputs Read() {
     Outputs out;
     for (int64_t i = 0; i < num_q(); ++i) out.q.push_back(LoadElement(params_.q_out, shape_.dtype, i));
-    for (int64_t i = 0; i < kv_elements_; ++i) out.kv.push_back(LoadElement(params_.pages.kv, shape_.dtype, i));
+    for (int64_t i = 0; i < kv_elements_; ++i) {
+      const float scale = shape_.e4m3_pages ? params_.pages.kv_scale[i / shape_.head_dim] : 0;
+      out.kv.push_back(shape_.e4m3_pages ? ToFloat(static_cast<const E4m3*>(params_.pages.kv)[i]) * scale
+                                         : LoadElement(params_.pages.kv, shape_.dtype, i));
+    }
     out.unit.assign(params_.plane_unit, params_.plane_unit + num_units());
     out.codes.assign(params_.pages.codes, params_.pages.codes + entries() * shape_.hash_words);
     out.prefix.assign(params_.pages.prefix, params_.pages.prefix + entries());
@@ -148,8 +161,8 @@ int64_t DifferingBits(const std::vector<uint32_t>& a, const std::vector<uint32_t
   return bits;
 }
 
-// Rotated values may differ by a rounding of the storage type here and there; bits and levels only where a value is
-// close to its threshold: in under 0.5% of positions.
+// Rotated values may differ by a rounding of the storage type here and there, of which some cross one of e4m3's; bits
+// and levels only where a value is close to its threshold: in under 0.5% of positions.
 void ExpectMatchesReference(EncodeCase* test, DType dtype) {
   const EncodeAndAppendParams& params = test->params();
   test->Clear();
@@ -163,7 +176,7 @@ void ExpectMatchesReference(EncodeCase* test, DType dtype) {
     const EncodeCase::Outputs out = test->Read();
     const double tolerance = dtype == DType::kF32 ? 1e-6 : 5e-4;
     EXPECT_LE(RelativeNorm(out.q, expected.q), tolerance);
-    EXPECT_LE(RelativeNorm(out.kv, expected.kv), tolerance);
+    EXPECT_LE(RelativeNorm(out.kv, expected.kv), test->shape().e4m3_pages ? 1e-2 : tolerance);
     for (size_t i = 0; i < out.kv.size(); ++i) ASSERT_EQ(out.kv[i] == -77, expected.kv[i] == -77) << i;
     // Untouched entries are equal in both and count for nothing here.
     const double code_bits = 32.0 * params.num_tokens * params.num_kv_heads * test->hash().hash_words;
@@ -206,6 +219,99 @@ INSTANTIATE_TEST_SUITE_P(Words, EncodeAndAppendShapeTest,
                          ::testing::Combine(::testing::Values(DType::kF32), ::testing::Values(DType::kF32),
                                             ::testing::Values(std::pair(4, 64)), ::testing::Values(1, 2, 8),
                                             ::testing::Values(37)));
+
+class EncodeAndAppendE4m3Test : public ::testing::TestWithParam<std::tuple<DType, int, int, bool>> {
+ protected:
+  EncodeShape Shape() const {
+    EncodeShape shape;
+    std::tie(shape.dtype, shape.head_dim, shape.num_tokens, shape.with_hash) = GetParam();
+    shape.weight_dtype = shape.dtype;
+    shape.num_plane_tokens = std::min(shape.num_tokens, 19);
+    return shape;
+  }
+};
+
+// Keys and values as they are stored in dtype, rounded: exactly. Their codes are those of what is read of them.
+TEST_P(EncodeAndAppendE4m3Test, RoundsWhatItStoresElsewhere) {
+  EncodeShape shape = Shape();
+  EncodeCase plain(shape);
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  const LayerPages& pages = test.params().pages;
+  const int32_t dim = shape.head_dim;
+  for (const auto& backend : Backends()) {
+    SCOPED_TRACE(backend->name());
+    plain.Clear();
+    test.Clear();
+    ASSERT_TRUE(backend->Run(plain.params(), plain.arena()).ok());
+    const absl::Status status = backend->Run(test.params(), test.arena());
+    if (!HasE4m3Pages(*backend, shape.dtype)) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      continue;
+    }
+    ASSERT_TRUE(status.ok()) << status;
+    const EncodeCase::Outputs stored = plain.Read();
+    EXPECT_EQ(test.Read().q, stored.q);
+    EXPECT_EQ(test.Read().planes, stored.planes);
+    int64_t num_rows = 0;
+    for (size_t row = 0; row * dim < stored.kv.size(); ++row) {
+      const std::vector<float> values(&stored.kv[row * dim], &stored.kv[row * dim] + dim);
+      if (values[0] == -77) {
+        ASSERT_EQ(pages.kv_scale[row], -77);
+        continue;
+      }
+      ++num_rows;
+      std::vector<uint8_t> rounded(dim);
+      float scale = 0;
+      RoundToE4m3(shape.dtype, values, rounded.data(), &scale);
+      ASSERT_EQ(pages.kv_scale[row], scale) << row;
+      const auto* bytes = static_cast<const uint8_t*>(pages.kv) + row * dim;
+      ASSERT_EQ(std::vector<uint8_t>(bytes, bytes + dim), rounded) << row;
+    }
+    EXPECT_EQ(num_rows, 2 * shape.num_kv_heads * (shape.num_tokens - (shape.num_tokens > 1 ? 1 : 0)));
+  }
+}
+
+TEST_P(EncodeAndAppendE4m3Test, EqualsReference) {
+  EncodeShape shape = Shape();
+  if (!HasE4m3Pages(*Backends().front(), shape.dtype)) GTEST_SKIP() << "only the CPU has e4m3 pages beside fp32";
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  ExpectMatchesReference(&test, shape.dtype);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, EncodeAndAppendE4m3Test,
+                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16), ::testing::Values(64, 128),
+                                            ::testing::Values(1, 19, 83), ::testing::Bool()));
+
+// Encoders that no tensor core kernel takes.
+TEST(EncodeAndAppendTest, EncodesE4m3KeysByAnyEncoder) {
+  EncodeShape shape;
+  shape.dtype = DType::kBF16;
+  shape.weight_dtype = DType::kF32;
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  ExpectMatchesReference(&test, shape.dtype);
+}
+
+TEST(EncodeAndAppendTest, GivesZerosInE4m3AScaleOfOne) {
+  EncodeShape shape;
+  shape.dtype = shape.weight_dtype = DType::kBF16;
+  shape.num_tokens = shape.num_plane_tokens = 1;
+  shape.with_bias = false;
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  std::fill_n(static_cast<uint16_t*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, 0);
+  for (const auto& backend : Backends()) {
+    test.Clear();
+    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
+    const int64_t row = 2 * test.params().slots[0] + 1;  // of page 0, head 0
+    EXPECT_EQ(test.params().pages.kv_scale[row], 1) << backend->name();
+    const auto* bytes = static_cast<const uint8_t*>(test.params().pages.kv) + row * shape.head_dim;
+    EXPECT_EQ(std::vector<uint8_t>(bytes, bytes + shape.head_dim), std::vector<uint8_t>(shape.head_dim, 0))
+        << backend->name();
+  }
+}
 
 TEST(EncodeAndAppendTest, SupportsLinearEncodersAndOddHiddenSizes) {
   for (const auto& [key_hidden, query_hidden] : {std::pair(0, 0), std::pair(16, 48), std::pair(0, 144)}) {
@@ -304,13 +410,15 @@ TEST(EncodeAndAppendTest, FloorsTheUnitOfAZeroQuery) {
   }
 }
 
-class EncodeAndAppendBatchTest : public ::testing::TestWithParam<std::tuple<DType, int, int>> {};
+class EncodeAndAppendBatchTest : public ::testing::TestWithParam<std::tuple<std::pair<DType, bool>, int, int>> {};
 
 // Alone a token is a decode row where its batch had it so, else a prompt's.
 TEST_P(EncodeAndAppendBatchTest, GivesATokenTheSameBitsAloneAndInABatch) {
   EncodeShape shape;
   shape.weight_dtype = DType::kBF16;
-  std::tie(shape.dtype, shape.head_dim, shape.num_plane_tokens) = GetParam();
+  std::pair<DType, bool> storage;
+  std::tie(storage, shape.head_dim, shape.num_plane_tokens) = GetParam();
+  std::tie(shape.dtype, shape.e4m3_pages) = storage;
   shape.num_tokens = 75;
   EncodeCase test(shape);
   for (const auto& backend : Backends()) {
@@ -353,8 +461,10 @@ TEST_P(EncodeAndAppendBatchTest, GivesATokenTheSameBitsAloneAndInABatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Batches, EncodeAndAppendBatchTest,
-                         ::testing::Combine(::testing::Values(DType::kBF16, DType::kF16), ::testing::Values(64, 128),
-                                            ::testing::Values(75, 30)));
+                         ::testing::Combine(::testing::Values(std::pair(DType::kBF16, false),
+                                                              std::pair(DType::kF16, false),
+                                                              std::pair(DType::kBF16, true)),
+                                            ::testing::Values(64, 128), ::testing::Values(75, 30)));
 
 }  // namespace
 }  // namespace spotlight::kernels::testing

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "kernels/e4m3.h"
 #include "kernels/reference/prefill_attention.h"
 #include "tests/kernels/decode_case.h"
 #include "tests/kernels/threads.h"
@@ -19,8 +20,8 @@ using ::testing::HasSubstr;
 // out of range.
 class PrefillCase {
  public:
-  PrefillCase(int32_t past, int32_t num_tokens, int32_t group, int32_t head_dim)
-      : case_(Shape(past, num_tokens, group, head_dim)) {
+  PrefillCase(int32_t past, int32_t num_tokens, int32_t group, int32_t head_dim, bool e4m3_pages = false)
+      : case_(Shape(past, num_tokens, group, head_dim, e4m3_pages)) {
     const DenseDecodeParams dense = case_.Dense();
     params_.num_tokens = num_tokens;
     params_.num_q_heads = dense.num_q_heads;
@@ -69,8 +70,9 @@ class PrefillCase {
 
  private:
   // Row 0 owns the prompt; the other rows are there for their queries and outputs.
-  static DecodeShape Shape(int32_t past, int32_t num_tokens, int32_t group, int32_t head_dim) {
+  static DecodeShape Shape(int32_t past, int32_t num_tokens, int32_t group, int32_t head_dim, bool e4m3_pages) {
     DecodeShape shape;
+    shape.e4m3_pages = e4m3_pages;
     shape.dtype = DType::kBF16;
     shape.group = group;
     shape.head_dim = head_dim;
@@ -109,6 +111,28 @@ TEST_P(PrefillAttentionShapeTest, EqualsReferenceOnAnyNumberOfThreads) {
 INSTANTIATE_TEST_SUITE_P(Shapes, PrefillAttentionShapeTest,
                          ::testing::Combine(::testing::Values(0, 1, 63, 64, 130, 1000), ::testing::Values(1, 5, 64, 97),
                                             ::testing::Values(1, 3, 7), ::testing::Values(64, 128)));
+
+// As their values rounded to bf16.
+TEST_F(PrefillAttentionTest, ReadsPagesInE4m3) {
+  for (const int head_dim : {64, 128}) {
+    for (const int past : {0, 63, 1000, 4300}) {
+      PrefillCase test(past, 30, 3, head_dim, /*e4m3_pages=*/true);
+      const std::vector<float> alone = test.Run(1);
+      EXPECT_EQ(test.Run(3), alone) << past;
+
+      LayerPages& pages = test.params().pages;
+      const int64_t rows = int64_t{pages.num_pages} * test.params().num_kv_heads * kPageTokens * 2;
+      std::vector<BF16> widened(rows * head_dim);
+      for (int64_t i = 0; i < rows * head_dim; ++i) {
+        RoundTo(ToFloat(static_cast<const E4m3*>(pages.kv)[i]) * pages.kv_scale[i / head_dim], &widened[i]);
+      }
+      pages.kv = widened.data();
+      pages.kv_scale = nullptr;
+      EXPECT_EQ(test.Run(1), alone) << past;
+      EXPECT_LE(RelativeNorm(alone, test.Expected()), Tolerance(DType::kBF16)) << past;
+    }
+  }
+}
 
 // Keys are packed in segments of 2,048 tokens (D = 64) or 1,024 (D = 128).
 TEST_F(PrefillAttentionTest, CarriesTheSoftmaxOverSegments) {

@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/e4m3.h"
 #include "kernels/numeric.h"
 #include "tests/testing/managed_array.h"
 
@@ -72,6 +73,56 @@ TEST_P(GatherPagesTest, CopiesTheTokensAndNothingElse) {
     ASSERT_EQ(keys[i], kUntouched);
     ASSERT_EQ(values[i], kUntouched);
   }
+}
+
+TEST_P(GatherPagesTest, WidensPagesInE4m3) {
+  const GatherCase& c = GetParam();
+  const int32_t pages = (c.end + kPageTokens - 1) / kPageTokens, tokens = c.end - c.begin;
+  const int64_t page_rows = int64_t{c.kv_heads} * kPageTokens * 2;
+  ManagedArray<uint8_t> kv((pages + 1) * page_rows * c.head_dim);
+  ManagedArray<float> scales((pages + 1) * page_rows);
+  ManagedArray<int32_t> table(pages);
+  for (int64_t i = 0; i < (pages + 1) * page_rows * c.head_dim; ++i) {
+    kv[i] = static_cast<uint8_t>(i * 40503 >> 5);
+    if ((kv[i] & 0x7f) == 0x7f) kv[i] = 0;  // NaN equals nothing
+  }
+  for (int64_t i = 0; i < (pages + 1) * page_rows; ++i) scales[i] = static_cast<float>(i % 1000 + 1) / 300;
+  std::iota(table.data(), table.data() + pages, 1);
+  std::shuffle(table.data(), table.data() + pages, std::mt19937(4));
+  const int64_t elements = int64_t{c.kv_heads} * tokens * c.head_dim;
+  ManagedArray<uint16_t> keys(elements), values(elements);
+
+  GatherPagesParams params;
+  params.execution.device = DeviceKind::kCuda;
+  params.num_kv_heads = c.kv_heads;
+  params.head_dim = c.head_dim;
+  params.begin = c.begin;
+  params.end = c.end;
+  params.pages.kv = kv.data();
+  params.pages.kv_scale = scales.data();
+  params.pages.num_pages = pages + 1;
+  params.page_table = table.data();
+  params.keys = keys.data();
+  params.values = values.data();
+  const absl::Status status = GatherPages(params);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  for (int32_t head = 0; head < c.kv_heads; ++head) {
+    for (int32_t t = 0; t < tokens; ++t) {
+      const int32_t token = c.begin + t;
+      const int64_t row = table[token / kPageTokens] * page_rows + (head * kPageTokens + token % kPageTokens) * 2;
+      for (int32_t d = 0; d < c.head_dim; ++d) {
+        const int64_t to = (int64_t{head} * tokens + t) * c.head_dim + d;
+        for (int side = 0; side < 2; ++side) {
+          BF16 expected;
+          RoundTo(ToFloat(E4m3{kv[(row + side) * c.head_dim + d]}) * scales[row + side], &expected);
+          ASSERT_EQ(side == 0 ? keys[to] : values[to], expected.bits) << head << ", " << t << ", " << d;
+        }
+      }
+    }
+  }
+  params.dtype = DType::kF16;
+  EXPECT_EQ(GatherPages(params).message(), "GatherPages: dtype = 2, must be bf16 where pages are e4m3");
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GatherPagesTest,

@@ -161,6 +161,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, RetrievalQualityShapeTest,
                          ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16, DType::kF16),
                                             ::testing::Values(1, 3, 4, 6, 7, 8, 16), ::testing::Values(64, 128)));
 
+class RetrievalQualityE4m3Test : public ::testing::TestWithParam<std::tuple<DType, int, int>> {};
+
+// What is judged is what the pages hold.
+TEST_P(RetrievalQualityE4m3Test, EqualsReference) {
+  DecodeShape shape;
+  std::tie(shape.dtype, shape.group, shape.head_dim) = GetParam();
+  shape.e4m3_pages = true;
+  shape.context_len = {1, 0, 65, 200, 1001, 2049};
+  QualityCase test(shape);
+  const std::vector<Metrics> expected = test.RunReference();
+  EXPECT_LT(expected[10].recall, .5);
+  for (const auto& backend : Backends()) {
+    if (!HasE4m3Pages(*backend, shape.dtype)) continue;
+    SCOPED_TRACE(backend->name());
+    ExpectClose(test.Run(backend.get()), expected, test);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, RetrievalQualityE4m3Test,
+                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16), ::testing::Values(3, 7, 16),
+                                            ::testing::Values(64, 128)));
+
 TEST(RetrievalQualityTest, EqualsReferenceOnLongRowsWithOddBudgets) {
   DecodeShape shape;
   shape.num_kv_heads = 1;

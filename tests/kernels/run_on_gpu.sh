@@ -22,6 +22,7 @@ quick+=':SparseDecodeTest.ReadsPagesThatRowsShare:SparseDecodeTest.DropsSelected
 quick+=':Steps/CudaChainTest.*/1:Steps/CudaChainTest.*/6:Steps/CudaChainTest.*/20:CudaFarPagesTest.*'
 quick+=':Shapes/DenseDecodeShapeTest.*/3?:Shapes/EncodeAndAppendShapeTest.*/1?:Words/EncodeAndAppendShapeTest.*'
 quick+=':*Quality*:Shapes/PointwiseTest.*/5'
+quick+=':Shapes/SparseDecodeE4m3Test.*/1:Shapes/DenseDecodeE4m3Test.*/23:Shapes/EncodeAndAppendE4m3Test.*/21'
 
 start() { # name, command ...: in the background, its output and exit status in $logs
   local name=$1

@@ -36,6 +36,40 @@ INSTANTIATE_TEST_SUITE_P(Words, SparseDecodeShapeTest,
                          ::testing::Combine(::testing::Values(DType::kBF16), ::testing::Values(1, 3, 4, 6, 7, 8, 16),
                                             ::testing::Values(64, 128), ::testing::Values(1, 2, 4, 8)));
 
+class SparseDecodeE4m3Test : public ::testing::TestWithParam<std::tuple<int, int, int>> {};
+
+TEST_P(SparseDecodeE4m3Test, EqualsReference) {
+  DecodeShape shape;
+  shape.dtype = DType::kBF16;
+  shape.e4m3_pages = true;
+  std::tie(shape.group, shape.head_dim, shape.hash_words) = GetParam();
+  shape.context_len = {1, 0, 63, 64, 65, 132, 133, 200, 640, 1001};
+  for (const bool prefilter : {false, true}) {
+    SCOPED_TRACE(prefilter ? "prefilter" : "plain");
+    DecodeCase test(shape);
+    SparseDecodeParams params = test.Sparse();
+    params.prefilter = prefilter;
+    ExpectMatchesReference(&test, params);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, SparseDecodeE4m3Test,
+                         ::testing::Combine(::testing::Values(1, 3, 6, 7, 8, 16), ::testing::Values(64, 128),
+                                            ::testing::Values(2, 4)));
+
+TEST(SparseDecodeTest, TakesE4m3PagesBesideFloatsOnTheCpu) {
+  DecodeShape shape;
+  shape.e4m3_pages = true;
+  shape.context_len = {500, 129, 70};
+  DecodeCase test(shape);
+  for (const auto& backend : Backends()) {
+    if (HasE4m3Pages(*backend, shape.dtype)) continue;
+    EXPECT_EQ(backend->Run(test.Sparse(), test.arena()).code(), absl::StatusCode::kInvalidArgument);
+    return;
+  }
+  ExpectMatchesReference(&test, test.Sparse());
+}
+
 TEST(SparseDecodeTest, FollowsSinksRecentTokensAndOddBudgets) {
   DecodeShape shape;
   shape.context_len = {500, 129, 70};
@@ -143,12 +177,13 @@ TEST(SparseDecodeTest, StaysFiniteForLargeLogits) {
 }
 
 // Batches of which every row has the bits that it has alone: five rows, many rows, one long row among many short ones.
-class SparseDecodeBatchTest : public ::testing::TestWithParam<std::tuple<DType, int, int, bool>> {};
+class SparseDecodeBatchTest : public ::testing::TestWithParam<std::tuple<DType, int, int, bool, bool>> {};
 
 TEST_P(SparseDecodeBatchTest, GivesARowTheSameBitsAloneAndInABatch) {
-  const auto [dtype, num_rows, longest, prefilter] = GetParam();
+  const auto [dtype, num_rows, longest, prefilter, e4m3] = GetParam();
   DecodeShape shape;
   shape.dtype = dtype;
+  shape.e4m3_pages = e4m3;
   shape.group = 2;
   shape.num_kv_heads = longest > 10000 ? 1 : 2;
   shape.max_select = longest / 50 + 100;
@@ -179,11 +214,15 @@ TEST_P(SparseDecodeBatchTest, GivesARowTheSameBitsAloneAndInABatch) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Batches, SparseDecodeBatchTest,
-    ::testing::Values(std::tuple(DType::kF32, 5, 1200, false), std::tuple(DType::kBF16, 90, 1200, false),
-                      std::tuple(DType::kBF16, 5, 30000, true), std::tuple(DType::kF16, 300, 2000, false),
-                      std::tuple(DType::kBF16, 210, 70000, false), std::tuple(DType::kF16, 210, 70000, true)));
+INSTANTIATE_TEST_SUITE_P(Batches, SparseDecodeBatchTest,
+                         ::testing::Values(std::tuple(DType::kF32, 5, 1200, false, false),
+                                           std::tuple(DType::kBF16, 90, 1200, false, false),
+                                           std::tuple(DType::kBF16, 5, 30000, true, false),
+                                           std::tuple(DType::kF16, 300, 2000, false, false),
+                                           std::tuple(DType::kBF16, 210, 70000, false, false),
+                                           std::tuple(DType::kF16, 210, 70000, true, false),
+                                           std::tuple(DType::kBF16, 90, 30000, false, true),
+                                           std::tuple(DType::kBF16, 210, 70000, true, true)));
 
 TEST(SparseDecodeTest, GivesTheSameBitsAHundredTimes) {
   for (const bool prefilter : {false, true}) {

@@ -247,6 +247,7 @@ TEST_F(GenerateServiceTest, TellsWhatIsServedAndHowBusyItIs) {
   ASSERT_TRUE(stub_->GetModelInfo(&first, {}, &model).ok());
   EXPECT_EQ(model.name(), "fake");
   EXPECT_EQ(model.quantization(), "fp8");
+  EXPECT_EQ(model.kv_cache_dtype(), "fp8");
   EXPECT_EQ(model.hash().hash_bits(), 128);
   EXPECT_EQ(model.hash().layers_size(), 2);
   EXPECT_DOUBLE_EQ(model.hash().budget_ratio(), 0.02);

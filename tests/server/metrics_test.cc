@@ -392,6 +392,21 @@ TEST_F(MetricsTest, AnAnswerThatIsNotTakenWasNotRefused) {
   EXPECT_EQ(Value(R"(spotlight_requests_rejected_total{model_name="m",reason="other"})"), "0");
 }
 
+TEST_F(MetricsTest, CountsTheBytesOfAnFp8CacheAndItsScales) {
+  engine::ModelInfo model;
+  model.dtype = "bf16";
+  model.kv_cache_dtype = "fp8";
+  model.num_layers = 30;
+  model.num_kv_heads = 3;
+  model.head_dim = 64;
+  engine::EngineOptions options;
+  options.scheduler.num_pages = 10;
+  metrics_.OnLoaded(model, options, "2.11.0", 1.5);
+  text_ = metrics_.Text(engine::EngineLoad());
+  // 640 tokens * 30 layers * 2 * 3 heads * (64 + 4) bytes.
+  EXPECT_EQ(Value(R"(spotlight_kv_cache_bytes{model_name="m"})"), "7833600");
+}
+
 TEST_F(MetricsTest, RequestsThatRanAreNotRejected) {
   CallRecord record;
   record.method = "Generate";

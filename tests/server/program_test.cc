@@ -82,6 +82,8 @@ TEST(CommandLineTest, FillsTheOptions) {
   EXPECT_EQ(line->options.drain, absl::Seconds(2.5));
   EXPECT_EQ(Parse({"--model=x", "--histogram-buckets=batch_size=1,2"})->options.server.histogram_buckets,
             (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
+  EXPECT_EQ(Parse({"--model=x"})->options.load.kv_cache_dtype, engine::KvCacheDType::kAuto);
+  EXPECT_EQ(Parse({"--model=x", "--kv-cache-dtype=fp8"})->options.load.kv_cache_dtype, engine::KvCacheDType::kFp8);
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
   EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
   EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
@@ -121,6 +123,7 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
             "--cache-memory-share: sizes the cache as --max-tokens-in-cache does: give one of them");
   EXPECT_EQ(Error({"--model=x", "--dtype=fp8"}), "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
   EXPECT_EQ(Error({"--model=x", "--quantization=int4"}), "--quantization: must be none or fp8, got \"int4\"");
+  EXPECT_EQ(Error({"--model=x", "--kv-cache-dtype=int8"}), "--kv-cache-dtype: must be auto or fp8, got \"int8\"");
   EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
   EXPECT_EQ(Error({"--model=x", "--quality-floor=1.5"}), "--quality-floor: must be in [0, 1], got 1.5");

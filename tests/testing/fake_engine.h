@@ -28,6 +28,7 @@ class FakeEngine final : public engine::Engine {
     model_.device = "cpu";
     model_.dtype = "fp32";
     model_.quantization = "fp8";
+    model_.kv_cache_dtype = "fp8";
     model_.num_layers = 4;
     model_.num_q_heads = 6;
     model_.num_kv_heads = 2;

@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const std::st
   harness->decoder_ = *std::move(decoder);
 
   engine::KvCacheShape shape{c.num_layers, c.num_kv_heads, c.head_dim, 0, {}};
+  shape.e4m3 = options.e4m3_cache;
   if (!options.hash_path.empty()) {
     auto file = engine::LoadHashFile(options.hash_path, c, harness->fingerprint_, /*allow_untrained=*/true);
     if (!file.ok()) return file.status();

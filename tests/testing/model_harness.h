@@ -21,6 +21,7 @@ struct HarnessOptions {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
   engine::Quantization quantization = engine::Quantization::kNone;
+  bool e4m3_cache = false;
   std::string hash_path;  // an untrained hash file; empty: dense
   int32_t max_context = 2048;
   int32_t chunk_tokens = 512;  // prompts are prefilled in chunks of this many

@@ -5,6 +5,7 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
@@ -70,6 +71,35 @@ TEST_P(SequenceModelTest, LastTokensLogitsAreTransformers) {
 INSTANTIATE_TEST_SUITE_P(Families, SequenceModelTest,
                          ::testing::Values(std::make_pair("tiny-llama", "greedy_tiny_llama.json"),
                                            std::make_pair("tiny-qwen2", "greedy_tiny_qwen2.json")));
+
+// What attention is given are 8 bits and a scale for each token and head.
+TEST(SequenceModelTest, AnFp8CacheRoundsKeysAndValues) {
+  SequenceModelOptions options;
+  options.model_folder = "tests/testdata/tiny-llama";
+  options.dtype = engine::DTypeChoice::kFp32;
+  options.device = "cpu";
+  const auto plain = SequenceModel::Load(options);
+  options.kv_cache_dtype = engine::KvCacheDType::kFp8;
+  const auto rounded = SequenceModel::Load(options);
+  ASSERT_TRUE(plain.ok() && rounded.ok());
+  std::vector<AttentionInput> inputs;
+  const auto keep = [&](const AttentionInput& input) {
+    if (input.layer == 0) inputs.push_back(input);
+    return DenseAttention(input);
+  };
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 50; ++i) ids.push_back(5 + i * 37 % 400);
+  ASSERT_TRUE((*plain)->Run(ids, keep, 0, 1).ok());
+  ASSERT_TRUE((*rounded)->Run(ids, keep, 0, 1).ok());
+  ASSERT_EQ(inputs.size(), 2u);
+  EXPECT_TRUE(at::equal(inputs[0].q, inputs[1].q));
+  for (const auto side : {&AttentionInput::k, &AttentionInput::v}) {
+    const at::Tensor x = inputs[0].*side;
+    const at::Tensor scale = std::get<0>(x.abs().max(-1, /*keepdim=*/true)) / 448;
+    EXPECT_TRUE(at::equal(inputs[1].*side, (x / scale).to(at::kFloat8_e4m3fn).to(at::kFloat) * scale));
+    EXPECT_FALSE(at::equal(inputs[1].*side, x));
+  }
+}
 
 TEST(SequenceModelTest, CapturesHashedLayersOnly) {
   const auto model = LoadTiny("tiny-llama");

@@ -140,6 +140,7 @@ class EndToEnd {
     load.model_folder = options_.model_folder;
     load.dtype = options_.dtype;
     load.quantization = options_.quantization;
+    load.kv_cache_dtype = options_.kv_cache_dtype;
     load.device = options_.device;
     load.num_threads = options_.num_threads;
     load.hash = input_.served_hash;

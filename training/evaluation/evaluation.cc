@@ -90,6 +90,7 @@ void Describe(const EvaluationOptions& options, const SequenceModel& model, cons
   report->device = model.device().str();
   report->dtype = model.dtype() == at::kBFloat16 ? "bf16" : "fp32";
   report->quantization = engine::QuantizationName(options.quantization);
+  report->kv_cache_dtype = engine::KvCacheDTypeName(options.kv_cache_dtype);
   report->libtorch_version = TORCH_VERSION;
   report->num_queries = options.num_queries;
   report->prefilter_factor = options.prefilter_factor;
@@ -166,6 +167,7 @@ absl::StatusOr<EvaluationReport> EvaluateAll(const EvaluationOptions& options, c
   model_options.model_folder = options.model_folder;
   model_options.dtype = options.dtype;
   model_options.quantization = options.quantization;
+  model_options.kv_cache_dtype = options.kv_cache_dtype;
   model_options.device = options.device;
   const auto model = SequenceModel::Load(model_options);
   if (!model.ok()) return model.status();

@@ -39,6 +39,7 @@ ABSL_FLAG(std::string, json, "", "Write all figures to this file");
 ABSL_FLAG(std::string, device, "auto", "Where to run; auto: cuda:0 where there is one");
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and activations; auto: bf16 where the device computes it fast");
 ABSL_FLAG(std::string, quantization, "none", "Of the layers' matrices, as the server's flag");
+ABSL_FLAG(std::string, kv_cache_dtype, "auto", "Of keys and values, as the server's flag");
 ABSL_FLAG(int32_t, threads, 0, "Threads of the CPU; 0: one per core");
 
 namespace spotlight::training {
@@ -68,7 +69,11 @@ const std::vector<FlagGroup>& Groups() {
        {{"perplexity", ""}, {"needle", ""}, {"tasks", ""}, {"fidelity", ""}}},
       {"Output", {{"json", "PATH"}, {"check_bars", ""}}},
       {"Machine",
-       {{"device", "auto|cpu|cuda:N"}, {"dtype", "auto|bf16|fp32"}, {"quantization", "none|fp8"}, {"threads", "N"}}},
+       {{"device", "auto|cpu|cuda:N"},
+        {"dtype", "auto|bf16|fp32"},
+        {"quantization", "none|fp8"},
+        {"kv_cache_dtype", "auto|fp8"},
+        {"threads", "N"}}},
   };
   return *groups;
 }
@@ -126,6 +131,10 @@ absl::Status ParseDType(EvaluationOptions* options) {
   const auto named = engine::QuantizationNamed(quantization);
   if (!named.has_value()) return Bad("quantization", quantization, "none or fp8");
   options->quantization = *named;
+  const std::string cache = absl::GetFlag(FLAGS_kv_cache_dtype);
+  const auto cache_dtype = engine::KvCacheDTypeNamed(cache);
+  if (!cache_dtype.has_value()) return Bad("kv-cache-dtype", cache, "auto or fp8");
+  options->kv_cache_dtype = *cache_dtype;
   return absl::OkStatus();
 }
 

@@ -27,6 +27,7 @@ struct EvaluationOptions {
   std::string device;
   engine::DTypeChoice dtype = engine::DTypeChoice::kAuto;
   engine::Quantization quantization = engine::Quantization::kNone;
+  engine::KvCacheDType kv_cache_dtype = engine::KvCacheDType::kAuto;
   int32_t num_threads = 0;
 };
 

@@ -1,9 +1,9 @@
 // All that one run of spotlight-eval found, as JSON and as tables. No torch.
 //
-// JSON: {format, model, hash, selectors, device, dtype, quantization, versions, seed, queries, texts, sequences, rows,
-// kinds, heads, losses, perplexity, ...}; rows: [{selector, budget, context, sequences, iou_a, rec_b, iou_b, mass_c,
-// mass, err, group_mass_c, group_err, selected, mass_p1, mass_c_of_oracle_b, err_of_oracle_b}], kinds the same by kind
-// of text, heads the same by layer and KV head. training/evaluation/README.md says what each means.
+// JSON: {format, model, hash, selectors, device, dtype, quantization, kv_cache_dtype, versions, seed, queries, texts,
+// sequences, rows, kinds, heads, losses, perplexity, ...}; rows: [{selector, budget, context, sequences, iou_a, rec_b,
+// iou_b, mass_c, mass, err, group_mass_c, group_err, selected, mass_p1, mass_c_of_oracle_b, err_of_oracle_b}], kinds
+// the same by kind of text, heads the same by layer and KV head. training/evaluation/README.md says what each means.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ struct SequenceDescription {
 struct EvaluationReport {
   std::string model_folder, architecture, model_fingerprint;
   int32_t num_layers = 0, num_q_heads = 0, num_kv_heads = 0, head_dim = 0;
-  std::string device, dtype, quantization, libtorch_version;
+  std::string device, dtype, quantization, kv_cache_dtype, libtorch_version;
   int32_t num_queries = 0, prefilter_factor = 0;
   double adaptive_share = 0;
   uint64_t seed = 0;

@@ -151,6 +151,7 @@ std::string ToJson(const EvaluationReport& report) {
   json["device"] = report.device;
   json["dtype"] = report.dtype;
   json["quantization"] = report.quantization;
+  json["kv_cache_dtype"] = report.kv_cache_dtype;
   json["versions"] = {{"libtorch", report.libtorch_version}};
   json["seed"] = report.seed;
   json["queries"] = report.num_queries;

@@ -80,13 +80,13 @@ class PrefillAttentionTest : public testing::TestWithParam<Case> {
     const c10::InferenceMode no_autograd;
     const at::Tensor out = at::empty(q_.sizes(), q_.options());
     const absl::Status status =
-        PrefillAttention(q_, kv_, page_table_, context_, 1.0 / std::sqrt(double(q_.size(2))), blocks, out);
+        PrefillAttention(q_, kv_, kv_scale_, page_table_, context_, 1.0 / std::sqrt(double(q_.size(2))), blocks, out);
     EXPECT_TRUE(status.ok()) << status;
     return ((out.to(at::kDouble) - expected_).norm() / expected_.norm()).item<double>();
   }
 
   int64_t context_ = 0;
-  at::Tensor q_, kv_, page_table_, expected_;
+  at::Tensor q_, kv_, kv_scale_, page_table_, expected_;
 };
 
 TEST_P(PrefillAttentionTest, EqualsTheReferenceInPartsAndInOne) {
@@ -97,6 +97,16 @@ TEST_P(PrefillAttentionTest, EqualsTheReferenceInPartsAndInOne) {
   const double at_once = Error(one);
   EXPECT_LT(at_once, 5e-3);
   EXPECT_LT(in_parts, 1.5 * at_once + 1e-4);
+}
+
+// What no token owns has a scale of NaN.
+TEST_P(PrefillAttentionTest, ReadsE4m3) {
+  if (GetParam().dtype != at::kBFloat16) GTEST_SKIP() << "such a cache is beside bf16";
+  const at::Tensor values = kv_.to(at::kFloat);
+  kv_scale_ = std::get<0>(values.abs().max(-1)) / 448;
+  kv_ = (values / kv_scale_.unsqueeze(-1)).to(at::kFloat8_e4m3fn);
+  expected_ = Reference(q_, kv_.to(at::kDouble) * kv_scale_.to(at::kDouble).unsqueeze(-1), page_table_, context_);
+  EXPECT_LT(Error(GetParam().blocks), 5e-3);
 }
 
 constexpr PrefillBlocks kSmall{64, 128, 256};

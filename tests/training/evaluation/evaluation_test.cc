@@ -189,7 +189,9 @@ TEST(EvaluationFlagsTest, NameTheFlagTheValueAndTheBound) {
             "--dtype: must be auto, bf16 or fp32, got \"fp8\"");
   EXPECT_EQ(error({"--model", "m", "--dtype", "auto", "--quantization", "int4"}),
             "--quantization: must be none or fp8, got \"int4\"");
-  EXPECT_EQ(error({"--model", "m", "--quantization", "none", "--device", "tpu"}),
+  EXPECT_EQ(error({"--model", "m", "--quantization", "none", "--kv-cache-dtype", "int8"}),
+            "--kv-cache-dtype: must be auto or fp8, got \"int8\"");
+  EXPECT_EQ(error({"--model", "m", "--kv-cache-dtype", "fp8", "--device", "tpu"}),
             "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_TRUE(absl::StrContains(error({"--model", "m", "--device", "cpu", "--selectors", "hash,clairvoyant"}),
                                 "--selectors: selector clairvoyant: must be one of oracle-a, "));
