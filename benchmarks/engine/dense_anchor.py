@@ -3,7 +3,7 @@
 attention over a contiguous cache that is already filled, the whole step one CUDA graph, greedy. Qwen2.5-7B's shape,
 random weights. No paging, no scheduler, no sampling but argmax: what a tuned dense engine has to come near to.
 
-  benchmarks/engine/dense_anchor.py [--shapes 1x8192,8x131072] [--json OUT]
+  benchmarks/engine/dense_anchor.py [--shapes 1x8192,8x131072] [--json OUT]     README.md has the whole run
 """
 import argparse
 import json
@@ -71,8 +71,9 @@ def median_ms(graph, steps=20):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="1x8192,1x32768,1x131072,1x524288,8x32768,8x131072,32x8192")
-    parser.add_argument("--json", default="")
+    parser.add_argument("--shapes", default="1x8192,1x32768,1x131072,1x524288,1x1048448,8x8192,8x32768,8x131072,32x8192",
+                        help="BATCHxCONTEXT, by commas; by default those of decode_steps")
+    parser.add_argument("--json", default="", help="write the figures there")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     layers, embedding, head = [Layer() for _ in range(LAYERS)], draw(VOCAB, HIDDEN), draw(VOCAB, HIDDEN)

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "benchmarks/engine/device_name.h"
 #include "benchmarks/engine/prefill_operations.h"
 #include "engine/device.h"
 #include "engine/load.h"
@@ -26,10 +27,11 @@
 #include "kernels/layout.h"
 
 ABSL_FLAG(std::string, model, "benchmarks/engine/qwen2.5-7b-shape", "folder of a config.json");
-ABSL_FLAG(std::string, hash, "none", "hash file for it (make_untrained_hash --random-weights 1); none: no codes");
+ABSL_FLAG(std::string, hash, "",
+          "hash file for it (make_untrained_hash --random-weights 1); none: prompts have no codes");
 ABSL_FLAG(std::string, device, "auto", "cuda:N or auto");
 ABSL_FLAG(std::string, quantization, "none", "none or fp8; the operations' times are bf16's all the same");
-ABSL_FLAG(std::string, prompts, "8192,32768,131072", "tokens, by commas");
+ABSL_FLAG(std::string, prompts, "8192,8192,32768,32768,131072,131072", "tokens, by commas, in this order");
 ABSL_FLAG(std::string, chunks, "8192", "tokens of a step, by commas; the weights are drawn anew for each");
 ABSL_FLAG(std::string, pasts, "0,32768,122880", "of the operations' attention, by commas; empty: no operations");
 ABSL_FLAG(int, hit_tokens, 32768, "prompt that is sent twice, the second time found in the prefix cache; 0: none");
@@ -135,6 +137,7 @@ class PrefillBenchmark {
     if (!loaded.ok()) return loaded.status();
     engine_ = std::move(loaded->engine);
     chunk_ = engine_->options().scheduler.max_step_tokens;
+    longest_ = 0;
     libtorch_version_ = loaded->libtorch_version;
     return absl::OkStatus();
   }
@@ -153,14 +156,17 @@ class PrefillBenchmark {
       in_steps += step.step_seconds;
     }
     const double tflops = 1e-12 * Flops(tokens) / *seconds;
+    const char* const run = tokens > longest_ ? "cold" : "warm";
+    longest_ = std::max(longest_, tokens);
     printf(
-        "prefill  %8lld tokens, chunks of %5d  %9.1f ms  %6.1f TFLOPS  %5.1f%% of a matmul  (%zu steps, %.1f ms, "
+        "prefill  %8lld tokens, chunks of %5d, %s  %9.1f ms  %6.1f TFLOPS  %5.1f%% of a matmul  (%zu steps, %.1f ms, "
         "slowest %.1f)\n",
-        static_cast<long long>(tokens), chunk_, 1e3 * *seconds, tflops, 100 * tflops / matmul_tflops_, steps.size(),
-        1e3 * in_steps, 1e3 * slowest);
+        static_cast<long long>(tokens), chunk_, run, 1e3 * *seconds, tflops, 100 * tflops / matmul_tflops_,
+        steps.size(), 1e3 * in_steps, 1e3 * slowest);
     fflush(stdout);
-    AddRow(absl::StrCat("\"op\": \"prefill\", \"prompt\": ", tokens, ", \"chunk\": ", chunk_, ", \"ms\": ",
-                        1e3 * *seconds, ", \"tflops\": ", tflops, ", \"share_of_matmul\": ", tflops / matmul_tflops_));
+    AddRow(absl::StrCat("\"op\": \"prefill\", \"prompt\": ", tokens, ", \"chunk\": ", chunk_, ", \"run\": \"", run,
+                        "\", \"hash_bits\": ", HashBits(), ", \"ms\": ", 1e3 * *seconds, ", \"tflops\": ", tflops,
+                        ", \"share_of_matmul\": ", tflops / matmul_tflops_));
     return absl::OkStatus();
   }
 
@@ -180,8 +186,8 @@ class PrefillBenchmark {
     printf("hit      %8lld tokens, %d cached: cold %.1f ms, hit %.2f ms, %.2f%%\n", static_cast<long long>(tokens),
            cached, 1e3 * seconds[0], 1e3 * seconds[1], 100 * seconds[1] / seconds[0]);
     fflush(stdout);
-    AddRow(absl::StrCat("\"op\": \"prefix_hit\", \"prompt\": ", tokens, ", \"cached\": ", cached,
-                        ", \"cold_ms\": ", 1e3 * seconds[0], ", \"ms\": ", 1e3 * seconds[1]));
+    AddRow(absl::StrCat("\"op\": \"prefix_hit\", \"prompt\": ", tokens, ", \"cached\": ", cached, ", \"hash_bits\": ",
+                        HashBits(), ", \"cold_ms\": ", 1e3 * seconds[0], ", \"ms\": ", 1e3 * seconds[1]));
     return absl::OkStatus();
   }
 
@@ -227,7 +233,7 @@ class PrefillBenchmark {
         Percentile(last(chunks), 0.5), 1e3 * Percentile(last(gaps), 0.5), 1e3 * Percentile(last(host), 0.5));
     fflush(stdout);
     AddRow(absl::StrCat("\"op\": \"prefill_beside_streams\", \"streams\": ", streams, ", \"context\": ", stream_tokens,
-                        ", \"prompt\": ", tokens, ", \"p50_ms_alone\": ", 1e3 * usual,
+                        ", \"prompt\": ", tokens, ", \"hash_bits\": ", HashBits(), ", \"p50_ms_alone\": ", 1e3 * usual,
                         ", \"p99_ms_alone\": ", 1e3 * Percentile(alone, 0.99),
                         ", \"p50_ms\": ", 1e3 * Percentile(gaps, 0.5), ", \"p99_ms\": ", 1e3 * late,
                         ", \"max_ms\": ", 1e3 * Percentile(gaps, 1), ", \"ms\": ", 1e3 * *seconds));
@@ -248,13 +254,16 @@ class PrefillBenchmark {
 
   absl::Status Write(const std::string& path) const {
     std::ofstream file(path);
-    file << "{\"device\": \"" << engine_->model().device << "\", \"versions\": {\"libtorch\": \"" << libtorch_version_
-         << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit) << "\", \"matmul_tflops\": " << matmul_tflops_
-         << ", \"rows\": [\n  " << absl::StrJoin(rows_, ",\n  ") << "\n]}\n";
+    file << "{\"device\": \"" << DeviceName(engine_->model().device) << "\", \"versions\": {\"libtorch\": \""
+         << libtorch_version_ << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit)
+         << "\", \"matmul_tflops\": " << matmul_tflops_ << ", \"rows\": [\n  " << absl::StrJoin(rows_, ",\n  ")
+         << "\n]}\n";
     return file.good() ? absl::OkStatus() : absl::DataLossError(absl::StrCat(path, " could not be written"));
   }
 
  private:
+  int32_t HashBits() const { return engine_->model().hash.hash_bits; }
+
   void AddRow(const std::string& fields) { rows_.push_back(absl::StrCat("{", fields, "}")); }
 
   // 2 per parameter outside embeddings and head and token; 4 * D per query head, layer and pair of tokens.
@@ -297,6 +306,7 @@ class PrefillBenchmark {
   std::unique_ptr<Engine> engine_;
   std::string libtorch_version_;
   int32_t chunk_ = 0;
+  int64_t longest_ = 0;  // prompt of this engine so far: shorter ones find what libraries prepare for a length
   int64_t prompts_ = 0;
   std::vector<std::string> rows_;
 };
@@ -311,6 +321,7 @@ absl::StatusOr<LoadOptions> OptionsFor(const std::vector<int64_t>& prompts) {
   options.quantization = *quantization;
   options.device = absl::GetFlag(FLAGS_device);
   options.hash = absl::GetFlag(FLAGS_hash);
+  if (options.hash.empty()) return absl::InvalidArgumentError("--hash: names no file (none: prompts without codes)");
   options.allow_untrained_hash = true;
   options.quality.sample_every = 0;
   options.scheduler.max_token_gap_seconds = 1e-3 * absl::GetFlag(FLAGS_max_token_gap_ms);

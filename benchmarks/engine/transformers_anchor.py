@@ -3,7 +3,7 @@
 cache, scaled-dot-product attention and torch.compile(mode="reduce-overhead"), bf16, batch 1. Qwen2.5-7B's shape, random
 weights. A static cache is attended to at its full length under a mask, whatever it holds, so it is not filled first.
 
-  benchmarks/engine/transformers_anchor.py [--contexts 131072] [--json OUT]
+  benchmarks/engine/transformers_anchor.py [--contexts 131072] [--json OUT] [--commit COMMIT]
 """
 import argparse
 import json
@@ -49,6 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", default="131072", help="tokens, by commas")
     parser.add_argument("--json", default="", help="write the figures there")
+    parser.add_argument("--commit", default="unknown", help="goes into the JSON")
     arguments = parser.parse_args()
     model = make_model()
     compiled = torch.compile(model, mode="reduce-overhead")
@@ -61,7 +62,8 @@ def main():
         torch.cuda.empty_cache()
     if arguments.json:
         report = {"device": torch.cuda.get_device_name(),
-                  "versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "rows": rows}
+                  "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+                  "commit": arguments.commit, "rows": rows}
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)
 
