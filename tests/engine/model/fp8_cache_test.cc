@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/outer.h>
@@ -77,7 +78,10 @@ class DoubleModel {
 
  private:
   at::Tensor Weight(const std::string& name, const std::vector<int64_t>& shape) const {
-    return *source_->Load(name, shape, at::kDouble);
+    const StoredTensor stored = *source_->Find(name, shape, at::kFloat);
+    const at::Tensor tensor = at::empty(shape, stored.dtype);
+    source_->Read(stored, 0, stored.num_elements, tensor.data_ptr());
+    return tensor.to(at::kDouble);
   }
   at::Tensor Normed(const at::Tensor& x, const std::string& weight) const {
     return x * at::rsqrt((x * x).mean(-1, /*keepdim=*/true) + double{config_.rms_norm_eps}) *
