@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +17,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "benchmarks/engine/device_name.h"
+#include "benchmarks/engine/step_times.h"
 #include "engine/load.h"
 #include "engine/mutex.h"
-#include "engine/step_stats.h"
 
 ABSL_FLAG(std::string, model, "benchmarks/engine/qwen2.5-7b-shape", "folder of a config.json");
 ABSL_FLAG(std::string, hash, "", "hash file for it (make_untrained_hash --random-weights 1); none: dense alone");
@@ -54,42 +54,6 @@ struct Shape {
   int32_t batch = 0, context = 0;
 };
 
-// Keeps the times of the steps in which `batch` rows decode and nothing else happens.
-class StepTimes : public StatsObserver {
- public:
-  void Begin(int32_t batch) {
-    MutexLock lock(&mutex_);
-    batch_ = batch;
-    seconds_.clear();
-    host_seconds_.clear();
-    retrieval_.clear();
-    graphs_ = 0;
-  }
-  void OnStep(const StepStats& stats) override {
-    MutexLock lock(&mutex_);
-    if (stats.num_decode_rows != batch_ || stats.num_prefill_tokens > 0) return;
-    seconds_.push_back(stats.step_seconds);
-    host_seconds_.push_back(stats.host_seconds);
-    graphs_ += stats.cuda_graph ? 1 : 0;
-    if (stats.retrieval.has_value()) retrieval_.push_back(*stats.retrieval);
-  }
-  void OnRequestEnd(const RequestStats&) override {}
-  std::vector<double> Take(std::vector<double>* host_seconds, std::vector<RetrievalSeconds>* retrieval, int* graphs) {
-    MutexLock lock(&mutex_);
-    *host_seconds = host_seconds_;
-    *retrieval = retrieval_;
-    *graphs = graphs_;
-    return seconds_;
-  }
-
- private:
-  Mutex mutex_;
-  int32_t batch_ ABSL_GUARDED_BY(mutex_) = 0;
-  int graphs_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<double> seconds_ ABSL_GUARDED_BY(mutex_), host_seconds_ ABSL_GUARDED_BY(mutex_);
-  std::vector<RetrievalSeconds> retrieval_ ABSL_GUARDED_BY(mutex_);  // of those that were timed
-};
-
 class WaitingSink : public ResponseSink {
  public:
   void OnPrompt(int32_t) override {}
@@ -113,13 +77,6 @@ class WaitingSink : public ResponseSink {
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-struct Timing {
-  double median_ms = 0, mean_ms = 0, p99_ms = 0;
-  double host_ms = 0;          // median, of the engine's thread: not waiting for the device
-  RetrievalSeconds retrieval;  // of the step whose total is the median
-  int steps = 0, graphs = 0;
-};
-
 // Output tokens of each row. Rows are admitted one after the other: the first decodes until the last has come.
 int32_t OutputTokens(const Shape& shape) {
   return absl::GetFlag(FLAGS_steps) + kWarmUp + shape.batch * (shape.context / kStepTokens + 2);
@@ -134,7 +91,8 @@ std::vector<int32_t> PromptIds(int32_t number, int32_t tokens, int32_t vocab_siz
   return ids;
 }
 
-absl::StatusOr<Timing> Measure(Engine* engine, StepTimes* times, const Shape& shape, bool sparse, int32_t* prompts) {
+absl::StatusOr<StepTiming> Measure(Engine* engine, StepTimes* times, const Shape& shape, bool sparse,
+                                   int32_t* prompts) {
   times->Begin(shape.batch);
   std::vector<std::shared_ptr<WaitingSink>> sinks;
   for (int32_t i = 0; i < shape.batch; ++i) {
@@ -154,24 +112,7 @@ absl::StatusOr<Timing> Measure(Engine* engine, StepTimes* times, const Shape& sh
   for (const auto& sink : sinks) {
     if (auto status = sink->Wait(); !status.ok()) return status;
   }
-  Timing timing;
-  std::vector<double> host_seconds;
-  std::vector<RetrievalSeconds> retrieval;
-  std::vector<double> seconds = times->Take(&host_seconds, &retrieval, &timing.graphs);
-  if (seconds.size() <= kWarmUp) return absl::InternalError("the rows never decoded together");
-  seconds.erase(seconds.begin(), seconds.begin() + kWarmUp);
-  host_seconds.erase(host_seconds.begin(), host_seconds.begin() + kWarmUp);
-  std::sort(host_seconds.begin(), host_seconds.end());
-  timing.host_ms = 1e3 * host_seconds[host_seconds.size() / 2];
-  std::sort(seconds.begin(), seconds.end());
-  std::sort(retrieval.begin(), retrieval.end(),
-            [](const RetrievalSeconds& a, const RetrievalSeconds& b) { return a.total < b.total; });
-  if (!retrieval.empty()) timing.retrieval = retrieval[retrieval.size() / 2];
-  timing.steps = static_cast<int>(seconds.size());
-  timing.median_ms = 1e3 * seconds[seconds.size() / 2];
-  timing.mean_ms = 1e3 * std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
-  timing.p99_ms = 1e3 * seconds[seconds.size() * 99 / 100];
-  return timing;
+  return times->Timing(kWarmUp);
 }
 
 absl::StatusOr<std::vector<Shape>> ShapesFromFlag() {
@@ -243,7 +184,7 @@ absl::StatusOr<LoadOptions> OptionsFor(const std::vector<Shape>& shapes) {
   return options;
 }
 
-void Print(const std::string& mode, const Shape& shape, const Timing& timing) {
+void Print(const std::string& mode, const Shape& shape, const StepTiming& timing) {
   printf("%-8s %8d %9d %12.3f %10.3f %10.3f %9.1f %5d/%d", mode.c_str(), shape.batch, shape.context, timing.median_ms,
          timing.mean_ms, timing.p99_ms, 100 * timing.host_ms / timing.median_ms, timing.graphs, timing.steps + kWarmUp);
   const RetrievalSeconds& retrieval = timing.retrieval;
@@ -255,7 +196,7 @@ void Print(const std::string& mode, const Shape& shape, const Timing& timing) {
   fflush(stdout);
 }
 
-std::string FieldsOf(absl::string_view prefix, const Timing& timing) {
+std::string FieldsOf(absl::string_view prefix, const StepTiming& timing) {
   const double graph_share = static_cast<double>(timing.graphs) / (timing.steps + kWarmUp);
   return absl::StrCat(", \"", prefix, "ms\": ", timing.median_ms, ", \"", prefix, "mean_ms\": ", timing.mean_ms, ", \"",
                       prefix, "p99_ms\": ", timing.p99_ms, ", \"", prefix, "host_ms\": ", timing.host_ms, ", \"",
@@ -266,7 +207,7 @@ absl::Status Write(const std::string& path, const LoadedEngine& loaded, const st
   const EngineOptions& options = loaded.engine->options();
   const auto name = [](bool value) { return value ? "true" : "false"; };
   std::ofstream file(path);
-  file << "{\"device\": \"" << loaded.engine->model().device << "\", \"versions\": {\"libtorch\": \""
+  file << "{\"device\": \"" << DeviceName(loaded.engine->model().device) << "\", \"versions\": {\"libtorch\": \""
        << loaded.libtorch_version << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit) << "\", \"quantization\": \""
        << absl::GetFlag(FLAGS_quantization) << "\", \"budget\": " << absl::GetFlag(FLAGS_budget)
        << ", \"temperature\": " << absl::GetFlag(FLAGS_temperature) << ", \"top_p\": " << absl::GetFlag(FLAGS_top_p)

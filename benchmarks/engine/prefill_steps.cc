@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "benchmarks/engine/device_name.h"
 #include "benchmarks/engine/prefill_operations.h"
 #include "engine/device.h"
 #include "engine/load.h"
@@ -253,9 +254,10 @@ class PrefillBenchmark {
 
   absl::Status Write(const std::string& path) const {
     std::ofstream file(path);
-    file << "{\"device\": \"" << engine_->model().device << "\", \"versions\": {\"libtorch\": \"" << libtorch_version_
-         << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit) << "\", \"matmul_tflops\": " << matmul_tflops_
-         << ", \"rows\": [\n  " << absl::StrJoin(rows_, ",\n  ") << "\n]}\n";
+    file << "{\"device\": \"" << DeviceName(engine_->model().device) << "\", \"versions\": {\"libtorch\": \""
+         << libtorch_version_ << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit)
+         << "\", \"matmul_tflops\": " << matmul_tflops_ << ", \"rows\": [\n  " << absl::StrJoin(rows_, ",\n  ")
+         << "\n]}\n";
     return file.good() ? absl::OkStatus() : absl::DataLossError(absl::StrCat(path, " could not be written"));
   }
 
