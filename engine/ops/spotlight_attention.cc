@@ -339,14 +339,46 @@ absl::Status SpotlightAttention::PrefillRow(int32_t layer, int32_t row, const at
     return DenseRows(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), count, step.max_context,
                      chunk_out);
   }
-  if (device_.is_cuda() && count <= kernels::kMaxChunkQueries) {
-    return ShortChunk(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), chunk_out);
+  if (device_.is_cuda()) {
+    return PrefillOnGpu(layer, chunk_q, pages, step.token_context.narrow(0, begin, count), context, chunk_out);
   }
   if (kernels::PrefillAttentionSupported(ExecutionOn(device_), ToKernelDType(q.scalar_type()), shape_.head_dim)) {
     return PrefillInPlace(layer, chunk_q, pages, context, chunk_out);
   }
   return PrefillAttention(chunk_q, cache_->kv(layer), pages.view({-1}), context, softmax_scale_, PrefillBlocks(),
                           chunk_out);
+}
+
+absl::Status SpotlightAttention::PrefillOnGpu(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
+                                              const at::Tensor& token_context, int32_t context, const at::Tensor& out) {
+  const PrefillBlocks blocks;
+  const int64_t count = q.size(0), past = context - count;
+  for (int64_t begin = 0, tokens = count; begin < count; begin += tokens) {
+    const int64_t left = count - begin, beyond = (past + begin) % blocks.unit;
+    const bool whole = beyond == 0 && left >= blocks.unit;
+    if (whole) {
+      tokens = left / blocks.unit * blocks.unit;
+    } else if (count >= blocks.unit) {
+      tokens = std::min(left, blocks.unit - beyond);
+    }
+    const at::Tensor part_q = q.narrow(0, begin, tokens), part_out = out.narrow(0, begin, tokens);
+    auto status = whole ? PrefillAttention(part_q, cache_->kv(layer), pages.view({-1}), past + begin + tokens,
+                                           softmax_scale_, blocks, part_out)
+                        : ShortChunks(layer, part_q, pages, token_context.narrow(0, begin, tokens), part_out);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SpotlightAttention::ShortChunks(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
+                                             const at::Tensor& token_context, const at::Tensor& out) {
+  for (int64_t begin = 0; begin < q.size(0); begin += kernels::kMaxChunkQueries) {
+    const int64_t count = std::min<int64_t>(kernels::kMaxChunkQueries, q.size(0) - begin);
+    auto status = ShortChunk(layer, q.narrow(0, begin, count), pages, token_context.narrow(0, begin, count),
+                             out.narrow(0, begin, count));
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SpotlightAttention::ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages,

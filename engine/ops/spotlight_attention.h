@@ -93,7 +93,14 @@ class SpotlightAttention : public Attention {
   // One prompt chunk: its tokens on everything before them and, causally, on themselves.
   absl::Status PrefillRow(int32_t layer, int32_t row, const at::Tensor& q, const StepTensors& step,
                           const at::Tensor& out);
-  // The same of few tokens on a GPU; lengths are read on the device, so the step may be a graph.
+  // The same on a GPU in half precision: the blocks that a library is best at from gathered keys, what is less than one
+  // in place. A chunk of less than a block is not cut at blocks' ends, so its kernels do not depend on where it begins.
+  absl::Status PrefillOnGpu(int32_t layer, const at::Tensor& q, const at::Tensor& pages,
+                            const at::Tensor& token_context, int32_t context, const at::Tensor& out);
+  // In place, kMaxChunkQueries tokens at a time.
+  absl::Status ShortChunks(int32_t layer, const at::Tensor& q, const at::Tensor& pages, const at::Tensor& token_context,
+                           const at::Tensor& out);
+  // So many or fewer; lengths are read on the device, so the step may be a graph.
   absl::Status ShortChunk(int32_t layer, const at::Tensor& q, const at::Tensor& pages, const at::Tensor& token_context,
                           const at::Tensor& out);
   // The same through the CPU's own kernel, where it has one.
