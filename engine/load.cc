@@ -26,6 +26,7 @@
 #include "engine/short_chunk.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
+#include "engine/torch_status.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
@@ -256,10 +257,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
 absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer) {
   try {
     return Load(options, observer);
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
   } catch (const c10::Error& error) {
-    return absl::InternalError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
+    return StatusOf(error, "loading the model");
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("loading the model: ", error.what()));
   }
