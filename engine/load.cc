@@ -186,7 +186,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
 
   SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
   if (device->is_cuda()) scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads);
-  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality};
+  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality, options.max_step_seconds};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
   const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};

@@ -40,6 +40,7 @@ struct LoadOptions {
   SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
   RetrievalOptions retrieval;
   QualityOptions quality;
+  double max_step_seconds = EngineOptions().max_step_seconds;
 };
 
 struct LoadedEngine {
