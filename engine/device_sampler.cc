@@ -1,6 +1,7 @@
 #include "engine/device_sampler.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -9,6 +10,7 @@
 #include <cstring>
 
 #include "engine/ops/execution.h"
+#include "engine/ops/pinned.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
 #include "engine/sampler.h"
@@ -30,22 +32,17 @@ int64_t WorkspaceBytes(const StepCapacity& capacity, int32_t vocab_size) {
   return static_cast<int64_t>(kernels::SampleWorkspaceBytes(rows, vocab_size));
 }
 
-at::Tensor PinnedBytes(int64_t bytes) {
-  return at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
-}
-
 template <typename T>
 T* PointerTo(const at::Tensor& bytes) {
   return static_cast<T*>(bytes.data_ptr());
 }
 
-// `values` on the device, by way of pinned memory that is kept until they are there.
 template <typename T>
-at::Tensor ToDevice(const std::vector<T>& values, at::Device device) {
+at::Tensor Pinned(const std::vector<T>& values) {
   const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  const at::Tensor host = PinnedBytes(bytes);
-  if (bytes > 0) std::memcpy(host.data_ptr(), values.data(), bytes);
-  return host.to(device, /*non_blocking=*/true);
+  at::Tensor pinned = PinnedEmpty({bytes}, at::kByte);
+  if (bytes > 0) std::memcpy(pinned.data_ptr(), values.data(), bytes);
+  return pinned;
 }
 
 }  // namespace
@@ -62,11 +59,12 @@ DeviceSampler::DeviceSampler(const StepCapacity& capacity, int32_t vocab_size, a
   entries_ = at::empty({capacity.max_rows, kEntriesBytes}, bytes);
   out_ = at::empty({capacity.max_tokens * kOutputBytes}, bytes);
   if (const int64_t size = WorkspaceBytes(capacity, vocab_size); size > 0) workspace_ = MakeWorkspace(size, device);
-  for (Copy& copy : copies_) copy.out = PinnedBytes(capacity.max_tokens * kOutputBytes);
+  for (Copy& copy : copies_) copy.out = PinnedEmpty({capacity.max_tokens * kOutputBytes}, at::kByte);
 }
 
 absl::StatusOr<const std::vector<SampleRowParams>*> DeviceSampler::Prepare(const Batch& batch) {
   if (auto status = slots_.Assign(batch, &rows_, &fresh_); !status.ok()) return status;
+  copies_[num_copied_ % 2].in.clear();
   for (const SampleSlots::Fresh& fresh : fresh_) {
     if (auto status = Write(fresh); !status.ok()) return status;
   }
@@ -74,17 +72,20 @@ absl::StatusOr<const std::vector<SampleRowParams>*> DeviceSampler::Prepare(const
 }
 
 absl::Status DeviceSampler::Write(const SampleSlots::Fresh& fresh) {
+  std::vector<at::Tensor>* const in = &copies_[num_copied_ % 2].in;
   const std::vector<SampleEntry> entries = SampleEntriesOf(*fresh.row);
   if (!entries.empty()) {
-    const at::Tensor values = ToDevice(entries, device_);
-    entries_.select(0, fresh.slot).narrow(0, 0, values.size(0)).copy_(values);
+    const at::Tensor& values = in->emplace_back(Pinned(entries));
+    EnqueueCopy(entries_.select(0, fresh.slot).narrow(0, 0, values.size(0)), values);
   }
   if (!IsPenalised(*fresh.row)) return absl::OkStatus();
   std::vector<int32_t> ids;
   if (fresh.row->prompt_token_ids != nullptr) ids = *fresh.row->prompt_token_ids;
   const auto num_prompt = static_cast<int32_t>(ids.size());
   ids.insert(ids.end(), fresh.row->output_token_ids->begin(), fresh.row->output_token_ids->end());
-  const at::Tensor device_ids = ToDevice(ids, device_);
+  const at::Tensor& host_ids = in->emplace_back(Pinned(ids));
+  const at::Tensor device_ids = at::empty_like(host_ids, host_ids.options().device(device_).pinned_memory(false));
+  EnqueueCopy(device_ids, host_ids);
   kernels::CountTokensParams params;
   params.execution = ExecutionOn(device_);
   params.vocab_size = vocab_size_;

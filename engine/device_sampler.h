@@ -59,7 +59,8 @@ class DeviceSampler {
   at::Tensor out_;        // [max_tokens] SampleOutput, as bytes: of the latest step
   at::Tensor workspace_;  // undefined: none is needed
   struct Copy {
-    at::Tensor out;  // pinned
+    std::vector<at::Tensor> in;  // pinned: what Prepare sends, kept until `done`
+    at::Tensor out;              // pinned
     at::cuda::CUDAEvent done;
   };
   Copy copies_[2];

@@ -27,6 +27,10 @@ absl::Status CheckOptions(const EngineOptions& options, const ModelInfo& model) 
     return absl::InvalidArgumentError(
         absl::StrCat("max_context_tokens: must be at least 2, got ", model.max_context_tokens));
   }
+  if (!(options.max_step_seconds >= 0 && options.max_step_seconds <= 1e6)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_step_seconds: must be in [0, 1000000], got ", options.max_step_seconds));
+  }
   return Scheduler::CheckOptions(options.scheduler);
 }
 

@@ -42,6 +42,10 @@ int32_t MaxRequestTokens(const EngineOptions& options, const ModelInfo& model) {
   return static_cast<int32_t>(std::min<int64_t>(model.max_context_tokens, cache_tokens));
 }
 
+absl::Duration MaxStep(const EngineOptions& options) {
+  return options.max_step_seconds > 0 ? absl::Seconds(options.max_step_seconds) : absl::InfiniteDuration();
+}
+
 }  // namespace
 
 EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, const RetrievalPolicy& policy,
@@ -52,6 +56,7 @@ EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, con
       quality_policy_(quality_policy),
       max_request_tokens_(MaxRequestTokens(options, model)),
       max_running_(options.scheduler.max_running),
+      max_step_(MaxStep(options)),
       tokenizer_(tokenizer),
       runner_(runner),
       queue_(queue),
@@ -71,12 +76,14 @@ bool EngineLoop::RunOnce() {
   step->start = clock_->Now();
   scheduler_.PlanStep(&step->plan);
   stats_.num_preempted += step->plan.num_preempted;
-  if (!step->plan.rows.empty()) {
-    LaunchStep(step);
-    return true;
-  }
-  if (under_way_ != nullptr) {
-    EndStep();
+  if (!step->plan.rows.empty() || under_way_ != nullptr) {
+    MarkProgress(step->start);
+    if (step->plan.rows.empty()) {
+      EndStep();
+    } else {
+      LaunchStep(step);
+    }
+    if (under_way_ == nullptr) progress_ns_ = kIdle;
     return true;
   }
   if (!stats_.cancel_releases.empty()) ReportStep();
@@ -228,6 +235,7 @@ void EngineLoop::EndStep() {
                                                  " log-probabilities for ", batch.scored.size(), " prompt tokens")));
   }
   const absl::Duration now = clock_->Now();
+  MarkProgress(now);
   waited_ += now - wait_start;
   scheduler_.Commit(plan, result->tokens);
 
@@ -440,8 +448,25 @@ void EngineLoop::PublishLoad() {
 }
 
 EngineLoad EngineLoop::load() const {
+  const absl::Status progress = CheckProgress();
   MutexLock lock(&load_mutex_);
-  return load_;
+  EngineLoad load = load_;
+  if (load.healthy && !progress.ok()) {
+    load.healthy = false;
+    load.fault = std::string(progress.message());
+  }
+  return load;
+}
+
+void EngineLoop::MarkProgress(absl::Duration now) {
+  progress_ns_ = absl::ToInt64Nanoseconds(now);
+}
+
+absl::Status EngineLoop::CheckProgress() const {
+  const int64_t progress_ns = progress_ns_;
+  if (progress_ns == kIdle || clock_->Now() - absl::Nanoseconds(progress_ns) <= max_step_) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("the engine hangs: a step has not ended within ", absl::FormatDuration(max_step_)));
 }
 
 void EngineLoop::ReportStep() {

@@ -7,7 +7,9 @@
 // nobody sees.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -35,7 +37,7 @@
 
 namespace spotlight::engine {
 
-// Has no thread: whoever calls RunOnce is the engine thread. Only load() is thread-safe.
+// Has no thread: whoever calls RunOnce is the engine thread. Only load() and CheckProgress() are thread-safe.
 class EngineLoop {
  public:
   // Everything pointed to outlives the loop; `observer` may be null. Options have been checked.
@@ -50,8 +52,10 @@ class EngineLoop {
   bool RunOnce();
 
   // Of the latest pass: running sequences, as waiting those that were preempted and further samples of what has
-  // started, pages, health.
+  // started, pages, health. Of now: whether a step hangs.
   EngineLoad load() const;
+  // UNAVAILABLE while a step takes longer than it may (EngineOptions::max_step_seconds). Thread-safe.
+  absl::Status CheckProgress() const;
 
   // Prompt and output tokens that one request may have.
   int32_t max_request_tokens() const { return max_request_tokens_; }
@@ -96,6 +100,8 @@ class EngineLoop {
   ActiveRequest* FindSample(const Sequence& sequence);
   // Ends one that was never active.
   void Reject(const Submission& submission, absl::Status status, FinishReason reason);
+  // A step is under way, and as of `now` it, or the one before it, has come on.
+  void MarkProgress(absl::Duration now);
   void PublishLoad();
   void ReportStep();
 
@@ -104,6 +110,7 @@ class EngineLoop {
   QualityPolicy quality_policy_;
   const int32_t max_request_tokens_;
   const int32_t max_running_;
+  const absl::Duration max_step_;
   const Tokenizer* const tokenizer_;
   ModelRunner* const runner_;
   RequestQueue* const queue_;
@@ -134,6 +141,8 @@ class EngineLoop {
   // Requests to end after the step's tokens are delivered, by their first sample's id.
   std::vector<std::pair<uint64_t, absl::Status>> failed_;
 
+  static constexpr int64_t kIdle = std::numeric_limits<int64_t>::min();
+  std::atomic<int64_t> progress_ns_{kIdle};  // the latest MarkProgress; kIdle: no step is under way
   mutable Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
 };

@@ -28,6 +28,7 @@
 #include "engine/short_chunk.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
+#include "engine/torch_status.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
@@ -214,7 +215,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
 
   SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
   if (device->is_cuda()) scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads);
-  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality};
+  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality, options.max_step_seconds};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
   shape.e4m3 = options.kv_cache_dtype == KvCacheDType::kFp8;
@@ -288,10 +289,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
 absl::StatusOr<LoadedEngine> LoadEngine(const LoadOptions& options, StatsObserver* observer) {
   try {
     return Load(options, observer);
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
   } catch (const c10::Error& error) {
-    return absl::InternalError(absl::StrCat("loading the model: ", error.what_without_backtrace()));
+    return StatusOf(error, "loading the model");
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("loading the model: ", error.what()));
   }

@@ -72,6 +72,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<Respon
   if (status.ok() && tokenizer_ == nullptr && !request.stopping.stop.empty()) {
     status = absl::FailedPreconditionError("stopping.stop: the model has no tokenizer, no text can match");
   }
+  if (status.ok()) status = loop_.CheckProgress();
   if (!status.ok()) return status;
   const absl::Duration now = clock_->Now();
   Reservation reservation(request.key());

@@ -47,6 +47,8 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   RetrievalOptions retrieval;
   QualityOptions quality;
+  // A step that takes longer will not end: Load() says so, and Submit refuses. 0: steps may take any time.
+  double max_step_seconds = 600;
 };
 
 }  // namespace spotlight::engine

@@ -22,6 +22,7 @@
 #include "engine/ops/parallel.h"
 #include "engine/sampler.h"
 #include "engine/short_chunk.h"
+#include "engine/torch_status.h"
 
 namespace spotlight::engine {
 namespace {
@@ -48,6 +49,11 @@ class TorchModelRunner : public ModelRunner {
     if (!parts_.cuda_graphs) return;
     graphs_ = std::make_unique<DecodeGraphs>(&inputs_, parts_.capacity, parts_.short_chunks, parts_.max_context,
                                              [this](const StepTensors& step) { return DecodeAndSample(step); });
+  }
+
+  // After a fault steps may be under way, whose copies use this one's memory.
+  ~TorchModelRunner() override {
+    if (stream_.has_value()) cudaStreamSynchronize(stream_->stream());
   }
 
   // Before the first step.
@@ -106,7 +112,7 @@ class TorchModelRunner : public ModelRunner {
       const c10::cuda::CUDAStreamGuard on_stream(*stream_);
       return work();
     } catch (const c10::Error& error) {
-      return absl::InternalError(absl::StrCat("model step failed: ", error.what_without_backtrace()));
+      return StatusOf(error, "model step failed");
     } catch (const std::exception& error) {
       return absl::InternalError(absl::StrCat("model step failed: ", error.what()));
     }

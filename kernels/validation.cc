@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -109,7 +110,8 @@ void Validation::Rows(const int32_t* context_len, const int32_t* page_table, int
 
 absl::Status CudaStatus(absl::string_view operation, int error) {
   if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(operation, ": CUDA: ", cudaGetErrorString(static_cast<cudaError_t>(error))));
+  const std::string message = absl::StrCat(operation, ": CUDA: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
 }
 
 }  // namespace spotlight::kernels

@@ -81,7 +81,7 @@ class Validation {
   absl::Status status_;
 };
 
-// A launcher's cudaError_t as a status: INTERNAL, naming the operation.
+// A launcher's cudaError_t as a status that names the operation: RESOURCE_EXHAUSTED for want of memory, else INTERNAL.
 absl::Status CudaStatus(absl::string_view operation, int error);
 
 }  // namespace spotlight::kernels

@@ -20,7 +20,7 @@ const spotlight::engine::QueueOptions kQueue;
 const spotlight::engine::SchedulerOptions kScheduler;
 const spotlight::engine::RetrievalOptions kRetrieval;
 const spotlight::engine::QualityOptions kQuality;
-constexpr int kMaxGapMs = 1000000;
+constexpr int kMaxGapMs = 1000000, kMaxStepSeconds = 1000000;
 }  // namespace
 
 ABSL_FLAG(std::string, model, "", "Checkpoint folder: config.json, tokenizer.json, *.safetensors. Required");
@@ -81,6 +81,9 @@ ABSL_FLAG(std::string, histogram_buckets, "",
           "time_to_first_token_seconds=0.5,1,2;step_seconds=0.01,0.1. A query is exact only on a bound: have your "
           "objectives among them");
 
+ABSL_FLAG(double, max_step_seconds, spotlight::engine::LoadOptions().max_step_seconds,
+          "A step of the model that takes longer hangs: health goes NOT_SERVING, for the process to be replaced; 0: "
+          "steps may take any time");
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
 namespace spotlight::server {
@@ -147,7 +150,7 @@ const std::vector<FlagGroup>& Groups() {
       {"Traces",
        {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}, {"trace_parents_per_second", "N"}}},
       {"Metrics", {{"histogram_buckets", "NAME=B,..."}}},
-      {"Lifecycle", {{"drain_seconds", "S"}}},
+      {"Lifecycle", {{"max_step_seconds", "S"}, {"drain_seconds", "S"}}},
   };
   return *groups;
 }
@@ -222,6 +225,11 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
     return Invalid("max-token-gap-ms", absl::StrCat("must be in [0, ", kMaxGapMs, "], got ", gap_ms));
   }
   load->scheduler.max_token_gap_seconds = 1e-3 * gap_ms;
+  load->max_step_seconds = absl::GetFlag(FLAGS_max_step_seconds);
+  if (!(load->max_step_seconds >= 0 && load->max_step_seconds <= kMaxStepSeconds)) {
+    return Invalid("max-step-seconds",
+                   absl::StrCat("must be in [0, ", kMaxStepSeconds, "], got ", load->max_step_seconds));
+  }
   load->scheduler.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   load->queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);
   load->queue.max_waiting_tokens = absl::GetFlag(FLAGS_max_waiting_tokens);

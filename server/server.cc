@@ -329,7 +329,9 @@ absl::StatusOr<std::string> Server::AnswerProfile(const ProfileCall& call) {
 
 absl::Status Server::Live() {
   PollEngine();
-  if (state() == ServingState::kFailed) return absl::InternalError("the engine has stopped after a device fault");
+  if (state() == ServingState::kFailed) {
+    return absl::InternalError("the engine has stopped after a device fault, or hangs");
+  }
   return absl::OkStatus();
 }
 

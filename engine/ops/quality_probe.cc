@@ -1,13 +1,13 @@
 #include "engine/ops/quality_probe.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 
 #include "engine/ops/execution.h"
+#include "engine/ops/pinned.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
 #include "engine/page_pool.h"
@@ -54,6 +54,10 @@ kernels::RetrievalQualityParams JudgementOf(const kernels::SparseDecodeParams& r
 
 }  // namespace
 
+PendingQuality::~PendingQuality() {
+  if (done_ != nullptr) cudaEventSynchronize(done_->event());
+}
+
 QualityReading PendingQuality::Wait() const {
   if (done_ != nullptr) done_->synchronize();
   const int64_t num_heads = metrics_.size(1);
@@ -94,6 +98,15 @@ QualityProbe::~QualityProbe() {
   if (stream_.has_value()) cudaStreamSynchronize(stream_->stream());  // it may still read what is given back now
 }
 
+at::Tensor QualityProbe::EmptyHost(at::IntArrayRef shape, at::ScalarType dtype) const {
+  return device_.is_cuda() ? PinnedEmpty(shape, dtype) : Empty(shape, dtype, at::kCPU);
+}
+
+void QualityProbe::Copy(const at::Tensor& to, const at::Tensor& from) const {
+  if (device_.is_cuda()) return EnqueueCopy(to, from);
+  to.copy_(from);
+}
+
 void QualityProbe::AwaitLatest() {
   if (done_ != nullptr) done_->block(c10::cuda::getCurrentCUDAStream(device_.index()));
 }
@@ -123,14 +136,12 @@ StepTensors QualityProbe::RowOf(const Batch& batch, int32_t row) {
   num_select_ = batch.num_select[row];
   const int32_t num_pages = PagesFor(context_len_);
   const int32_t* const page_table = batch.page_table.data() + int64_t{row} * batch.max_pages;
-  // Pinned memory is not used again before what was enqueued has read it.
-  const at::Tensor host =
-      at::empty({2 + num_pages}, at::TensorOptions().dtype(at::kInt).pinned_memory(device_.is_cuda()));
-  auto* const values = host.data_ptr<int32_t>();
+  host_row_ = EmptyHost({2 + num_pages}, at::kInt);
+  auto* const values = host_row_.data_ptr<int32_t>();
   values[0] = context_len_;
   values[1] = num_select_;
   std::copy_n(page_table, num_pages, values + 2);
-  row_.narrow(0, 0, 2 + num_pages).copy_(host, /*non_blocking=*/true);
+  Copy(row_.narrow(0, 0, 2 + num_pages), host_row_);
   if (stream_.has_value()) pages_.Assign(page_table, context_len_);
 
   StepTensors tensors;
@@ -159,8 +170,7 @@ absl::StatusOr<std::unique_ptr<PendingQuality>> QualityProbe::Measure(kernels::S
     metric += num_kv_heads_;
   }
   SetWorkspace(workspace_, &params);
-  const at::Tensor host =
-      at::empty_like(metrics_, at::TensorOptions().device(at::kCPU).pinned_memory(stream_.has_value()));
+  const at::Tensor host = EmptyHost(metrics_.sizes(), at::kFloat);
   if (stream_.has_value()) {
     selected_event_.record(c10::cuda::getCurrentCUDAStream(device_.index()));
     selected_event_.block(*stream_);
@@ -168,12 +178,12 @@ absl::StatusOr<std::unique_ptr<PendingQuality>> QualityProbe::Measure(kernels::S
   const c10::cuda::OptionalCUDAStreamGuard beside(stream_);
   params.execution = ExecutionOn(device_);
   if (auto status = kernels::RetrievalQuality(params); !status.ok()) return status;
-  host.copy_(metrics_, /*non_blocking=*/true);
+  Copy(host, metrics_);
   if (stream_.has_value()) {
     done_ = std::make_shared<at::cuda::CUDAEvent>();
     done_->record(*stream_);
   }
-  return std::make_unique<PendingQuality>(target, host, done_);
+  return std::make_unique<PendingQuality>(target, host, std::move(host_row_), done_);
 }
 
 }  // namespace spotlight::engine

@@ -24,14 +24,19 @@ namespace spotlight::engine {
 // A measurement, perhaps still under way.
 class PendingQuality {
  public:
-  PendingQuality(const QualityTarget& target, at::Tensor metrics, std::shared_ptr<at::cuda::CUDAEvent> done)
-      : target_(target), metrics_(std::move(metrics)), done_(std::move(done)) {}
+  // `metrics` and `row` are on the host, pinned if the device is a GPU, which until `done` writes and reads them.
+  PendingQuality(const QualityTarget& target, at::Tensor metrics, at::Tensor row,
+                 std::shared_ptr<at::cuda::CUDAEvent> done)
+      : target_(target), metrics_(std::move(metrics)), row_(std::move(row)), done_(std::move(done)) {}
+  // Waits for it.
+  ~PendingQuality();
   // Waits for it.
   QualityReading Wait() const;
 
  private:
   const QualityTarget target_;
   const at::Tensor metrics_;  // [6, Hkv] float on the host, in the order of RetrievalQualityParams
+  const at::Tensor row_;
   const std::shared_ptr<at::cuda::CUDAEvent> done_;  // null: it is there
 };
 
@@ -65,6 +70,9 @@ class QualityProbe {
   absl::StatusOr<std::unique_ptr<PendingQuality>> Measure(kernels::SparseDecodeParams row, const QualityTarget& target);
 
  private:
+  // Pinned on a GPU, and copies by way of it are enqueued.
+  at::Tensor EmptyHost(at::IntArrayRef shape, at::ScalarType dtype) const;
+  void Copy(const at::Tensor& to, const at::Tensor& from) const;
   void AwaitLatest();
 
   const at::Device device_;
@@ -72,6 +80,7 @@ class QualityProbe {
   at::Tensor q_, out_;       // [1, Hq, D]
   at::Tensor planes_;        // [Hkv * kMaxPlanes * kMaxHashWords] int32
   at::Tensor row_;           // [2 + max_pages] int32: context_len, num_select, page table
+  at::Tensor host_row_;      // what was copied there, until the measurement has it
   at::Tensor selected_;      // [Hkv * max_context] int32
   at::Tensor num_selected_;  // [Hkv] int32
   at::Tensor metrics_;       // [6, Hkv] float

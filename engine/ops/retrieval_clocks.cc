@@ -1,7 +1,8 @@
 #include "engine/ops/retrieval_clocks.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+
+#include "engine/ops/pinned.h"
 
 namespace spotlight::engine {
 
@@ -27,9 +28,8 @@ kernels::SparseDecodeStages* RetrievalClocks::Stages(int32_t layer, int32_t run)
 }
 
 at::Tensor RetrievalClocks::CopyOut(int32_t num_runs) const {
-  at::Tensor copy = at::empty({num_runs, num_layers_, static_cast<int64_t>(sizeof(Clock))},
-                              at::TensorOptions().dtype(at::kByte).pinned_memory(true));
-  copy.copy_(clocks_.narrow(0, 0, num_runs), /*non_blocking=*/true);
+  at::Tensor copy = PinnedEmpty({num_runs, num_layers_, static_cast<int64_t>(sizeof(Clock))}, at::kByte);
+  EnqueueCopy(copy, clocks_.narrow(0, 0, num_runs));
   return copy;
 }
 

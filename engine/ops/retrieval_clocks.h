@@ -25,7 +25,8 @@ class RetrievalClocks {
   uint64_t* EncodeStart(int32_t layer);
   kernels::SparseDecodeStages* Stages(int32_t layer, int32_t run);
 
-  // Enqueued: what the latest step wrote, in pinned memory once the stream has come so far. The step had `num_runs`.
+  // Enqueued: what the latest step wrote, in pinned memory once the stream has come so far, until when it is kept. The
+  // step had `num_runs`.
   at::Tensor CopyOut(int32_t num_runs) const;
   // What CopyOut copied, summed over the layers that retrieved. A layer's total is from its encoder's start to its last
   // run's end; encode is what comes before the first run's own stages.

@@ -26,6 +26,7 @@ server:
   maxRunning: 8
   maxStepTokens: 256
   maxTokenGapMs: 80
+  maxStepSeconds: 900
   maxWaitingRequests: 100000
   maxWaitingTokens: 20000000
   hash: none

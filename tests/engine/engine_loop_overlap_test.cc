@@ -43,6 +43,29 @@ TEST_F(EngineLoopOverlapTest, APassLaunchesAStepAndEndsTheOneBefore) {
   EXPECT_EQ(loop_->load().num_free_pages, 64);
 }
 
+TEST_F(EngineLoopOverlapTest, AStepThatTakesTooLongIsSaidWhileItDoes) {
+  options_.max_step_seconds = 30;
+  for (const int32_t in_flight : {1, 2}) {
+    StartWith(in_flight);
+    std::vector<std::pair<double, bool>> waits = {{0, true}, {29, true}, {31, false}, {29, true}};
+    size_t next = 0;
+    runner_->OnWait([&] {
+      const auto [seconds, healthy] = waits.at(next++);
+      clock_.Advance(absl::Seconds(seconds));
+      const EngineLoad load = loop_->load();
+      EXPECT_EQ(load.healthy, healthy) << seconds;
+      EXPECT_EQ(load.fault, healthy ? "" : "the engine hangs: a step has not ended within 30s");
+      EXPECT_EQ(loop_->CheckProgress().ok(), healthy);
+    });
+    const auto sink = Submit(Request("a", static_cast<int32_t>(waits.size())), {1, 2, 3});
+    RunUntilIdle();
+    EXPECT_EQ(next, waits.size());
+    EXPECT_TRUE(sink->finish().status.ok());
+    clock_.Advance(absl::Hours(1));
+    EXPECT_TRUE(loop_->load().healthy) << "an idle engine";
+  }
+}
+
 TEST_F(EngineLoopOverlapTest, AStopFoundLateCostsOneTokenThatNobodySees) {
   StartWith(2);
   runner_->Script(1, {20, 21, kTinyEos, 22});

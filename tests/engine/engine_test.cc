@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <thread>
@@ -352,6 +353,33 @@ TEST_F(EngineTest, ADeviceFaultEndsRequestsAndLeavesTheEngineUnhealthy) {
   EXPECT_FALSE(engine_->Load().healthy);
   EXPECT_EQ(SubmitError(Request("b", 5)).code(), StatusCode::kUnavailable);
   engine_->Drain(absl::InfiniteDuration());
+}
+
+TEST_F(EngineTest, AStepThatHangsLeavesTheEngineUnhealthyAsLongAsItDoes) {
+  Start();
+  runner_->Pause();
+  const auto sink = Submit(Request("a", 5));
+  while (engine_->Load().healthy) {  // from when the engine's thread has begun the step
+    clock_.Advance(absl::Minutes(1));
+    std::this_thread::yield();
+  }
+  const absl::Status refused = SubmitError(Request("b", 5));
+  EXPECT_EQ(refused, absl::UnavailableError("the engine hangs: a step has not ended within 10m"));
+  EXPECT_FALSE(sink->finished());
+  runner_->Resume();
+  EXPECT_TRUE(sink->WaitForFinish().status.ok());
+  EXPECT_TRUE(Submit(Request("c", 5))->WaitForFinish().status.ok());
+}
+
+TEST_F(EngineTest, AnUnusableBoundOfStepsIsRefused) {
+  for (const double seconds : {-1.0, 2e6, std::nan("")}) {
+    options_.max_step_seconds = seconds;
+    auto runner = std::make_unique<FakeModelRunner>(options_.scheduler.num_pages, kTinyVocabSize);
+    const auto engine =
+        Engine::Create(options_, TinyModelInfo(), LoadTinyTokenizer(), nullptr, std::move(runner), &observer_, &clock_);
+    EXPECT_EQ(engine.status().code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(engine.status().message().substr(0, 18), "max_step_seconds: ");
+  }
 }
 
 TEST_F(EngineTest, SurvivesSubmittersAndCancellersOnManyThreads) {

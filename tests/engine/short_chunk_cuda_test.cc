@@ -7,116 +7,16 @@
 #include <utility>
 #include <vector>
 
-#include "engine/model/layer_hash.h"
-#include "engine/short_chunk.h"
-#include "engine/torch_model_runner.h"
-#include "kernels/layout.h"
 #include "tests/testing/model_harness.h"
 #include "tests/testing/relative_error.h"
-#include "tests/testing/sampling.h"
+#include "tests/testing/runner_harness.h"
 
 namespace spotlight::engine {
 namespace {
 
 constexpr char kFolder[] = "tests/testdata/tiny-llama";
-constexpr int32_t kMaxContext = 1024, kMaxRows = 12, kPages = kMaxContext / kernels::kPageTokens;
-constexpr int32_t kSelect = 40, kHashedLayer = 2;
-
-// What a runner borrows.
-struct Model {
-  ModelConfig config;
-  std::unique_ptr<Checkpoint> checkpoint;
-  std::unique_ptr<TensorSource> source;
-  HashFile hash;
-};
-
-std::unique_ptr<ModelRunner> MakeRunner(bool cuda_graphs, at::ScalarType dtype, const std::string& hash_path) {
-  auto model = std::make_shared<Model>();
-  model->config = *LoadModelConfig(kFolder);
-  const ModelConfig& c = model->config;
-  model->checkpoint = *Checkpoint::Open(kFolder);
-  model->source = CheckpointTensors(model->checkpoint.get());
-  RunnerParts parts;
-  parts.device = at::Device(at::kCUDA, 0);
-  parts.dtype = dtype;
-  parts.decoder = *Decoder::Load(c, model->source.get(), dtype, parts.device, Quantization::kNone);
-  auto harness = testing::ModelHarness::Create(kFolder, {});
-  model->hash = *LoadHashFile(hash_path, c, (*harness)->fingerprint(), /*allow_untrained=*/true);
-  parts.hashes = *LoadLayerHashes(model->hash, parts.device);
-  KvCacheShape shape{c.num_layers, c.num_kv_heads, c.head_dim, model->hash.hash_words, {}};
-  for (const auto& [layer, hash] : parts.hashes) shape.hashed_layers.push_back(layer);
-  parts.cache = std::make_unique<KvCache>(*KvCache::Create(shape, kMaxRows * kPages, dtype, parts.device));
-  AttentionOptions options;
-  options.max_decode_rows = kMaxRows;
-  options.max_chunk_tokens = 512;
-  options.max_context = kMaxContext;
-  options.measure_quality = true;
-  options.num_graph_layers = cuda_graphs ? c.num_layers : 0;
-  parts.attention = std::make_unique<SpotlightAttention>(
-      *SpotlightAttention::Create({c.num_q_heads, c.num_kv_heads, c.head_dim}, options, c.inv_freq, c.rope_scale,
-                                  parts.cache.get(), dtype, parts.device));
-  parts.capacity = {512, kMaxRows, kPages};
-  parts.max_context = kMaxContext;
-  parts.cuda_graphs = cuda_graphs;
-  parts.short_chunks = {16, 32, 48, 64, 96, 128};
-  parts.num_layers = c.num_layers;
-  parts.vocab_size = c.vocab_size;
-  parts.weight_storage = model;
-  auto runner = MakeTorchModelRunner(std::move(parts));
-  EXPECT_TRUE(runner.ok()) << runner.status();
-  return runner.ok() ? *std::move(runner) : nullptr;
-}
-
-// Sequences of given tokens whose pages lie side by side.
-class Sequences {
- public:
-  // A step of one token each of `decoding`, the last `sparse` of which retrieve, and the next `chunk` tokens of
-  // `prompt`, which they end or not.
-  Batch Step(const std::vector<int32_t>& decoding, int32_t sparse, int32_t prompt, int32_t chunk, bool ends) {
-    Batch batch;
-    batch.num_decode_rows = static_cast<int32_t>(decoding.size());
-    batch.num_dense_rows = batch.num_decode_rows - sparse;
-    batch.max_pages = kPages;
-    batch.query_begin = {0};
-    for (const int32_t sequence : decoding) Add(sequence, 1, true, &batch);
-    for (int32_t row = batch.num_dense_rows; row < batch.num_decode_rows; ++row) batch.num_select[row] = kSelect;
-    if (chunk > 0) Add(prompt, chunk, ends, &batch);
-    return batch;
-  }
-
- private:
-  void Add(int32_t sequence, int32_t count, bool samples, Batch* batch) {
-    for (int32_t i = 0; i < count; ++i) {
-      const int32_t position = lengths_[sequence]++;
-      batch->token_ids.push_back(5 + (position * 37 + sequence * 11) % 400);
-      batch->positions.push_back(position);
-      batch->slots.push_back(int64_t{sequence} * kMaxContext + position);
-    }
-    for (int32_t page = 0; page < kPages; ++page) batch->page_table.push_back(sequence * kPages + page);
-    batch->query_begin.push_back(batch->num_tokens());
-    batch->context_len.push_back(lengths_[sequence]);
-    batch->num_select.push_back(0);
-    ++batch->num_rows;
-    if (!samples) return;
-    SampleRow row;
-    row.token_index = batch->num_tokens() - 1;
-    row.sampling = &greedy_;
-    row.sequence_id = sequence + 1;
-    row.num_logprobs = 5;
-    batch->samples.push_back(row);
-  }
-
-  const SamplingParams greedy_ = testing::ResolvedSampling(0);
-  int32_t lengths_[kMaxRows] = {};
-};
-
-StepResult RunStep(ModelRunner* runner, const Batch& batch) {
-  const absl::Status launched = runner->Launch(batch);
-  EXPECT_TRUE(launched.ok()) << launched;
-  auto result = runner->Wait();
-  EXPECT_TRUE(result.ok()) << result.status();
-  return result.ok() ? *std::move(result) : StepResult();
-}
+constexpr int32_t kMaxContext = 1024, kMaxRows = 12;
+constexpr int32_t kHashedLayer = 2;
 
 class ShortChunkCudaTest : public ::testing::Test {
  protected:
@@ -136,16 +36,24 @@ class ShortChunkCudaTest : public ::testing::Test {
   Outcome RunChunks(bool cuda_graphs, at::ScalarType dtype, int32_t rows, int32_t sparse,
                     const std::vector<int32_t>& chunks, bool measures = false) {
     Outcome outcome;
-    const std::unique_ptr<ModelRunner> runner = MakeRunner(cuda_graphs, dtype, hash_path_);
+    testing::RunnerOptions options;
+    options.folder = kFolder;
+    options.hash_path = hash_path_;
+    options.dtype = dtype;
+    options.cuda_graphs = cuda_graphs;
+    options.measure_quality = true;
+    options.max_rows = kMaxRows;
+    options.max_context = kMaxContext;
+    const std::unique_ptr<ModelRunner> runner = testing::MakeRunner(options);
     if (runner == nullptr) return outcome;
-    Sequences sequences;
+    testing::Sequences sequences(kMaxRows, kMaxContext);
     std::vector<int32_t> decoding;
     for (int32_t i = 0; i < rows; ++i) {
-      RunStep(runner.get(), sequences.Step({}, 0, i, 130 + 31 * i, true));
+      sequences.Prefill(runner.get(), i, 130 + 31 * i, 512);
       decoding.push_back(i);
     }
     const auto step = [&](const Batch& batch) {
-      StepResult result = RunStep(runner.get(), batch);
+      StepResult result = testing::RunStep(runner.get(), batch);
       EXPECT_EQ(result.tokens.size(), batch.samples.size());
       outcome.graphs += result.cuda_graph ? 1 : 0;
       for (SampledToken& token : result.tokens) outcome.tokens.push_back(std::move(token));

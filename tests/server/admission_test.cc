@@ -193,6 +193,33 @@ TEST_F(AdmissionTest, AStepThatFailsEndsItsRequestsWithOneStatusAndTheServerStop
       << "once, however many requests and polls hear of it";
 }
 
+TEST_F(AdmissionTest, AStepThatHangsTakesTheServerOutOfService) {
+  options_.max_step_seconds = 0.5;
+  Start();
+  grpc::ClientContext context;
+  const auto stream = stub_->GenerateStream(&context, TokensRequest("hangs", 4000));
+  v1::GenerateStreamResponse message;
+  ASSERT_TRUE(stream->Read(&message));
+  runner_->Pause();
+  const auto start = Steady::now();
+  while (server_->state() != ServingState::kFailed && SecondsSince(start) < 30) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(server_->state(), ServingState::kFailed);
+  httplib::Client http("127.0.0.1", server_->http_port());
+  EXPECT_EQ(http.Get("/healthz")->status, 503);
+  const grpc::Status refused = Generate("new", 5, milliseconds(10000));
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(refused.error_message(), "the engine hangs: a step has not ended within 500ms");
+  runner_->Resume();
+  EXPECT_EQ(server_->state(), ServingState::kFailed) << "for good: whoever watches it replaces it";
+  context.TryCancel();
+  server_->Drain(absl::Seconds(10));
+  server_->Shutdown();
+  EXPECT_EQ(log_.text(),
+            "C the engine has stopped and serves no more: the engine hangs: a step has not ended within 500ms\n");
+}
+
 TEST_F(AdmissionTest, AScraperThatDoesNotReadHoldsUpNobody) {
   StartWithSteps(milliseconds(1));
   std::vector<std::unique_ptr<httplib::Client>> idle;

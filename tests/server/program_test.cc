@@ -136,6 +136,7 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--max-running=600", "--max-step-tokens=512"}),
             "--max-step-tokens: must be at least 600, got 512");
   EXPECT_EQ(Error({"--model=x", "--max-token-gap-ms=-1"}), "--max-token-gap-ms: must be in [0, 1000000], got -1");
+  EXPECT_EQ(Error({"--model=x", "--max-step-seconds=nan"}), "--max-step-seconds: must be in [0, 1000000], got nan");
   EXPECT_EQ(Error({"--model=x", "--histogram-buckets=step_seconds=2,1"}),
             "--histogram-buckets: step_seconds: bounds must increase, got 1 after 2");
 }
