@@ -254,7 +254,9 @@ TEST(DecodeGraphsTest, AStepThatIsMeasuredBesideAChunkIsPaddedAndNotReplayed) {
   batch.quality = QualityTarget{2, 1, 7, 0};
   for (int i = 0; i < 4; ++i) {
     EXPECT_FALSE(graphs.Captures(batch));
-    EXPECT_FALSE(graphs.Prepare(batch));
+    absl::optional<absl::Status> capture;
+    EXPECT_FALSE(graphs.Prepare(batch, &capture));
+    EXPECT_FALSE(capture.has_value());
   }
   ASSERT_TRUE(graphs.Pads(batch));
   const auto step = graphs.CopyPadded(batch, {});
@@ -273,6 +275,24 @@ TEST(DecodeGraphsTest, AStepThatIsMeasuredBesideAChunkIsPaddedAndNotReplayed) {
   EXPECT_FALSE(graphs.Pads(long_one));
 }
 
+// Beside a cache that the kernel for short chunks does not read.
+TEST(DecodeGraphsTest, WithoutLengthsOfChunksThoseAreNeitherPaddedNorCaptured) {
+  constexpr StepCapacity kCapacity = {160, 16, 4};
+  StepInputs inputs(kCapacity, at::kCPU);
+  DecodeGraphs graphs(&inputs, kCapacity, {}, 1024,
+                      [](const StepTensors&) { return absl::InternalError("nothing is captured here"); });
+  Batch batch = BatchWithChunk(), rows = MixedBatch();
+  batch.samples.resize(3);
+  rows.samples.resize(3);
+  for (int i = 0; i < 4; ++i) {
+    absl::optional<absl::Status> capture;
+    EXPECT_FALSE(graphs.Captures(batch));
+    EXPECT_FALSE(graphs.Prepare(batch, &capture));
+    EXPECT_FALSE(graphs.Pads(batch));
+  }
+  EXPECT_TRUE(graphs.Pads(rows));
+}
+
 TEST(DecodeGraphsTest, TheThirdStepOfAKindCaptures) {
   constexpr StepCapacity kCapacity = {160, 16, 4};
   StepInputs inputs(kCapacity, at::kCPU);
@@ -284,7 +304,9 @@ TEST(DecodeGraphsTest, TheThirdStepOfAKindCaptures) {
   for (int i = 0; i < 2; ++i) {
     EXPECT_FALSE(graphs.Captures(batch)) << i;
     EXPECT_FALSE(graphs.Captures(batch)) << "to ask does not count";
-    EXPECT_FALSE(graphs.Prepare(batch)) << i;
+    absl::optional<absl::Status> capture;
+    EXPECT_FALSE(graphs.Prepare(batch, &capture)) << i;
+    EXPECT_FALSE(capture.has_value()) << i;
     EXPECT_FALSE(graphs.Captures(other)) << "each kind by itself";
   }
   EXPECT_TRUE(graphs.Captures(batch));
