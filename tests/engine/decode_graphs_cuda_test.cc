@@ -38,10 +38,11 @@ class DecodeGraphsCudaTest : public ::testing::TestWithParam<at::ScalarType> {
     ASSERT_NE(graph_, nullptr);
   }
 
-  void ExpectSameBits(const Batch& batch, const std::string& what) {
+  // replayed: by the runner with graphs, from one.
+  void ExpectSameBits(const Batch& batch, const std::string& what, bool replayed = true) {
     const StepResult eager = testing::RunStep(eager_.get(), batch), graph = testing::RunStep(graph_.get(), batch);
     EXPECT_FALSE(eager.cuda_graph);
-    EXPECT_TRUE(graph.cuda_graph) << what;
+    EXPECT_EQ(graph.cuda_graph, replayed) << what;
     ASSERT_EQ(eager.tokens.size(), batch.samples.size());
     ASSERT_EQ(graph.tokens.size(), batch.samples.size());
     for (size_t i = 0; i < eager.tokens.size(); ++i) {
@@ -71,8 +72,9 @@ TEST_P(DecodeGraphsCudaTest, FullGraphsOfAnyNumberOfRowsGiveTheSameBits) {
     std::iota(decoding.begin(), decoding.end(), 0);
     for (const int32_t sparse : {0, rows / 2, rows}) {
       for (int32_t step = 0; step < 4; ++step) {
+        const bool mixed = sparse > 0 && sparse < rows;  // captured at the third step of their kind
         ExpectSameBits(sequences.Step(decoding, sparse, 0, 0, false),
-                       std::to_string(rows) + " rows, " + std::to_string(sparse) + " sparse");
+                       std::to_string(rows) + " rows, " + std::to_string(sparse) + " sparse", !mixed || step >= 2);
       }
     }
   }
