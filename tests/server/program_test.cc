@@ -87,6 +87,9 @@ TEST(CommandLineTest, FillsTheOptions) {
             (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
   EXPECT_EQ(Parse({"--model=x"})->options.load.kv_cache_dtype, engine::KvCacheDType::kAuto);
   EXPECT_EQ(Parse({"--model=x", "--kv-cache-dtype=fp8"})->options.load.kv_cache_dtype, engine::KvCacheDType::kFp8);
+  EXPECT_FALSE(load.max_step_seconds.has_value()) << "by device";
+  EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=0"})->options.load.max_step_seconds, 0.0);
+  EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=2.5"})->options.load.max_step_seconds, 2.5);
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
   EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
   EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
@@ -140,7 +143,7 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
             "--max-step-tokens: must be at least 600, got 512");
   EXPECT_EQ(Error({"--model=x", "--max-token-gap-ms=-1"}), "--max-token-gap-ms: must be in [0, 1000000], got -1");
   EXPECT_EQ(Error({"--model=x", "--max-step-seconds=nan"}),
-            "--max-step-seconds: must be in [0, 1000000], got nan");
+            "--max-step-seconds: must be auto or in [0, 1000000], got \"nan\"");
   EXPECT_EQ(Error({"--model=x", "--histogram-buckets=step_seconds=2,1"}),
             "--histogram-buckets: step_seconds: bounds must increase, got 1 after 2");
 }
