@@ -192,12 +192,16 @@ int32_t DecodeGraphs::ContextOf(const Batch& batch) const {
   return longest <= kShortContext ? kShortContext : max_context_;
 }
 
-bool DecodeGraphs::Captures(const Batch& batch) const {
+bool DecodeGraphs::Awaits(const Batch& batch) const {
   if (!MayReplay(batch) || graphs_.size() >= kMaxGraphs) return false;
   const GraphKey key = KeyOf(batch);
-  const auto without = num_without_.find(key);
-  const bool recurs = without != num_without_.end() && without->second >= kStepsBeforeCapture;
-  return recurs && graphs_.count(key) == 0 && failed_.count(key) == 0;
+  return graphs_.count(key) == 0 && failed_.count(key) == 0;
+}
+
+bool DecodeGraphs::Captures(const Batch& batch) const {
+  if (!Awaits(batch)) return false;
+  const auto without = num_without_.find(KeyOf(batch));
+  return without != num_without_.end() && without->second >= kStepsBeforeCapture;
 }
 
 int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {

@@ -279,7 +279,8 @@ void EngineLoop::EndStep() {
   last_end_ = end;
   waited_ = absl::ZeroDuration();
   // A result that comes late was measured while this step ran.
-  if (step.usual && !result->quality.has_value()) scheduler_.Learn(plan, stats_.step_seconds);
+  const bool usual = step.usual && !result->awaits_graph && !result->quality.has_value();
+  if (usual) scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;
