@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/short_chunk.h"
+#include "engine/torch_status.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
@@ -243,12 +244,9 @@ absl::Status DecodeGraphs::TryCapture(const GraphKey& key) {
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
     return Capture(key);
-  } catch (const c10::OutOfMemoryError& error) {
-    cudaGetLastError();  // an allocation's failure would be found by the next launch
-    return absl::ResourceExhaustedError(error.what_without_backtrace());
   } catch (const c10::Error& error) {
-    cudaGetLastError();
-    return absl::InternalError(error.what_without_backtrace());
+    cudaGetLastError();  // an allocation's failure would be found by the next launch
+    return StatusOf(error, "capture failed");
   }
 }
 

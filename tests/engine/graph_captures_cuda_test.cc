@@ -97,7 +97,8 @@ TEST_F(GraphCapturesCudaTest, ACaptureThatFailsIsTriedOnceAndSaysWhy) {
       ASSERT_EQ(capture.has_value(), first);
       if (!first) continue;
       EXPECT_TRUE(absl::IsResourceExhausted(*capture)) << *capture;
-      EXPECT_EQ(capture->message(), throws ? "no memory, says the allocator" : "no memory");
+      EXPECT_EQ(capture->message(),
+                throws ? "capture failed: out of memory: no memory, says the allocator" : "no memory");
     }
   }
   EXPECT_EQ(num_calls_, 4);
