@@ -340,8 +340,11 @@ absl::Status Server::Ready() {
   switch (state()) {
     case ServingState::kServing:
       return absl::OkStatus();
-    case ServingState::kLoading:
-      return absl::UnavailableError(absl::StrFormat("loading the model, %.0f%%", 100 * loaded_share_.load()));
+    case ServingState::kLoading: {
+      const double share = loaded_share_.load();
+      if (share >= 1) return absl::UnavailableError("the weights are loaded: preparing hash, cache and graphs");
+      return absl::UnavailableError(absl::StrFormat("loading the model's weights, %.0f%%", 100 * share));
+    }
     case ServingState::kDraining:
       return absl::UnavailableError("draining");
     case ServingState::kFailed:
