@@ -79,7 +79,7 @@ class ExitAtLatest {
   explicit ExitAtLatest(absl::Duration limit)
       : thread_([this, limit] {
           std::unique_lock<std::mutex> lock(mutex_);
-          const auto wait = absl::ToChronoSeconds(std::min(limit, absl::Hours(24 * 365)));
+          const auto wait = absl::ToChronoMilliseconds(std::min(limit, absl::Hours(24 * 365)));
           if (done_.wait_for(lock, wait, [this] { return is_done_; })) return;
           if (awaits_engine_) {
             spdlog::error("ended without the engine: a step of the model has not ended, and hangs or takes too long");
