@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/short_chunk.h"
+#include "engine/torch_status.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
@@ -192,12 +193,16 @@ int32_t DecodeGraphs::ContextOf(const Batch& batch) const {
   return longest <= kShortContext ? kShortContext : max_context_;
 }
 
-bool DecodeGraphs::Captures(const Batch& batch) const {
+bool DecodeGraphs::Awaits(const Batch& batch) const {
   if (!MayReplay(batch) || graphs_.size() >= kMaxGraphs) return false;
   const GraphKey key = KeyOf(batch);
-  const auto without = num_without_.find(key);
-  const bool recurs = without != num_without_.end() && without->second >= kStepsBeforeCapture;
-  return recurs && graphs_.count(key) == 0 && failed_.count(key) == 0;
+  return graphs_.count(key) == 0 && failed_.count(key) == 0;
+}
+
+bool DecodeGraphs::Captures(const Batch& batch) const {
+  if (!Awaits(batch)) return false;
+  const auto without = num_without_.find(KeyOf(batch));
+  return without != num_without_.end() && without->second >= kStepsBeforeCapture;
 }
 
 int32_t DecodeGraphs::RowOf(const Batch& batch, int32_t row) const {
@@ -239,12 +244,9 @@ absl::Status DecodeGraphs::TryCapture(const GraphKey& key) {
   try {
     c10::cuda::CUDACachingAllocator::emptyCache();  // nothing cached is given back while a capture is under way
     return Capture(key);
-  } catch (const c10::OutOfMemoryError& error) {
-    cudaGetLastError();  // an allocation's failure would be found by the next launch
-    return absl::ResourceExhaustedError(error.what_without_backtrace());
   } catch (const c10::Error& error) {
-    cudaGetLastError();
-    return absl::InternalError(error.what_without_backtrace());
+    cudaGetLastError();  // an allocation's failure would be found by the next launch
+    return StatusOf(error, "capture failed");
   }
 }
 

@@ -72,6 +72,8 @@ class DecodeGraphs {
   // answer stays false: such steps are enqueued kernel by kernel.
   bool Prepare(const Batch& batch, absl::optional<absl::Status>* capture);
 
+  // Whether there is no graph for the batch's kind, and a later step of it may capture one.
+  bool Awaits(const Batch& batch) const;
   // Whether Prepare would capture.
   bool Captures(const Batch& batch) const;
   // Where the graph has the batch's row.

@@ -50,7 +50,8 @@ class Engine {
   virtual absl::Status Cancel(const std::string& request_id, CancelReason reason, const CancelScope& scope) = 0;
 
   // Refuses new requests from now on, waits until the running ones end or `grace` has passed, then cancels the rest
-  // (UNAVAILABLE). When it returns every sink has had its OnFinish.
+  // (UNAVAILABLE). When it returns every sink has had its OnFinish, but where a step does not end for seconds: then
+  // Load() still counts them.
   virtual void Drain(absl::Duration grace) = 0;
 
   // INVALID_ARGUMENT "text: ..." for a prompt of more bytes than its tokens can stand for: looked at only, at once.

@@ -56,13 +56,13 @@ EngineLoop::EngineLoop(const EngineOptions& options, const ModelInfo& model, con
       quality_policy_(quality_policy),
       max_request_tokens_(MaxRequestTokens(options, model)),
       max_running_(options.scheduler.max_running),
-      max_step_(MaxStep(options)),
       tokenizer_(tokenizer),
       runner_(runner),
       queue_(queue),
       observer_(observer),
       clock_(clock),
-      scheduler_(options.scheduler) {
+      scheduler_(options.scheduler),
+      watch_(MaxStep(options)) {
   queue_->rates()->SetBounds(options.scheduler.max_running, options.scheduler.max_step_tokens);
   PublishLoad();
 }
@@ -77,13 +77,13 @@ bool EngineLoop::RunOnce() {
   scheduler_.PlanStep(&step->plan);
   stats_.num_preempted += step->plan.num_preempted;
   if (!step->plan.rows.empty() || under_way_ != nullptr) {
-    MarkProgress(step->start);
+    watch_.Mark();
     if (step->plan.rows.empty()) {
       EndStep();
     } else {
       LaunchStep(step);
     }
-    if (under_way_ == nullptr) progress_ns_ = kIdle;
+    if (under_way_ == nullptr) watch_.MarkIdle();
     return true;
   }
   if (!stats_.cancel_releases.empty()) ReportStep();
@@ -235,7 +235,7 @@ void EngineLoop::EndStep() {
                                                  " log-probabilities for ", batch.scored.size(), " prompt tokens")));
   }
   const absl::Duration now = clock_->Now();
-  MarkProgress(now);
+  watch_.Mark();
   waited_ += now - wait_start;
   scheduler_.Commit(plan, result->tokens);
 
@@ -279,7 +279,8 @@ void EngineLoop::EndStep() {
   last_end_ = end;
   waited_ = absl::ZeroDuration();
   // A result that comes late was measured while this step ran.
-  if (step.usual && !result->quality.has_value()) scheduler_.Learn(plan, stats_.step_seconds);
+  const bool usual = step.usual && !result->awaits_graph && !result->quality.has_value();
+  if (usual) scheduler_.Learn(plan, stats_.step_seconds);
   queue_->rates()->OnStep(
       {stats_.step_seconds, stats_.num_decode_rows, stats_.num_prefill_tokens, num_ended_, step.saturated});
   num_ended_ = 0;
@@ -458,15 +459,8 @@ EngineLoad EngineLoop::load() const {
   return load;
 }
 
-void EngineLoop::MarkProgress(absl::Duration now) {
-  progress_ns_ = absl::ToInt64Nanoseconds(now);
-}
-
 absl::Status EngineLoop::CheckProgress() const {
-  const int64_t progress_ns = progress_ns_;
-  if (progress_ns == kIdle || clock_->Now() - absl::Nanoseconds(progress_ns) <= max_step_) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("the engine hangs: a step has not ended within ", absl::FormatDuration(max_step_)));
+  return watch_.Look(clock_->Now());
 }
 
 void EngineLoop::ReportStep() {

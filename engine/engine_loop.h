@@ -7,9 +7,7 @@
 // nobody sees.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -33,6 +31,7 @@
 #include "engine/retrieval_policy.h"
 #include "engine/scheduler.h"
 #include "engine/step_stats.h"
+#include "engine/step_watch.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace spotlight::engine {
@@ -54,7 +53,7 @@ class EngineLoop {
   // Of the latest pass: running sequences, as waiting those that were preempted and further samples of what has
   // started, pages, health. Of now: whether a step hangs.
   EngineLoad load() const;
-  // UNAVAILABLE while a step takes longer than it may (EngineOptions::max_step_seconds). Thread-safe.
+  // UNAVAILABLE once a step takes longer than it may (EngineOptions::max_step_seconds). Thread-safe.
   absl::Status CheckProgress() const;
 
   // Prompt and output tokens that one request may have.
@@ -100,8 +99,6 @@ class EngineLoop {
   ActiveRequest* FindSample(const Sequence& sequence);
   // Ends one that was never active.
   void Reject(const Submission& submission, absl::Status status, FinishReason reason);
-  // A step is under way, and as of `now` it, or the one before it, has come on.
-  void MarkProgress(absl::Duration now);
   void PublishLoad();
   void ReportStep();
 
@@ -110,7 +107,6 @@ class EngineLoop {
   QualityPolicy quality_policy_;
   const int32_t max_request_tokens_;
   const int32_t max_running_;
-  const absl::Duration max_step_;
   const Tokenizer* const tokenizer_;
   ModelRunner* const runner_;
   RequestQueue* const queue_;
@@ -141,8 +137,7 @@ class EngineLoop {
   // Requests to end after the step's tokens are delivered, by their first sample's id.
   std::vector<std::pair<uint64_t, absl::Status>> failed_;
 
-  static constexpr int64_t kIdle = std::numeric_limits<int64_t>::min();
-  std::atomic<int64_t> progress_ns_{kIdle};  // the latest MarkProgress; kIdle: no step is under way
+  StepWatch watch_;
   mutable Mutex load_mutex_;
   EngineLoad load_ ABSL_GUARDED_BY(load_mutex_);
 };

@@ -144,6 +144,7 @@ std::string DescribeFp8Cache(const KvCacheShape& shape, at::ScalarType dtype) {
 // Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
 // fp32 every prompt token takes the workspace of a decode row.
 constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
+constexpr double kGpuMaxStepSeconds = 600;
 constexpr size_t kMaxEosTokens = 128;
 
 SchedulerOptions ResolveScheduler(SchedulerOptions options, at::Device device, at::ScalarType dtype) {
@@ -215,7 +216,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
 
   SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
   if (device->is_cuda()) scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads);
-  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality, options.max_step_seconds};
+  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality,
+                               options.max_step_seconds.value_or(device->is_cuda() ? kGpuMaxStepSeconds : 0)};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
   shape.e4m3 = options.kv_cache_dtype == KvCacheDType::kFp8;

@@ -35,6 +35,10 @@ absl::Status CheckEcho(const std::string& text, size_t num_tokens) {
                                                  " that are given back of ids"));
 }
 
+// What the cancelled requests get to end, which they do with the step under way. Steps are shorter; one that hangs must
+// not keep a server from its end.
+constexpr absl::Duration kCancelTime = absl::Seconds(5);
+
 }  // namespace
 
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
@@ -188,7 +192,7 @@ void LocalEngine::Drain(absl::Duration grace) {
   queue_.Close(absl::UnavailableError("the server is draining and takes no new requests"));
   if (queue_.WaitUntilIdle(grace)) return;
   queue_.CancelAll(CancelReason::kShutdown, clock_->Now());
-  queue_.WaitUntilIdle(absl::InfiniteDuration());
+  queue_.WaitUntilIdle(kCancelTime);
 }
 
 absl::StatusOr<std::vector<int32_t>> LocalEngine::Tokenize(const Prompt& prompt) const {

@@ -31,6 +31,7 @@ class LocalEngine : public Engine {
 
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
   absl::Status Cancel(const std::string& request_id, CancelReason reason, const CancelScope& scope) override;
+  // Returns 5 s after the grace at the latest.
   void Drain(absl::Duration grace) override;
   absl::Status CheckTextSize(const std::string& text) const override { return encoder_.CheckTextSize(text); }
   absl::StatusOr<std::vector<int32_t>> Tokenize(const Prompt& prompt) const override;

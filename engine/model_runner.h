@@ -47,8 +47,9 @@ struct StepResult {
   absl::optional<RetrievalSeconds> retrieval;  // when Batch::time_retrieval and a row was sparse
   // Of this step, or, where steps overlap, of the one before, whose measurement ran beside this one.
   absl::optional<QualityReading> quality;
-  bool cuda_graph = false;  // replayed from a captured graph
-  // A step that was the first of its kind: whether a graph could be captured for it, or why not.
+  bool cuda_graph = false;    // replayed from a captured graph
+  bool awaits_graph = false;  // it was not, and later steps of its kind may be: theirs take another time
+  // A step before which a graph was to be captured for its kind: whether it could be, or why not.
   absl::optional<absl::Status> graph_capture;
 };
 

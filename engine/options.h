@@ -47,8 +47,9 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   RetrievalOptions retrieval;
   QualityOptions quality;
-  // A step that takes longer will not end: Load() says so, and Submit refuses. 0: steps may take any time.
-  double max_step_seconds = 600;
+  // A step that takes longer hangs: from then on Load() says so, and Submit refuses. 0: steps may take any time.
+  // Counted from one Load() or Submit to the next, at most StepWatch::kMaxLook each.
+  double max_step_seconds = 0;
 };
 
 }  // namespace spotlight::engine

@@ -75,7 +75,7 @@ struct EngineLoad {
   int32_t num_waiting = 0;
   int64_t num_waiting_tokens = 0;
   int32_t num_pages = 0, num_free_pages = 0;
-  bool healthy = true;  // false after a device fault, and while a step takes too long (EngineOptions::max_step_seconds)
+  bool healthy = true;  // false after a device fault, and once a step took too long (EngineOptions::max_step_seconds)
   std::string fault;    // which one; empty while healthy
   bool draining = false;
 };

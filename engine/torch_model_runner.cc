@@ -96,7 +96,7 @@ class TorchModelRunner : public ModelRunner {
   // One that was launched and not waited for.
   struct Step {
     const Batch* batch = nullptr;
-    bool cuda_graph = false;
+    bool cuda_graph = false, awaits_graph = false;
     absl::optional<absl::Status> graph_capture;
     at::Tensor clocks;                        // on a GPU, of a timed step (RetrievalClocks)
     std::unique_ptr<PendingQuality> quality;  // on a GPU, of the step before
@@ -132,6 +132,7 @@ class TorchModelRunner : public ModelRunner {
       if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
       const bool pads = graphs_ != nullptr && !fill && graphs_->Pads(batch);
+      step->awaits_graph = graphs_ != nullptr && !fill && graphs_->Awaits(batch);
       auto tensors = pads ? graphs_->CopyPadded(batch, **sample_rows) : inputs_.Copy(batch, **sample_rows);
       if (!tensors.ok()) return tensors.status();
       absl::Status status = fill ? Fill(*tensors) : DecodeAndSample(*tensors);
@@ -167,6 +168,7 @@ class TorchModelRunner : public ModelRunner {
       result->scored[i] = LogprobOf(outputs[num_samples + i], step->batch->scored[i].num_top);
     }
     result->cuda_graph = step->cuda_graph;
+    result->awaits_graph = step->awaits_graph;
     result->graph_capture = std::move(step->graph_capture);
     if (step->clocks.defined()) result->retrieval = RetrievalClocks::SecondsOf(step->clocks);
     if (step->quality != nullptr) result->quality = step->quality->Wait();

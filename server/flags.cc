@@ -81,9 +81,9 @@ ABSL_FLAG(std::string, histogram_buckets, "",
           "time_to_first_token_seconds=0.5,1,2;step_seconds=0.01,0.1. A query is exact only on a bound: have your "
           "objectives among them");
 
-ABSL_FLAG(double, max_step_seconds, spotlight::engine::LoadOptions().max_step_seconds,
+ABSL_FLAG(std::string, max_step_seconds, "auto",
           "A step of the model that takes longer hangs: health goes NOT_SERVING, for the process to be replaced; 0: "
-          "steps may take any time");
+          "steps may take any time; auto: 600 on a GPU, 0 on a CPU");
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
 namespace spotlight::server {
@@ -150,7 +150,7 @@ const std::vector<FlagGroup>& Groups() {
       {"Traces",
        {{"otlp_endpoint", "HOST:PORT|URL"}, {"trace_sample_ratio", "RATIO"}, {"trace_parents_per_second", "N"}}},
       {"Metrics", {{"histogram_buckets", "NAME=B,..."}}},
-      {"Lifecycle", {{"max_step_seconds", "S"}, {"drain_seconds", "S"}}},
+      {"Lifecycle", {{"max_step_seconds", "auto|S"}, {"drain_seconds", "S"}}},
   };
   return *groups;
 }
@@ -225,10 +225,13 @@ absl::Status ReadCapacity(engine::LoadOptions* load) {
     return Invalid("max-token-gap-ms", absl::StrCat("must be in [0, ", kMaxGapMs, "], got ", gap_ms));
   }
   load->scheduler.max_token_gap_seconds = 1e-3 * gap_ms;
-  load->max_step_seconds = absl::GetFlag(FLAGS_max_step_seconds);
-  if (!(load->max_step_seconds >= 0 && load->max_step_seconds <= kMaxStepSeconds)) {
-    return Invalid("max-step-seconds",
-                   absl::StrCat("must be in [0, ", kMaxStepSeconds, "], got ", load->max_step_seconds));
+  if (const std::string step = absl::GetFlag(FLAGS_max_step_seconds); step != "auto") {
+    double seconds = 0;
+    if (!absl::SimpleAtod(step, &seconds) || !(seconds >= 0 && seconds <= kMaxStepSeconds)) {
+      return Invalid("max-step-seconds",
+                     absl::StrCat("must be auto or in [0, ", kMaxStepSeconds, "], got \"", step, "\""));
+    }
+    load->max_step_seconds = seconds;
   }
   load->scheduler.prefix_cache = absl::GetFlag(FLAGS_prefix_cache);
   load->queue.max_waiting_requests = absl::GetFlag(FLAGS_max_waiting_requests);

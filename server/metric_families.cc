@@ -106,7 +106,7 @@ std::vector<MetricFamily>* BuildTable() {
       {"spotlight_step_seconds", kHistogram, "A step of the engine.", {"phase", "cuda_graph"}, step},
       {"spotlight_graph_captures_total",
        kCounter,
-       "CUDA graphs captured by the first step of their kind (those captured at start are not counted); failed: such "
+       "CUDA graphs captured at the third step of their kind (those captured at start are not counted); failed: such "
        "steps are enqueued kernel by kernel from then on, the log says why.",
        {"result"},
        {}},

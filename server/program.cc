@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -69,15 +70,22 @@ void LogReady(const ProgramOptions& options, const engine::LoadedEngine& loaded,
   spdlog::info("ready after {:.1f} s", absl::ToDoubleSeconds(load_time));
 }
 
-constexpr std::chrono::seconds kShutdownSeconds(5);
+// After the grace: for cancelled requests and their calls to end, both ports to close, the engine to stop.
+constexpr absl::Duration kShutdownTime = absl::Seconds(8);
 
-// Ends the process with 0 unless it is destroyed in time.
+// Ends the process unless it is destroyed in time: with 1 where the engine is what is waited for, else with 0.
 class ExitAtLatest {
  public:
-  explicit ExitAtLatest(std::chrono::seconds limit)
+  explicit ExitAtLatest(absl::Duration limit)
       : thread_([this, limit] {
           std::unique_lock<std::mutex> lock(mutex_);
-          if (done_.wait_for(lock, limit, [this] { return is_done_; })) return;
+          const auto wait = absl::ToChronoMilliseconds(std::min(limit, absl::Hours(24 * 365)));
+          if (done_.wait_for(lock, wait, [this] { return is_done_; })) return;
+          if (awaits_engine_) {
+            spdlog::error("ended without the engine: a step of the model has not ended, and hangs or takes too long");
+            std::_Exit(1);
+          }
+          // A client that trickles its request byte by byte holds a thread of the HTTP port for as long as it likes.
           spdlog::info("stopped; a connection to the HTTP port was still open");
           std::_Exit(0);
         }) {}
@@ -89,11 +97,16 @@ class ExitAtLatest {
     done_.notify_one();
     thread_.join();
   }
+  void SetAwaitsEngine(bool awaits_engine) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    awaits_engine_ = awaits_engine;
+  }
 
  private:
   std::mutex mutex_;
   std::condition_variable done_;
   bool is_done_ = false;
+  bool awaits_engine_ = true;
   std::thread thread_;  // last: runs over all of the above
 };
 
@@ -159,13 +172,16 @@ int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const 
   }
   spdlog::info("draining: running requests get {:.0f} s; a second signal stops at once",
                absl::ToDoubleSeconds(options.drain));
-  server.Drain(options.drain);
   {
-    // A client that trickles its request byte by byte holds a thread of the HTTP port for as long as it likes.
-    const ExitAtLatest bound(kShutdownSeconds);
+    ExitAtLatest bound(options.drain + kShutdownTime);
+    server.Drain(options.drain);
+    // Its requests' calls end with them alone.
+    const engine::EngineLoad left = loaded->engine->Load();
+    bound.SetAwaitsEngine(left.num_running + left.num_waiting > 0);
     server.Shutdown();
+    bound.SetAwaitsEngine(true);
+    loaded->engine.reset();
   }
-  loaded->engine.reset();
   spdlog::info("stopped");
   return 0;
 }

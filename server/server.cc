@@ -287,7 +287,7 @@ void Server::OnCallEnd(const CallRecord& record) {
 void Server::PollEngine() {
   const auto load = Load();
   if (!load.has_value() || load->healthy || !SetState(ServingState::kFailed)) return;
-  spdlog::critical("the engine has stopped and serves no more: {}", load->fault);
+  spdlog::critical("the engine serves no more: {}", load->fault);
 }
 
 void Server::LogCaptureFailure() {
@@ -330,7 +330,7 @@ absl::StatusOr<std::string> Server::AnswerProfile(const ProfileCall& call) {
 absl::Status Server::Live() {
   PollEngine();
   if (state() == ServingState::kFailed) {
-    return absl::InternalError("the engine has stopped after a device fault, or hangs");
+    return absl::InternalError("the engine has stopped after a device fault, or hung in a step");
   }
   return absl::OkStatus();
 }
@@ -340,8 +340,11 @@ absl::Status Server::Ready() {
   switch (state()) {
     case ServingState::kServing:
       return absl::OkStatus();
-    case ServingState::kLoading:
-      return absl::UnavailableError(absl::StrFormat("loading the model, %.0f%%", 100 * loaded_share_.load()));
+    case ServingState::kLoading: {
+      const double share = loaded_share_.load();
+      if (share >= 1) return absl::UnavailableError("the weights are loaded: preparing hash, cache and graphs");
+      return absl::UnavailableError(absl::StrFormat("loading the model's weights, %.0f%%", 100 * share));
+    }
     case ServingState::kDraining:
       return absl::UnavailableError("draining");
     case ServingState::kFailed:

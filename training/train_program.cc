@@ -37,7 +37,7 @@ void OnSignal(int) {
 // the kernel saves for a handler, 3 KB and more, would be written over the heap in front of it.
 class StopOnSignal {
  public:
-  StopOnSignal() : stack_(std::max<size_t>(sysconf(_SC_SIGSTKSZ), kMinStackBytes)) {
+  StopOnSignal() : stack_(std::max(sysconf(_SC_SIGSTKSZ), kMinStackBytes)) {
     stop_requested = false;
     stack_t stack = {};
     stack.ss_sp = stack_.data();
@@ -62,7 +62,7 @@ class StopOnSignal {
   StopOnSignal& operator=(const StopOnSignal&) = delete;
 
  private:
-  static constexpr size_t kMinStackBytes = 64 << 10;
+  static constexpr long kMinStackBytes = 64 << 10;  // sysconf may say -1
   std::vector<char> stack_;
   stack_t stack_before_ = {};
 };

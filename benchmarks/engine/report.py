@@ -51,7 +51,9 @@ def draw_panel(axis, rows, by, title, label, scale):
     rows = sorted(rows, key=lambda row: row[by])
     places = [row[by] / scale for row in rows]
     for name, line, style in LINES:
-        axis.plot(places, [row[name] for row in rows], style, label=line)
+        measured = [(row[by] / scale, row[name]) for row in rows if name in row]  # --modes may leave dense out
+        if measured:
+            axis.plot(*zip(*measured), style, label=line)
     axis.set(xscale="log", title=title, xlabel=label, ylabel="ms per decode step", ylim=(0, None))
     axis.set_xticks(places, [f"{place:.0f}" for place in places])
     axis.minorticks_off()

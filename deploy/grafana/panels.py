@@ -119,9 +119,9 @@ OVERVIEW = {
               {"{{phase}}": rate("spotlight_step_seconds_count", "phase", 'SERIES, cuda_graph="true"') + " / " +
                             rate("spotlight_step_seconds_count", "phase")},
               "Share of a GPU's steps that were replayed from captured graphs. decode: near 100%; the others: only steps "
-              "with one short chunk have graphs.", maximum=1),
+              "with one short chunk have graphs, and with an fp8 KV cache no step with a chunk.", maximum=1),
         lines("Captures", "ops", {"{{result}}": rate("spotlight_graph_captures_total", "result")},
-              "A step of a new kind waits tens of milliseconds for its graph: 0 once traffic is as usual. failed: for want "
+              "The third step of a new kind waits tens of milliseconds for its graph: 0 once traffic is as usual. failed: for want "
               "of memory, and such steps stay slower.", ((0.1, WARM),)),
     ],
     "Cache": [

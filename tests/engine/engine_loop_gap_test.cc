@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/short_chunk.h"
 #include "tests/engine/engine_loop_fixture.h"
 
 namespace spotlight::engine {
@@ -100,6 +101,28 @@ TEST_F(EngineLoopGapTest, AChunkThatIsLaunchedSlowlyIsNotTakenForASlowStepBefore
   ASSERT_TRUE(sink->finished());
   EXPECT_TRUE(launched_long_);
   EXPECT_LE(Percentile(Gaps(first), 0.98), 3 * usual);
+}
+
+// The first two steps with one short chunk take 40 ms more than those from graphs that follow.
+TEST_F(EngineLoopGapTest, StepsThatAwaitTheirGraphTeachNothing) {
+  options_.scheduler.max_token_gap_seconds = 0.0075;
+  StartWithStreams(4);
+  int num_short = 0;
+  std::vector<int32_t> chunks;
+  const auto has_short = [](const Batch& batch) {
+    return batch.num_rows == batch.num_decode_rows + 1 && batch.num_tokens() - batch.num_decode_rows <= kMaxShortChunk;
+  };
+  runner_->AwaitGraphs([&](const Batch& batch) { return has_short(batch) && num_short < 2; });
+  runner_->OnRun([&](const Batch& batch) {
+    clock_.Advance(TimeOf(batch));
+    if (!has_short(batch)) return;
+    if (++num_short <= 2) clock_.Advance(absl::Milliseconds(40));
+    chunks.push_back(batch.num_tokens() - batch.num_decode_rows);
+  });
+  Submit(Request("long", 1), PromptIds(8192, 3));
+  for (int pass = 0; pass < 30; ++pass) ASSERT_TRUE(loop_->RunOnce());
+  ASSERT_GT(chunks.size(), 20u);
+  for (size_t i = 2; i < chunks.size(); ++i) EXPECT_GE(chunks[i], 32) << i;
 }
 
 TEST_F(EngineLoopGapTest, AGivenGapIsKept) {

@@ -43,26 +43,50 @@ TEST_F(EngineLoopOverlapTest, APassLaunchesAStepAndEndsTheOneBefore) {
   EXPECT_EQ(loop_->load().num_free_pages, 64);
 }
 
-TEST_F(EngineLoopOverlapTest, AStepThatTakesTooLongIsSaidWhileItDoes) {
+TEST_F(EngineLoopOverlapTest, AStepThatTakesTooLongIsSaidFromThenOn) {
   options_.max_step_seconds = 30;
   for (const int32_t in_flight : {1, 2}) {
     StartWith(in_flight);
-    std::vector<std::pair<double, bool>> waits = {{0, true}, {29, true}, {31, false}, {29, true}};
+    const std::vector<std::pair<int, bool>> waits = {{0, true}, {29, true}, {29, true}, {31, false}, {0, false}};
     size_t next = 0;
     runner_->OnWait([&] {
       const auto [seconds, healthy] = waits.at(next++);
-      clock_.Advance(absl::Seconds(seconds));
+      loop_->load();  // finds this step
+      for (int i = 0; i < seconds; ++i) {
+        clock_.Advance(absl::Seconds(1));
+        loop_->load();
+      }
       const EngineLoad load = loop_->load();
       EXPECT_EQ(load.healthy, healthy) << seconds;
-      EXPECT_EQ(load.fault, healthy ? "" : "the engine hangs: a step has not ended within 30s");
+      EXPECT_EQ(load.fault, healthy ? "" : "the engine hangs: a step did not end within 30s");
       EXPECT_EQ(loop_->CheckProgress().ok(), healthy);
     });
     const auto sink = Submit(Request("a", static_cast<int32_t>(waits.size())), {1, 2, 3});
     RunUntilIdle();
     EXPECT_EQ(next, waits.size());
     EXPECT_TRUE(sink->finish().status.ok());
-    clock_.Advance(absl::Hours(1));
-    EXPECT_TRUE(loop_->load().healthy) << "an idle engine";
+    EXPECT_FALSE(loop_->load().healthy) << "for good, as the server has it";
+  }
+}
+
+TEST_F(EngineLoopOverlapTest, TimeInWhichNobodyLooksIsNoneOfTheStep) {
+  options_.max_step_seconds = 30;
+  for (const int32_t in_flight : {1, 2}) {
+    StartWith(in_flight);
+    runner_->OnWait([&] {
+      // A process that was stopped: its own watcher stood still as well.
+      for (int stop = 0; stop < 5; ++stop) {
+        clock_.Advance(absl::Hours(1));
+        EXPECT_TRUE(loop_->load().healthy);
+      }
+    });
+    const auto sink = Submit(Request("a", 3), {1, 2, 3});
+    RunUntilIdle();
+    EXPECT_TRUE(sink->finish().status.ok());
+    for (int look = 0; look < 100; ++look) {
+      clock_.Advance(absl::Seconds(1));
+      EXPECT_TRUE(loop_->load().healthy) << "an idle engine";
+    }
   }
 }
 

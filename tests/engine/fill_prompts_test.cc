@@ -86,6 +86,11 @@ class FillPromptsTest : public ::testing::Test {
   int num_requests_ = 0;
 };
 
+TEST_F(FillPromptsTest, StepsMayTakeAnyTimeOnACpuAlone) {
+  Start(true);
+  EXPECT_EQ(engine_->options().max_step_seconds, engine_->model().device == "cpu" ? 0 : 600);
+}
+
 TEST_F(FillPromptsTest, APromptYieldsTokenZeroAndTheModelTheRest) {
   Start(/*fill_prompts=*/true);
   for (const RetrievalMode mode : {RetrievalMode::kSparse, RetrievalMode::kDense}) {

@@ -74,10 +74,12 @@ class GraphCapturesCudaTest : public ::testing::Test {
 
 TEST_F(GraphCapturesCudaTest, TheThirdStepOfAKindCapturesAndSaysSo) {
   TakeFirstSteps(DecodeBatch(2));
+  EXPECT_TRUE(graphs_.Awaits(DecodeBatch(2)));
   for (const bool first : {true, false}) {
     absl::optional<absl::Status> capture;
     EXPECT_TRUE(graphs_.Prepare(DecodeBatch(2), &capture));
     EXPECT_EQ(capture, first ? absl::make_optional(absl::OkStatus()) : absl::nullopt);
+    EXPECT_FALSE(graphs_.Awaits(DecodeBatch(2)));
     EXPECT_TRUE(graphs_.Run(DecodeBatch(2), {}).ok());
   }
   EXPECT_EQ(num_calls_, 2);
@@ -92,12 +94,14 @@ TEST_F(GraphCapturesCudaTest, ACaptureThatFailsIsTriedOnceAndSaysWhy) {
     TakeFirstSteps(batch);
     for (const bool first : {true, false}) {
       EXPECT_EQ(graphs_.Captures(batch), first);
+      EXPECT_EQ(graphs_.Awaits(batch), first);
       absl::optional<absl::Status> capture;
       EXPECT_FALSE(graphs_.Prepare(batch, &capture));
       ASSERT_EQ(capture.has_value(), first);
       if (!first) continue;
       EXPECT_TRUE(absl::IsResourceExhausted(*capture)) << *capture;
-      EXPECT_EQ(capture->message(), throws ? "no memory, says the allocator" : "no memory");
+      EXPECT_EQ(capture->message(),
+                throws ? "capture failed: out of memory: no memory, says the allocator" : "no memory");
     }
   }
   EXPECT_EQ(num_calls_, 4);

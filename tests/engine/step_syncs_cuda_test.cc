@@ -86,6 +86,7 @@ class StepSyncsCudaTest : public ::testing::TestWithParam<bool> {
     options_.hash_path = ::testing::TempDir() + "/step_syncs_hash.safetensors";
     options_.cuda_graphs = GetParam();
     options_.measure_quality = true;
+    options_.max_rows = 16;
     const absl::Status written = testing::WriteUntrainedHash(kFolder, options_.hash_path);
     ASSERT_TRUE(written.ok()) << written;
   }
@@ -122,8 +123,10 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
     const std::vector<int32_t> prompt_ids = {5, 6, 7}, output_ids = {8, 9}, banned_ids = {11};
 
     std::vector<std::pair<std::string, Batch>> steps;
-    // Twice: whatever is prepared at a first step (a graph, a library's kernels) is there in the second.
-    for (int32_t turn = 0; turn < 2; ++turn) {
+    // Whatever is prepared at earlier steps (a library's kernels at the first, a graph at the third) is there in the
+    // last.
+    constexpr int32_t kTurns = 4;
+    for (int32_t turn = 0; turn < kTurns; ++turn) {
       steps.clear();
       const auto add = [&](const std::string& name, Batch batch) { steps.emplace_back(name, std::move(batch)); };
       const std::vector<int32_t> all = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -149,16 +152,22 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
       add("short chunk", sequences.Step({}, 0, 8 + turn, 48, false));
       add("beside a short chunk", sequences.Step(all, 4, 8 + turn, 40, false));
       add("beside a long chunk", sequences.Step(all, 4, 8 + turn, 300, true));
-      Batch scored = sequences.Step({}, 0, 10 + turn, 400, true);
+      Batch scored = sequences.Step({}, 0, 12 + turn, 400, true);
       for (int32_t i = 0; i < 100; ++i) scored.scored.push_back({i, 5 + i, 2});
       add("scored", std::move(scored));
-      if (turn == 0) {
+      if (turn < kTurns - 1) {
         for (const auto& [name, batch] : steps) testing::RunStep(runner.get(), batch);
       }
     }
 
     SetDebugMode(c10::cuda::SyncDebugMode::L_ERROR);
     int waits = 0;  // all but those for tokens
+    const auto wait = [&](const std::string& name) {
+      const auto result = runner->Wait();
+      ASSERT_TRUE(result.ok()) << name << ": " << result.status();
+      const bool has_graph = GetParam() && name != "beside a long chunk" && name != "scored";
+      EXPECT_EQ(result->cuda_graph, has_graph) << name;
+    };
     for (size_t i = 0; i < steps.size(); ++i) {
       const auto& [name, batch] = steps[i];
       EXPECT_FALSE(runner->PreparesFor(batch)) << name;
@@ -168,12 +177,10 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
       EXPECT_EQ(num_waits, before) << name;
       waits += num_waits - before;
       if (i == 0) continue;  // two at a time
-      const auto result = runner->Wait();
-      ASSERT_TRUE(result.ok()) << result.status();
+      wait(steps[i - 1].first);
       EXPECT_GE(num_waits, before + 1) << "tokens were not waited for";
     }
-    const auto result = runner->Wait();
-    ASSERT_TRUE(result.ok()) << result.status();
+    wait(steps.back().first);
     SetDebugMode(c10::cuda::SyncDebugMode::L_DISABLED);
     EXPECT_EQ(waits, 0);
   }

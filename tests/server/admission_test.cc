@@ -189,7 +189,7 @@ TEST_F(AdmissionTest, AStepThatFailsEndsItsRequestsWithOneStatusAndTheServerStop
   EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
   server_->Drain(absl::Seconds(10));  // nothing is left to wait for
   server_->Shutdown();
-  EXPECT_EQ(log_.text(), "C the engine has stopped and serves no more: device fault: illegal memory access\n")
+  EXPECT_EQ(log_.text(), "C the engine serves no more: device fault: illegal memory access\n")
       << "once, however many requests and polls hear of it";
 }
 
@@ -210,14 +210,18 @@ TEST_F(AdmissionTest, AStepThatHangsTakesTheServerOutOfService) {
   EXPECT_EQ(http.Get("/healthz")->status, 503);
   const grpc::Status refused = Generate("new", 5, milliseconds(10000));
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_EQ(refused.error_message(), "the engine hangs: a step has not ended within 500ms");
+  EXPECT_EQ(refused.error_message(), "the engine hangs: a step did not end within 500ms");
+  const auto drained = Steady::now();
+  server_->Drain(absl::Milliseconds(100));  // does not wait for a step that never ends
+  EXPECT_LT(SecondsSince(drained), 30);
+  EXPECT_EQ(served_->Load().num_running, 1);
   runner_->Resume();
   EXPECT_EQ(server_->state(), ServingState::kFailed) << "for good: whoever watches it replaces it";
-  context.TryCancel();
   server_->Drain(absl::Seconds(10));
+  EXPECT_EQ(served_->Load().num_running, 0);
+  EXPECT_FALSE(served_->Load().healthy) << "they agree";
   server_->Shutdown();
-  EXPECT_EQ(log_.text(),
-            "C the engine has stopped and serves no more: the engine hangs: a step has not ended within 500ms\n");
+  EXPECT_EQ(log_.text(), "C the engine serves no more: the engine hangs: a step did not end within 500ms\n");
 }
 
 TEST_F(AdmissionTest, AScraperThatDoesNotReadHoldsUpNobody) {

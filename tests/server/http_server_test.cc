@@ -20,9 +20,11 @@ TEST_F(HttpServerTest, ReadinessFollowsTheModel) {
   auto result = Get("/readyz");
   ASSERT_TRUE(result);
   EXPECT_EQ(result->status, 503);
-  EXPECT_EQ(result->body, "loading the model, 0%\n");
+  EXPECT_EQ(result->body, "loading the model's weights, 0%\n");
   server_->OnLoadProgress(0.25);
-  EXPECT_EQ(Get("/readyz")->body, "loading the model, 25%\n");
+  EXPECT_EQ(Get("/readyz")->body, "loading the model's weights, 25%\n");
+  server_->OnLoadProgress(1);
+  EXPECT_EQ(Get("/readyz")->body, "the weights are loaded: preparing hash, cache and graphs\n");
   EXPECT_EQ(Get("/healthz")->status, 200);
   Serve();
   EXPECT_EQ(Get("/readyz")->status, 200);

@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -84,6 +87,9 @@ TEST(CommandLineTest, FillsTheOptions) {
             (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
   EXPECT_EQ(Parse({"--model=x"})->options.load.kv_cache_dtype, engine::KvCacheDType::kAuto);
   EXPECT_EQ(Parse({"--model=x", "--kv-cache-dtype=fp8"})->options.load.kv_cache_dtype, engine::KvCacheDType::kFp8);
+  EXPECT_FALSE(load.max_step_seconds.has_value()) << "by device";
+  EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=0"})->options.load.max_step_seconds, 0.0);
+  EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=2.5"})->options.load.max_step_seconds, 2.5);
   EXPECT_EQ(line->options.server.unread_patience, absl::Minutes(5));
   EXPECT_FALSE(Parse({"--model=x"})->options.server.share_prefix_cache);
   EXPECT_TRUE(Parse({"--model=x", "--share-prefix-cache"})->options.server.share_prefix_cache);
@@ -136,7 +142,8 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--max-running=600", "--max-step-tokens=512"}),
             "--max-step-tokens: must be at least 600, got 512");
   EXPECT_EQ(Error({"--model=x", "--max-token-gap-ms=-1"}), "--max-token-gap-ms: must be in [0, 1000000], got -1");
-  EXPECT_EQ(Error({"--model=x", "--max-step-seconds=nan"}), "--max-step-seconds: must be in [0, 1000000], got nan");
+  EXPECT_EQ(Error({"--model=x", "--max-step-seconds=nan"}),
+            "--max-step-seconds: must be auto or in [0, 1000000], got \"nan\"");
   EXPECT_EQ(Error({"--model=x", "--histogram-buckets=step_seconds=2,1"}),
             "--histogram-buckets: step_seconds: bounds must increase, got 1 after 2");
 }
@@ -214,46 +221,67 @@ TEST(ProgramTest, AddressThatCannotBeBoundExitsWith1) {
   EXPECT_EQ(RunWith({"--model=x", "--listen=203.0.113.1:50051", "--allow-insecure"}, NeverLoaded), 1);
 }
 
+// Asks the process to stop once the server is up.
+class StoppingEngine : public engine::Engine {
+ public:
+  absl::Status Submit(engine::GenerateRequest request, std::shared_ptr<engine::ResponseSink> sink) override {
+    return fake_.Submit(std::move(request), std::move(sink));
+  }
+  absl::Status Cancel(const std::string& id, engine::CancelReason reason, const engine::CancelScope& scope) override {
+    return fake_.Cancel(id, reason, scope);
+  }
+  void Drain(absl::Duration grace) override { fake_.Drain(grace); }
+  absl::Status CheckTextSize(const std::string& text) const override { return fake_.CheckTextSize(text); }
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
+    return fake_.Tokenize(prompt);
+  }
+  absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const override {
+    return fake_.Detokenize(ids);
+  }
+  engine::EngineLoad Load() const override { return fake_.Load(); }
+  const engine::ModelInfo& model() const override { return fake_.model(); }
+  const engine::EngineOptions& options() const override {
+    // Asked for once the model is loaded: the signal comes with the server up.
+    if (!signalled_.exchange(true)) kill(getpid(), SIGTERM);
+    return fake_.options();
+  }
+
+ private:
+  mutable std::atomic<bool> signalled_{false};
+  spotlight::testing::FakeEngine fake_;
+};
+
+int ServeAndStop(std::unique_ptr<engine::Engine> engine, const char* drain) {
+  return RunWith({"--model=x", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", drain},
+                 [&engine](const engine::LoadOptions&, engine::StatsObserver*) {
+                   engine::LoadedEngine loaded;
+                   loaded.engine = std::move(engine);
+                   return loaded;
+                 });
+}
+
 TEST(ProgramTest, SignalDrainsAndExitsWith0) {
-  absl::Duration grace;
-  class Drained final : public engine::Engine {
+  class Drained final : public StoppingEngine {
    public:
     explicit Drained(absl::Duration* grace) : grace_(grace) {}
-    absl::Status Submit(engine::GenerateRequest request, std::shared_ptr<engine::ResponseSink> sink) override {
-      return fake_.Submit(std::move(request), std::move(sink));
-    }
-    absl::Status Cancel(const std::string& id, engine::CancelReason reason, const engine::CancelScope& scope) override {
-      return fake_.Cancel(id, reason, scope);
-    }
     void Drain(absl::Duration grace) override { *grace_ = grace; }
-    absl::Status CheckTextSize(const std::string& text) const override { return fake_.CheckTextSize(text); }
-    absl::StatusOr<std::vector<int32_t>> Tokenize(const engine::Prompt& prompt) const override {
-      return fake_.Tokenize(prompt);
-    }
-    absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const override {
-      return fake_.Detokenize(ids);
-    }
-    engine::EngineLoad Load() const override { return fake_.Load(); }
-    const engine::ModelInfo& model() const override { return fake_.model(); }
-    const engine::EngineOptions& options() const override {
-      // Asked for once the model is loaded: the signal comes with the server up.
-      if (!signalled_.exchange(true)) kill(getpid(), SIGTERM);
-      return fake_.options();
-    }
 
    private:
     absl::Duration* grace_;
-    mutable std::atomic<bool> signalled_{false};
-    spotlight::testing::FakeEngine fake_;
   };
-  EXPECT_EQ(RunWith({"--model=x", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--drain-seconds=4"},
-                    [&grace](const engine::LoadOptions&, engine::StatsObserver*) {
-                      engine::LoadedEngine loaded;
-                      loaded.engine = std::make_unique<Drained>(&grace);
-                      return loaded;
-                    }),
-            0);
+  absl::Duration grace;
+  EXPECT_EQ(ServeAndStop(std::make_unique<Drained>(&grace), "--drain-seconds=4"), 0);
   EXPECT_EQ(grace, absl::Seconds(4));
+}
+
+TEST(ProgramTest, AnEngineThatHangsInAStepIsLeftBehindWithAnErrorAndExitStatus1) {
+  class Hanging final : public StoppingEngine {
+   public:
+    ~Hanging() override { std::this_thread::sleep_for(std::chrono::minutes(2)); }
+  };
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(std::_Exit(ServeAndStop(std::make_unique<Hanging>(), "--drain-seconds=0")), ::testing::ExitedWithCode(1),
+              "ended without the engine: a step of the model has not ended");
 }
 
 TEST(RequestLogTest, LineIsOneJsonObjectWithoutText) {

@@ -103,6 +103,11 @@ void FakeModelRunner::PrepareBatchesOf(int32_t num_decode_rows, absl::Status cap
   capture_ = std::move(capture);
 }
 
+void FakeModelRunner::AwaitGraphs(std::function<bool(const Batch&)> awaits) {
+  MutexLock lock(&mutex_);
+  awaits_graph_ = std::move(awaits);
+}
+
 bool FakeModelRunner::PreparesFor(const Batch& batch) const {
   MutexLock lock(&mutex_);
   return rows_to_prepare_ > 0 && batch.num_decode_rows == rows_to_prepare_ && batch.num_rows == rows_to_prepare_;
@@ -169,6 +174,7 @@ absl::Status FakeModelRunner::Launch(const Batch& unfed) {
       rows_to_prepare_ = 0;
       result.graph_capture = capture_;
     }
+    if (awaits_graph_) result.awaits_graph = awaits_graph_(batch);
     if (batch.time_retrieval) result.retrieval = RetrievalSeconds{1e-5, 2e-5, 3e-5, 4e-5, 1e-4};
     on_run = on_run_;
   }

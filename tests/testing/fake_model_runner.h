@@ -46,6 +46,8 @@ class FakeModelRunner : public ModelRunner {
   // Batches of so many decode rows, and nothing else, are prepared for when the first of them is launched: a capture of
   // a graph, which ends so.
   void PrepareBatchesOf(int32_t num_decode_rows, absl::Status capture = absl::OkStatus());
+  // Steps of such batches say that their kind awaits a graph.
+  void AwaitGraphs(std::function<bool(const Batch&)> awaits);
   // Steps that begin wait until Resume.
   void Pause();
   void Resume();
@@ -94,6 +96,7 @@ class FakeModelRunner : public ModelRunner {
   int32_t max_in_flight_ ABSL_GUARDED_BY(mutex_) = 1;
   int32_t rows_to_prepare_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing
   absl::Status capture_ ABSL_GUARDED_BY(mutex_);
+  std::function<bool(const Batch&)> awaits_graph_ ABSL_GUARDED_BY(mutex_);
   int64_t num_runs_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_step_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t max_rows_ ABSL_GUARDED_BY(mutex_) = 0;
