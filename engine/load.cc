@@ -215,12 +215,15 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.hashes = *std::move(hashes);
 
   SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
-  if (device->is_cuda()) scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads);
+  const bool e4m3_pages = options.kv_cache_dtype == KvCacheDType::kFp8;
+  if (device->is_cuda()) {
+    scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads, e4m3_pages);
+  }
   EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality,
                                options.max_step_seconds.value_or(device->is_cuda() ? kGpuMaxStepSeconds : 0)};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);
-  shape.e4m3 = options.kv_cache_dtype == KvCacheDType::kFp8;
+  shape.e4m3 = e4m3_pages;
   if (shape.e4m3) loaded.notes.push_back(DescribeFp8Cache(shape, dtype));
   const AttentionShape attention_shape{config->num_q_heads, config->num_kv_heads, config->head_dim};
   AttentionOptions attention_options;

@@ -1,4 +1,5 @@
-// The lengths of short chunks: a step that decodes and computes so much of one prompt is replayed from a CUDA graph.
+// The lengths of short chunks: a step that decodes and computes so much of one prompt is replayed from a CUDA graph
+// where kernels/chunk_attention.h reads the pages.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,10 @@ inline constexpr int32_t kLongestFirst = 32;
 
 // Ascending, the last kMaxShortChunk. For models of `group` query heads to a KV head: at most 8 lengths that fill the
 // blocks of kernels/chunk_attention.h as far as whole tokens do, and a short one where a block holds many tokens.
-inline std::vector<int32_t> ShortChunksFor(int32_t group) {
+// Of pages in e4m3, which that kernel does not read, every chunk gathers all that comes before it, and there is no
+// graph to be had for short ones: kMaxShortChunk alone.
+inline std::vector<int32_t> ShortChunksFor(int32_t group, bool e4m3_pages) {
+  if (e4m3_pages) return {kMaxShortChunk};
   std::vector<int32_t> lengths;
   const int32_t step = (group + 7) / 8;  // blocks
   if (kernels::kChunkBlockRows * step / group > kLongestFirst) lengths.push_back(kLongestFirst);

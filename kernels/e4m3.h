@@ -22,9 +22,18 @@ SPOTLIGHT_INLINE float ToFloat(E4m3 x) {
   return FloatFromBits(sign | FloatBits(FloatFromBits(magnitude << 20) * 0x1p120f));
 }
 
-// Of a row whose largest magnitude is `largest`, NaN not counted: x / scale reaches kMaxE4m3.
+// Of a row whose largest magnitude is `largest`, NaN not counted: x / scale reaches kMaxE4m3. 1 where that would be 0:
+// for zeros, and for magnitudes that no fp32 divides by kMaxE4m3, which become zeros.
 SPOTLIGHT_INLINE float E4m3Scale(float largest) {
-  return largest > 0 ? largest / kMaxE4m3 : 1.0f;
+  const float scale = largest / kMaxE4m3;
+  return scale > 0 ? scale : 1.0f;
+}
+
+// Of a K or V in pages, from the bits of its largest magnitude, which order as magnitudes do, infinity and NaN last:
+// NaN where it holds one of those, so that all of it reads as NaN.
+SPOTLIGHT_INLINE float E4m3PageScale(uint32_t largest_bits) {
+  constexpr uint32_t kInfinity = 0x7f800000u, kNaN = 0x7fc00000u;
+  return largest_bits < kInfinity ? E4m3Scale(FloatFromBits(largest_bits)) : FloatFromBits(kNaN);
 }
 
 // To the nearest, ties to even; as GPUs do, what is beyond the largest value becomes it, and every NaN the positive

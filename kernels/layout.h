@@ -42,9 +42,9 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 //   prefix    [pages, Hkv, P]        uint32  word 0 of each code, what the prefilter's first pass reads; null likewise
 //
 // A K or V in e4m3 is what fp8_rows.h makes of it as it would be stored in dtype: scale = largest magnitude / 448, 1
-// for zeros. Operations take e4m3 pages where dtype is bf16, and on the CPU where it is fp32.
-// Bit b of a code is bit b % 32 of word b / 32; it is set when the encoder's output b is >= 0 (NaN gives 0).
-// Alignment: 16 bytes.
+// for zeros, and NaN, unlike there, for a row with a NaN or an infinity. Operations take e4m3 pages where dtype is
+// bf16, and on the CPU where it is fp32. Bit b of a code is bit b % 32 of word b / 32; it is set when the encoder's
+// output b is >= 0 (NaN gives 0). Alignment: 16 bytes.
 struct LayerPages {
   void* kv = nullptr;
   uint32_t* codes = nullptr;

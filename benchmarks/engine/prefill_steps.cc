@@ -31,6 +31,7 @@ ABSL_FLAG(std::string, hash, "",
           "hash file for it (make_untrained_hash --random-weights 1); none: prompts have no codes");
 ABSL_FLAG(std::string, device, "auto", "cuda:N or auto");
 ABSL_FLAG(std::string, quantization, "none", "none or fp8; the operations' times are bf16's all the same");
+ABSL_FLAG(std::string, kv_cache_dtype, "auto", "auto or fp8; likewise");
 ABSL_FLAG(std::string, prompts, "8192,8192,32768,32768,131072,131072", "tokens, by commas, in this order");
 ABSL_FLAG(std::string, chunks, "8192", "tokens of a step, by commas; the weights are drawn anew for each");
 ABSL_FLAG(std::string, pasts, "0,32768,122880", "of the operations' attention, by commas; empty: no operations");
@@ -255,9 +256,9 @@ class PrefillBenchmark {
   absl::Status Write(const std::string& path) const {
     std::ofstream file(path);
     file << "{\"device\": \"" << DeviceName(engine_->model().device) << "\", \"versions\": {\"libtorch\": \""
-         << libtorch_version_ << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit)
-         << "\", \"matmul_tflops\": " << matmul_tflops_ << ", \"rows\": [\n  " << absl::StrJoin(rows_, ",\n  ")
-         << "\n]}\n";
+         << libtorch_version_ << "\"}, \"commit\": \"" << absl::GetFlag(FLAGS_commit) << "\", \"kv_cache_dtype\": \""
+         << absl::GetFlag(FLAGS_kv_cache_dtype) << "\", \"matmul_tflops\": " << matmul_tflops_ << ", \"rows\": [\n  "
+         << absl::StrJoin(rows_, ",\n  ") << "\n]}\n";
     return file.good() ? absl::OkStatus() : absl::DataLossError(absl::StrCat(path, " could not be written"));
   }
 
@@ -319,6 +320,9 @@ absl::StatusOr<LoadOptions> OptionsFor(const std::vector<int64_t>& prompts) {
   const auto quantization = QuantizationNamed(absl::GetFlag(FLAGS_quantization));
   if (!quantization.has_value()) return absl::InvalidArgumentError("--quantization: must be none or fp8");
   options.quantization = *quantization;
+  const auto kv_cache_dtype = KvCacheDTypeNamed(absl::GetFlag(FLAGS_kv_cache_dtype));
+  if (!kv_cache_dtype.has_value()) return absl::InvalidArgumentError("--kv_cache_dtype: must be auto or fp8");
+  options.kv_cache_dtype = *kv_cache_dtype;
   options.device = absl::GetFlag(FLAGS_device);
   options.hash = absl::GetFlag(FLAGS_hash);
   if (options.hash.empty()) return absl::InvalidArgumentError("--hash: names no file (none: prompts without codes)");

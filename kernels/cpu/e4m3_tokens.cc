@@ -1,7 +1,6 @@
 #include "kernels/cpu/e4m3_tokens.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/e4m3.h"
@@ -11,9 +10,9 @@ namespace spotlight::kernels::cpu {
 
 void StoreE4m3Row(DType dtype, int32_t size, float* x, void* stored, float* scale) {
   auto* const codes = static_cast<E4m3*>(stored);
-  float largest = 0;
-  for (int32_t i = 0; i < size; ++i) largest = std::max(largest, std::abs(x[i]));
-  *scale = E4m3Scale(largest);
+  uint32_t largest = 0;
+  for (int32_t i = 0; i < size; ++i) largest = std::max(largest, FloatBits(x[i]) & 0x7fffffffu);
+  *scale = E4m3PageScale(largest);
   for (int32_t i = 0; i < size; ++i) {
     RoundTo(x[i] / *scale, codes + i);
     float rounded = 0;  // room for any dtype

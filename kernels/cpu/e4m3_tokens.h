@@ -9,7 +9,7 @@
 
 namespace spotlight::kernels::cpu {
 
-// What fp8_rows.h makes of a row x [size] of values of dtype; x becomes the stored values, rounded to dtype.
+// Stores a row x [size] of values of dtype as layout.h says; x becomes the stored values, rounded to dtype.
 void StoreE4m3Row(DType dtype, int32_t size, float* x, void* stored, float* scale);
 
 // The cached tokens of one call: where they lie, and what the attention of KernelTable reads.

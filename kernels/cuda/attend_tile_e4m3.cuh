@@ -14,7 +14,8 @@ namespace spotlight::kernels::cuda {
 //   Warp::VisitScales(scale, &tile);  // scale(m): of the tile's row m, or of a row that is present
 //
 // Widened values come times 2^-120 (e4m3.cuh). Queries and weights make up for kRaise of it, and the logits' scale and
-// the sums of weights for the rest, so that no product leaves the range of fp32.
+// the sums of weights for the rest, so that no product leaves the range of fp32: while
+// queries, keys and values have magnitudes below 2^64. A larger V's raised scale overflows, or its inverse is 0.
 template <int kDim, int kHeadTiles>
 class AttendWarp<__nv_fp8_e4m3, kDim, kHeadTiles> : public AttendWarp<__nv_bfloat16, kDim, kHeadTiles> {
   using Base = AttendWarp<__nv_bfloat16, kDim, kHeadTiles>;

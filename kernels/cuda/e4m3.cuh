@@ -26,6 +26,7 @@ template <class S>
 inline constexpr bool kIsE4m3 = sizeof(S) == 1;
 
 // Bytes 0 and 2, and bytes 1 and 3, of four values as bf16 times 2^-120: exponent and mantissa go where bf16 has them.
+// e4m3's NaN becomes 480: a row that holds one has a scale of NaN.
 inline constexpr float kWidenedScale = 0x1p-120f;
 __device__ inline void WidenScaled(uint32_t four, uint32_t* even, uint32_t* odd) {
   *even = (four << 8 & 0x80008000u) | (four << 4 & 0x07f007f0u);
@@ -50,19 +51,6 @@ __device__ inline uint4 WidenEight(uint2 eight, float scale) {
 
 __device__ inline float RoundedToBf16(float x) {
   return __bfloat162float(__float2bfloat16_rn(x));
-}
-
-// What a row's values are divided by. largest: of the row's magnitudes.
-__device__ inline float E4m3Scale(float largest) {
-  return largest > 0 ? __fdiv_rn(largest, 448.0f) : 1.0f;
-}
-
-// The largest among `lanes` neighbouring lanes, a power of two; they call together.
-__device__ inline float LargestOfLanes(float x, int lanes) {
-  const int first = static_cast<int>(threadIdx.x % 32) & ~(lanes - 1);
-  const uint32_t mask = (lanes == 32 ? ~0u : (1u << lanes) - 1) << first;
-  for (int offset = lanes / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(mask, x, offset));
-  return x;
 }
 
 }  // namespace spotlight::kernels::cuda

@@ -1,22 +1,31 @@
 // Keys and values on their way into pages in e4m3: neighbouring lanes have a row's pieces.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/cuda/e4m3.cuh"
 #include "kernels/cuda/rotation.cuh"
 
 namespace spotlight::kernels::cuda {
 
+// Bits of the largest magnitude. They order as magnitudes do, infinity and NaN last.
 template <int kBytes>
-__device__ inline float Largest(const Vector<__nv_bfloat16, kBytes>& x) {
-  float largest = 0;
+__device__ inline uint32_t Largest(const Vector<__nv_bfloat16, kBytes>& x) {
+  uint32_t largest = 0;
 #pragma unroll
-  for (int i = 0; i < x.kSize; ++i) largest = fmaxf(largest, fabsf(__bfloat162float(x.at[i])));
+  for (int i = 0; i < x.kSize; ++i) largest = max(largest, __bfloat16_as_ushort(x.at[i]) & 0x7fffu);
   return largest;
 }
 
-// Of a row of which each of `lanes` neighbouring lanes has pieces, `largest` being theirs; they call together.
-__device__ inline float ScaleOfRow(float largest, int lanes) {
-  return E4m3Scale(LargestOfLanes(largest, lanes));
+// What a row's values are divided by: E4m3PageScale of kernels/e4m3.h, where no magnitude of bf16 is too small. Each of
+// `lanes` neighbouring lanes, a power of two, has pieces of the row, `largest` being theirs; they call together.
+__device__ inline float ScaleOfRow(uint32_t largest, int lanes) {
+  constexpr uint32_t kInfinity = 0x7f80u;
+  const int first = static_cast<int>(threadIdx.x % 32) & ~(lanes - 1);
+  const uint32_t mask = (lanes == 32 ? ~0u : (1u << lanes) - 1) << first;
+  for (int offset = lanes / 2; offset > 0; offset /= 2) largest = max(largest, __shfl_xor_sync(mask, largest, offset));
+  if (largest >= kInfinity) return __uint_as_float(0x7fc00000u);
+  return largest > 0 ? __fdiv_rn(__uint_as_float(largest << 16), 448.0f) : 1.0f;
 }
 
 // What is stored of x, which becomes what is read: e4m3 times scale, rounded.

@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
         const bool stores = (piece + token) % kClusterBlocks == rank && places[token] >= 0;
         if constexpr (kE4m3) {
           if (!is_query) {
-            const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), inputs / 8);
+            const float scale = ScaleOfRow(max(Largest(low), Largest(high)), inputs / 8);
             const auto low_bytes = RoundToE4m3(scale, &low), high_bytes = RoundToE4m3(scale, &high);
             if (stores) {
               StoreVector(low_bytes, args.kv, places[token] + offset);

@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kKeyThreads, 2)
       if (const int64_t slot = slots[token]; slot >= 0) {
         const int64_t out = EntryOf(slot, params.num_kv_heads, kv_head) * 2 * dim + d;
         if constexpr (kE4m3) {
-          const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), pieces);
+          const float scale = ScaleOfRow(max(Largest(low), Largest(high)), pieces);
           StoreVector(RoundToE4m3(scale, &low), params.pages.kv, out);
           StoreVector(RoundToE4m3(scale, &high), params.pages.kv, out + half);
           if (d == 0) params.pages.kv_scale[out / dim] = scale;

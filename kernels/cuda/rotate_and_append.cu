@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kRotateThreads, 5)
       out = params.pages.kv;
       place = EntryOf(slot, params.num_kv_heads, head) * 2 * dim + piece;
       if constexpr (kE4m3) {
-        const float scale = ScaleOfRow(fmaxf(Largest(low), Largest(high)), pieces);
+        const float scale = ScaleOfRow(max(Largest(low), Largest(high)), pieces);
         StoreVector(RoundToE4m3(scale, &low), out, place);
         StoreVector(RoundToE4m3(scale, &high), out, place + half);
         if (piece == 0) params.pages.kv_scale[place / dim] = scale;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/e4m3.h"
 #include "kernels/numeric.h"
@@ -40,17 +41,19 @@ std::vector<double> Rotated(const EncodeAndAppendParams& params, const void* x, 
   return out;
 }
 
-// As fp8_rows.h does with x [dim] of dtype, which becomes the stored values, rounded to dtype.
+// x [dim] becomes the stored values, rounded to dtype.
 void StoreE4m3(const LayerPages& pages, DType dtype, int64_t row, std::vector<double>* x) {
   auto* const stored = static_cast<E4m3*>(pages.kv) + row * static_cast<int64_t>(x->size());
   float largest = 0;
+  bool finite = true;
   for (double& element : *x) {
     float rounded = 0;  // room for any dtype
     StoreElement(static_cast<float>(element), &rounded, dtype, 0);
     element = LoadElement(&rounded, dtype, 0);
     largest = std::max(largest, std::abs(static_cast<float>(element)));
+    finite = finite && std::isfinite(element);
   }
-  const float scale = E4m3Scale(largest);
+  const float scale = finite ? E4m3Scale(largest) : std::numeric_limits<float>::quiet_NaN();
   pages.kv_scale[row] = scale;
   for (size_t d = 0; d < x->size(); ++d) {
     RoundTo(static_cast<float>((*x)[d]) / scale, stored + d);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/scheduler.h"
 #include "engine/short_chunk.h"
 #include "kernels/layout.h"
 
@@ -49,11 +50,11 @@ TEST(DecodeGraphsTest, PaddingTakesNoStepBeyondWhatChangesItsNumbers) {
 }
 
 TEST(DecodeGraphsTest, ShortChunksFillTheirKernelsBlocks) {
-  EXPECT_EQ(ShortChunksFor(7), (std::vector<int32_t>{18, 36, 54, 73, 91, 109, 128}));
-  EXPECT_EQ(ShortChunksFor(4), (std::vector<int32_t>{32, 64, 96, 128}));
-  EXPECT_EQ(ShortChunksFor(1), (std::vector<int32_t>{32, 128}));
+  EXPECT_EQ(ShortChunksFor(7, /*e4m3_pages=*/false), (std::vector<int32_t>{18, 36, 54, 73, 91, 109, 128}));
+  EXPECT_EQ(ShortChunksFor(4, /*e4m3_pages=*/false), (std::vector<int32_t>{32, 64, 96, 128}));
+  EXPECT_EQ(ShortChunksFor(1, /*e4m3_pages=*/false), (std::vector<int32_t>{32, 128}));
   for (int32_t group = 1; group <= kernels::kMaxGroup; ++group) {
-    const std::vector<int32_t> lengths = ShortChunksFor(group);
+    const std::vector<int32_t> lengths = ShortChunksFor(group, /*e4m3_pages=*/false);
     EXPECT_LE(lengths.size(), 9u);
     EXPECT_LE(lengths.front(), 32);
     EXPECT_EQ(lengths.back(), kMaxShortChunk);
@@ -66,6 +67,18 @@ TEST(DecodeGraphsTest, ShortChunksFillTheirKernelsBlocks) {
   EXPECT_EQ(ShortChunkWithin(17, lengths), 18);
   EXPECT_EQ(ShortChunkWithin(127, lengths), 36);
   EXPECT_EQ(ShortChunkWithin(128, lengths), 128);
+}
+
+// What no graph is captured for has one length, the longest, and the scheduler takes it.
+TEST(DecodeGraphsTest, ChunksThatGatherTheirPastAreNotShort) {
+  for (int32_t group = 1; group <= kernels::kMaxGroup; ++group) {
+    SchedulerOptions options;
+    options.num_pages = 1;
+    options.short_chunks = ShortChunksFor(group, /*e4m3_pages=*/true);
+    EXPECT_EQ(options.short_chunks, std::vector<int32_t>{kMaxShortChunk});
+    EXPECT_EQ(ShortChunkWithin(1, options.short_chunks), kMaxShortChunk);
+    EXPECT_TRUE(Scheduler::CheckOptions(options).ok());
+  }
 }
 
 TEST(DecodeGraphsTest, RowsBesideAChunkHaveFewBucketsAndLeaveItARow) {

@@ -62,8 +62,13 @@ void RoundToE4m3(DType dtype, const std::vector<float>& x, void* out, float* sca
     values.push_back(LoadElement(&rounded, dtype, 0));
   }
   float largest = 0;
-  for (const float value : values) largest = std::max(largest, std::abs(value));
-  *scale = largest == 0 ? 1 : largest / 448;
+  bool finite = true;
+  for (const float value : values) {
+    largest = std::max(largest, std::abs(value));
+    finite = finite && std::isfinite(value);
+  }
+  *scale = largest / 448 == 0 ? 1 : largest / 448;
+  if (!finite) *scale = std::numeric_limits<float>::quiet_NaN();
   for (size_t i = 0; i < x.size(); ++i) RoundTo(values[i] / *scale, static_cast<E4m3*>(out) + i);
 }
 

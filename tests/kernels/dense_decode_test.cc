@@ -71,6 +71,32 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DenseDecodeE4m3Test,
                          ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16),
                                             ::testing::Values(1, 3, 6, 7, 8, 12, 16), ::testing::Values(64, 128)));
 
+// Values of e4m3 up to almost 2^64, and tiny ones: weights times scales leave the range of no type.
+TEST(DenseDecodeTest, TakesLargeAndSmallScales) {
+  for (const int exponent : {58, -90}) {
+    DecodeShape shape;
+    shape.dtype = DType::kBF16;
+    shape.group = 7;
+    shape.head_dim = 128;
+    shape.context_len = {1001, 3, 64};
+    shape.e4m3_pages = true;
+    DecodeCase test(shape);
+    const DenseDecodeParams params = test.Dense();
+    const int64_t entries = int64_t{params.pages.num_pages} * params.num_kv_heads * kPageTokens;
+    for (int64_t entry = 0; entry < entries; ++entry) {
+      float* const scale = params.pages.kv_scale + 2 * entry + 1;
+      *scale = std::ldexp(*scale, exponent);
+    }
+    reference::DenseDecode(params);
+    const std::vector<float> expected = test.Output();
+    for (const auto& backend : Backends()) {
+      test.ClearOutput();
+      ASSERT_TRUE(backend->Run(params, test.arena()).ok());
+      EXPECT_LE(RelativeNorm(test.Output(), expected), Tolerance(shape.dtype)) << backend->name() << " 2^" << exponent;
+    }
+  }
+}
+
 TEST(DenseDecodeTest, WritesZerosForAPaddingRow) {
   DecodeShape shape;
   shape.context_len = {0, 40, 0};

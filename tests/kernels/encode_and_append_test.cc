@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "kernels/e4m3.h"
 #include "kernels/numeric.h"
+#include "kernels/reference/dense_decode.h"
 #include "kernels/reference/encode_and_append.h"
 #include "tests/kernels/backend.h"
 #include "tests/kernels/decode_case.h"
@@ -280,6 +283,103 @@ TEST_P(EncodeAndAppendE4m3Test, EqualsReference) {
   ExpectMatchesReference(&test, shape.dtype);
 }
 
+// The last token's query attends to all of the case's tokens, at slots 0, 1, ...
+std::vector<float> Attended(EncodeCase* test, const std::function<absl::Status(const DenseDecodeParams&)>& run) {
+  const EncodeAndAppendParams& params = test->params();
+  const int64_t q_width = int64_t{params.num_q_heads} * params.head_dim;
+  DenseDecodeParams decode;
+  decode.dtype = params.dtype;
+  decode.num_rows = 1;
+  decode.num_q_heads = params.num_q_heads;
+  decode.num_kv_heads = params.num_kv_heads;
+  decode.head_dim = params.head_dim;
+  decode.softmax_scale = 0.1f;
+  decode.q = static_cast<const char*>(params.q_out) + (params.num_tokens - 1) * q_width * SizeOf(params.dtype);
+  decode.pages = params.pages;
+  decode.max_pages = params.pages.num_pages;
+  auto* table = test->arena()->Allocate<int32_t>(decode.max_pages);
+  std::iota(table, table + decode.max_pages, 0);
+  auto* context_len = test->arena()->Allocate<int32_t>(1);
+  *context_len = decode.max_context = params.num_tokens;
+  decode.page_table = table;
+  decode.context_len = context_len;
+  decode.out = test->arena()->Allocate<char>(q_width * SizeOf(params.dtype));
+  const absl::Status status = run(decode);
+  EXPECT_TRUE(status.ok()) << status;
+  std::vector<float> out;
+  for (int64_t i = 0; i < q_width; ++i) out.push_back(LoadElement(decode.out, params.dtype, i));
+  return out;
+}
+
+// A NaN or an infinity is its whole row's, and of no other row: in what is stored and in what attention makes of it.
+TEST_P(EncodeAndAppendE4m3Test, MakesARowNaNThatIsNotFinite) {
+  EncodeShape shape = Shape();
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  const EncodeAndAppendParams& params = test.params();
+  std::iota(const_cast<int64_t*>(params.slots), const_cast<int64_t*>(params.slots) + shape.num_tokens, 0);
+  const LayerPages& pages = params.pages;
+  const int64_t dim = shape.head_dim, token = shape.num_tokens - 1, head = 1;
+  const int64_t entry = (token / kPageTokens * shape.num_kv_heads + head) * kPageTokens + token % kPageTokens;
+  const auto bytes_of = [&](int64_t row) {
+    const auto* begin = static_cast<const uint8_t*>(pages.kv) + row * dim;
+    return std::vector<uint8_t>(begin, begin + dim);
+  };
+  const auto check = [&](const std::function<absl::Status()>& encode,
+                         const std::function<absl::Status(const DenseDecodeParams&)>& decode) {
+    test.Clear();
+    ASSERT_TRUE(encode().ok());
+    const EncodeCase::Outputs usual = test.Read();
+    for (const bool is_value : {false, true}) {
+      void* const x = const_cast<void*>(is_value ? params.v : params.k);
+      const int64_t at = token * params.k_stride + head * dim + 3, row = 2 * entry + is_value;
+      const float before = LoadElement(x, shape.dtype, at);
+      for (const float element : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                                  -std::numeric_limits<float>::infinity()}) {
+        SCOPED_TRACE(::testing::Message() << (is_value ? "value " : "key ") << element);
+        StoreElement(element, x, shape.dtype, at);
+        test.Clear();
+        ASSERT_TRUE(encode().ok());
+        EXPECT_TRUE(std::isnan(pages.kv_scale[row]));
+        EXPECT_EQ(bytes_of(row), std::vector<uint8_t>(dim, 0x7f));
+        const EncodeCase::Outputs out = test.Read();
+        for (size_t i = 0; i < out.kv.size(); ++i) {
+          if (static_cast<int64_t>(i) / dim == row) continue;
+          ASSERT_EQ(out.kv[i], usual.kv[i]) << i;
+        }
+        for (int w = 0; shape.with_hash && w < shape.hash_words; ++w) {
+          const int64_t word = entry * shape.hash_words + w;
+          EXPECT_EQ(out.codes[word], is_value ? usual.codes[word] : 0u);
+        }
+        const std::vector<float> attended = Attended(&test, decode);
+        for (int64_t i = 0; i < static_cast<int64_t>(attended.size()); ++i) {
+          ASSERT_EQ(std::isfinite(attended[i]), i / (shape.group * dim) != head) << i;
+          ASSERT_EQ(std::isnan(attended[i]), i / (shape.group * dim) == head) << i;
+        }
+      }
+      StoreElement(before, x, shape.dtype, at);
+    }
+  };
+  {
+    SCOPED_TRACE("reference");
+    check(
+        [&] {
+          reference::EncodeAndAppend(params);
+          return absl::OkStatus();
+        },
+        [](const DenseDecodeParams& decode) {
+          reference::DenseDecode(decode);
+          return absl::OkStatus();
+        });
+  }
+  for (const auto& backend : Backends()) {
+    if (!HasE4m3Pages(*backend, shape.dtype)) continue;
+    SCOPED_TRACE(backend->name());
+    check([&] { return backend->Run(params, test.arena()); },
+          [&](const DenseDecodeParams& decode) { return backend->Run(decode, test.arena()); });
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, EncodeAndAppendE4m3Test,
                          ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16), ::testing::Values(64, 128),
                                             ::testing::Values(1, 19, 83), ::testing::Bool()));
@@ -303,6 +403,26 @@ TEST(EncodeAndAppendTest, GivesZerosInE4m3AScaleOfOne) {
   EncodeCase test(shape);
   std::fill_n(static_cast<uint16_t*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, 0);
   for (const auto& backend : Backends()) {
+    test.Clear();
+    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
+    const int64_t row = 2 * test.params().slots[0] + 1;  // of page 0, head 0
+    EXPECT_EQ(test.params().pages.kv_scale[row], 1) << backend->name();
+    const auto* bytes = static_cast<const uint8_t*>(test.params().pages.kv) + row * shape.head_dim;
+    EXPECT_EQ(std::vector<uint8_t>(bytes, bytes + shape.head_dim), std::vector<uint8_t>(shape.head_dim, 0))
+        << backend->name();
+  }
+}
+
+// Their scale would be 0, and 0 / 0 no number.
+TEST(EncodeAndAppendTest, StoresMagnitudesTooSmallForAScaleAsZeros) {
+  EncodeShape shape;
+  shape.num_tokens = shape.num_plane_tokens = 1;
+  shape.with_bias = false;
+  shape.e4m3_pages = true;
+  EncodeCase test(shape);
+  std::fill_n(static_cast<float*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, 1e-44f);
+  for (const auto& backend : Backends()) {
+    if (!HasE4m3Pages(*backend, shape.dtype)) continue;
     test.Clear();
     ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
     const int64_t row = 2 * test.params().slots[0] + 1;  // of page 0, head 0

@@ -98,6 +98,22 @@ TEST(Fp8RowsTest, EachRowsLargestMagnitudeBecomes448) {
   }
 }
 
+TEST(Fp8RowsTest, MagnitudesTooSmallForAScaleBecomeZeros) {
+  std::vector<float> x = {1e-44f, 0, -1e-44f};
+  std::vector<E4m3> out(x.size(), E4m3{0x55});
+  float scale = 0;
+  Fp8RowsParams params;
+  params.dtype = DType::kF32;
+  params.num_rows = 1;
+  params.num_columns = static_cast<int32_t>(x.size());
+  params.x = x.data();
+  params.out = out.data();
+  params.scale = &scale;
+  ASSERT_TRUE(Fp8Rows(params).ok());
+  EXPECT_EQ(scale, 1);
+  for (const E4m3 element : out) EXPECT_EQ(ToFloat(element), 0);
+}
+
 TEST(Fp8RowsTest, NamesTheFieldAtFault) {
   alignas(16) float memory[16] = {};
   Fp8RowsParams params;
