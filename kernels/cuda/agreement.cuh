@@ -39,7 +39,7 @@ class Publisher {
   }
 
   // The scores of `count` runs have been counted, by team 0 and on: turns counts into running sums and, if `marked`,
-  // finds run->early. Every thread must call; synchronises.
+  // finds run->likely. Every thread must call; synchronises.
   __device__ void SumUp(Run* runs, int count, bool marked) {
     __syncthreads();
     switch (bytes_ / (16 * kSparseThreads)) {
@@ -65,7 +65,7 @@ class Publisher {
     const int32_t wanted = run->MostEven();
     int4* const own = reinterpret_cast<int4*>(histogram(team));
     int32_t before = 0;
-#pragma unroll 2
+#pragma unroll 4
     for (int i = threadIdx.x % 32; i < bytes_ / 32; i += 32) {
       int4 low = own[2 * i], high = own[2 * i + 1];
       low.y += low.x;
@@ -81,8 +81,8 @@ class Publisher {
       own[2 * i] = low;
       own[2 * i + 1] = high;
       if (marked && below < wanted && high.w >= wanted) {
-        run->early = 8 * i + (low.x < wanted) + (low.y < wanted) + (low.z < wanted) + (low.w < wanted) +
-                     (high.x < wanted) + (high.y < wanted) + (high.z < wanted);
+        run->likely = 8 * i + (low.x < wanted) + (low.y < wanted) + (low.z < wanted) + (low.w < wanted) +
+                      (high.x < wanted) + (high.y < wanted) + (high.z < wanted);
       }
       before += __shfl_sync(~0u, inclusive, 31);
     }
@@ -133,17 +133,7 @@ class Publisher {
   __device__ void SumUpBy(Run* runs, int count, bool marked) {
     const int warp = threadIdx.x / 32;
 #pragma unroll 1
-    for (int h = 0; h < count; ++h) {
-      const int4* const own = reinterpret_cast<const int4*>(histogram(h)) + threadIdx.x * kGroups;
-      int32_t total = 0;
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) total += own[g].x + own[g].y + own[g].z + own[g].w;
-      total = WarpInclusiveSum(total);
-      if (threadIdx.x % 32 == 31) warp_sums_[h * kSparseWarps + warp] = total;
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (int h = 0; h < count; ++h) {
+    for (int h = 0; h < count; ++h) {  // within each warp
       int4* const own = reinterpret_cast<int4*>(histogram(h)) + threadIdx.x * kGroups;
       int4 sums[kGroups];
       int32_t total = 0;
@@ -156,20 +146,35 @@ class Publisher {
         sums[g].w += sums[g].z;
         total = sums[g].w;
       }
-      int32_t before = WarpInclusiveSum(total) - total;
+      const int32_t inclusive = WarpInclusiveSum(total), before = inclusive - total;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) own[g] = Plus(sums[g], before);
+      if (threadIdx.x % 32 == 31) warp_sums_[h * kSparseWarps + warp] = inclusive;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int h = 0; h < count; ++h) {  // and those of the warps before
+      int4* const own = reinterpret_cast<int4*>(histogram(h)) + threadIdx.x * kGroups;
+      int32_t before = 0;
 #pragma unroll
       for (int w = 0; w < kSparseWarps; ++w) before += w < warp ? warp_sums_[h * kSparseWarps + w] : 0;
-      const int32_t wanted = runs[h].MostEven(), missing = wanted - before;
+      const int32_t wanted = runs[h].MostEven();
       int32_t under = 0;
+      int4 sums;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        own[g] = make_int4(sums[g].x + before, sums[g].y + before, sums[g].z + before, sums[g].w + before);
-        under += (sums[g].x < missing) + (sums[g].y < missing) + (sums[g].z < missing) + (sums[g].w < missing);
+        sums = Plus(own[g], before);
+        own[g] = sums;
+        under += (sums.x < wanted) + (sums.y < wanted) + (sums.z < wanted) + (sums.w < wanted);
       }
-      if (marked && before < wanted && under < 4 * kGroups) {
-        runs[h].early = static_cast<int32_t>(threadIdx.x) * (4 * kGroups) + under;
+      const int32_t last_before = __shfl_up_sync(~0u, sums.w, 1);
+      if (marked && (threadIdx.x % 32 == 0 ? before : last_before) < wanted && under < 4 * kGroups) {
+        runs[h].likely = static_cast<int32_t>(threadIdx.x) * (4 * kGroups) + under;
       }
     }
+  }
+  __device__ static int4 Plus(const int4& sums, int32_t before) {
+    return make_int4(sums.x + before, sums.y + before, sums.z + before, sums.w + before);
   }
 
   int32_t* const histograms_;
@@ -178,34 +183,37 @@ class Publisher {
   uint32_t* counter_ = nullptr;  // of what the warp has published and not counted yet
 };
 
-// Of the complete sums of a row, the score at which they reach `wanted`, 0 < wanted <= the last. Some thread of those
-// that call, num_threads all told, writes it.
-__device__ inline void FindCut(const int32_t* row_sums, int32_t num_bins, int32_t wanted, int thread, int num_threads,
-                               Cut* cut) {
-  constexpr int kAhead = 2;
+// Of the complete sums of a row, the score at which they reach `wanted`, 0 < wanted <= the last; by one warp, to all
+// its lanes. guess: what it may be, no more than that.
+__device__ inline Cut FindCut(const int32_t* row_sums, int32_t num_bins, int32_t wanted, int32_t guess) {
+  constexpr int kNear = 128;  // bins that are looked at together
+  const int lane = threadIdx.x % 32;
+  const int32_t stride = BinStride(num_bins), each = (stride / 4 + 31) / 32 * 4;  // at most kNear
+  // The last sum of every 32nd part comes along: where the guess is wrong it takes no more than a second look.
+  const int32_t part_end = __ldcg(row_sums + min((lane + 1) * each, stride) - 1);
+  int32_t begin = max(0, min(guess - kNear * 3 / 4, stride - kNear)) & ~3;
 #pragma unroll 1
-  for (int32_t first = thread * 4; first < num_bins; first += kAhead * num_threads * 4) {
-    int4 sums[kAhead];
-    int32_t before[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int32_t bin = first + i * num_threads * 4;
-      sums[i] = make_int4(0, 0, 0, 0);
-      before[i] = 0;
-      if (bin >= num_bins) continue;
-      sums[i] = __ldcg(reinterpret_cast<const int4*>(row_sums + bin));
-      if (bin > 0) before[i] = __ldcg(row_sums + bin - 1);
+  for (bool certain = begin == 0;; certain = true) {
+    const int32_t bin = begin + 4 * lane;
+    int4 sums = make_int4(0, 0, 0, 0);
+    if (bin < stride) sums = __ldcg(reinterpret_cast<const int4*>(row_sums + bin));
+    const int32_t before = __shfl_up_sync(~0u, sums.w, 1);
+    const bool after = lane == 0 ? certain || sums.x < wanted : before < wanted;
+    const uint32_t here = __ballot_sync(~0u, bin < stride && sums.w >= wanted && after);
+    if (here == 0) {
+      begin = (__ffs(__ballot_sync(~0u, part_end >= wanted)) - 1) * each;
+      continue;
     }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int32_t bin = first + i * num_threads * 4;
-      if (sums[i].w < wanted || before[i] >= wanted) continue;
-      int32_t score = bin, under = before[i];
-      if (sums[i].x < wanted) score = bin + 1, under = sums[i].x;
-      if (sums[i].y < wanted) score = bin + 2, under = sums[i].y;
-      if (sums[i].z < wanted) score = bin + 3, under = sums[i].z;
-      *cut = {score, wanted - under};
-    }
+    int32_t score = bin, under = before;
+    if (lane == 0) under = 0;
+    if (sums.x < wanted) score = bin + 1, under = sums.x;
+    if (sums.y < wanted) score = bin + 2, under = sums.y;
+    if (sums.z < wanted) score = bin + 3, under = sums.z;
+    const int found = __ffs(here) - 1;
+    // What lies before the first bin of a part is what the part before ends with.
+    const int32_t before_part = begin == 0 ? 0 : __shfl_sync(~0u, part_end, max(0, begin / each - 1));
+    if (lane == 0 && sums.x >= wanted) under = before_part;
+    return {__shfl_sync(~0u, score, found), wanted - __shfl_sync(~0u, under, found)};
   }
 }
 
@@ -251,7 +259,7 @@ class ColumnsAtCut {
         if (offsets != nullptr && index < num_runs_) offsets[index + 1] = at + chosen[i];
         if (index >= first && index < first + count) {
           Run& run = runs[index - first];
-          if (index > first) run.cut = cut_;  // the first has it, and is being read
+          run.cut = cut_;
           run.ties_allowed = allowed[i];
           run.num_chosen = chosen[i];
           run.place = at;

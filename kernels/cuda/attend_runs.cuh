@@ -63,12 +63,8 @@ class RunAttention {
     if (num_runs_ > 0) LoadQuery(runs_[alone_ ? min(Warp(), num_runs_ - 1) : 0]);
   }
 
-  // Every thread must call; synchronises.
+  // Every thread must call; the block has synchronised.
   __device__ void AttendToAll() {
-#if __CUDA_ARCH__ >= 900
-    FenceForBulkCopies();
-#endif
-    __syncthreads();
     Feed();
 #pragma unroll 1
     for (int s = alone_ ? Warp() : 0; s < num_runs_; s += alone_ ? kSparseWarps : 1) {

@@ -10,12 +10,6 @@ __device__ inline void ArriveThread(uint32_t* counter, uint32_t count) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
 }
 
-// The same for what the block wrote. Every thread must call.
-__device__ inline void ArriveBlock(uint32_t* counter, uint32_t count) {
-  __syncthreads();
-  if (threadIdx.x == 0) ArriveThread(counter, count);
-}
-
 // Returns, to every lane of the warp, when `count` has arrived. All blocks of the grid must be resident.
 __device__ inline void WaitWarp(const uint32_t* counter, uint32_t count) {
   if (threadIdx.x % 32 == 0) {

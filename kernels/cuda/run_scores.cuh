@@ -23,20 +23,6 @@ __device__ inline const int32_t* PagesOf(const SparseArgs& args, const Run& run,
   return args.page_table + int64_t{run.row} * args.max_pages + run.first_page;
 }
 
-// Calls visit(token of the run, score) for the warp's tokens, 32 neighbours at a time in order. Every lane must call.
-template <class Visit>
-__device__ void ForTokens(const Run& run, const uint16_t* scores, const Visit& visit) {
-  const Share pages = run.WarpPages();
-  const int32_t begin = pages.begin * kPageTokens + static_cast<int32_t>(threadIdx.x % 32);
-  const uint16_t* own = scores + begin;
-#pragma unroll 1
-  for (int32_t i = 0; i < pages.size; ++i) {
-    const int32_t low = own[i * kPageTokens], high = own[i * kPageTokens + 32];
-    visit(begin + i * kPageTokens, low);
-    visit(begin + i * kPageTokens + 32, high);
-  }
-}
-
 // Lanes before this one.
 __device__ inline uint32_t LanesBelow() {
   return (1u << threadIdx.x % 32) - 1;

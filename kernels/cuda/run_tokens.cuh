@@ -15,79 +15,58 @@ __device__ inline const int32_t* PageTableOf(const SparseArgs& args, const Run& 
   return args.page_table + int64_t{run.row} * args.max_pages;
 }
 
-// Tokens that a warp can remember, of all its runs.
-inline constexpr int kMaxFound = 512;
+// Pages that a warp looks at together, half a page to a lane.
+inline constexpr int kPagesTogether = 16;
 
-// Of eight neighbouring scores, a bit for each that is up to `early`; bound: 0x8000 + early in either half. Scores have
-// 15 bits: one subtraction compares two of them, and leaves the answers in bits 15 and 31.
-__device__ inline uint32_t BitsUpTo(uint32_t bound, const uint4& scores) {
-  const uint32_t pairs = ((bound - scores.x) & 0x80008000u) >> 15 | ((bound - scores.y) & 0x80008000u) >> 13 |
-                         ((bound - scores.z) & 0x80008000u) >> 11 | ((bound - scores.w) & 0x80008000u) >> 9;
-  return (pairs | pairs >> 15) & 0xffu;
+// Of eight differences of 16 bits, a bit for each that is negative.
+__device__ inline uint32_t SignBits(const uint4& pairs) {
+  uint32_t low, high;  // a byte of ones for each sign
+  asm("prmt.b32 %0, %1, %2, 0xfdb9;" : "=r"(low) : "r"(pairs.x), "r"(pairs.y));
+  asm("prmt.b32 %0, %1, %2, 0xfdb9;" : "=r"(high) : "r"(pairs.z), "r"(pairs.w));
+  return ((low & 0x08040201u) | (high & 0x80402010u)) * 0x01010101u >> 24;
+}
+__device__ inline uint4 Minus(uint32_t from, const uint4& pairs) {
+  return make_uint4(from - pairs.x, from - pairs.y, from - pairs.z, from - pairs.w);
 }
 
-// Remembers the warp's tokens of the run whose scores are up to run->early, in order, half a page to a lane; found
-// [kMaxFound], *size: those of all runs. Every lane must call.
-__device__ inline void Remember(Run* run, const uint16_t* scores, uint16_t* found, int32_t* size) {
+// A bit for each token of half a page that the cut chooses, and for each that ties.
+struct HalfPage {
+  uint32_t chosen, ties;
+};
+
+// Of the scores of half a page. They have 15 bits: one subtraction compares two.
+__device__ inline HalfPage Judge(const uint16_t* scores, int32_t cut) {
   constexpr int kEighths = kPageTokens / 2 / 8;
-  const uint32_t bound = static_cast<uint32_t>(0x8000 + run->early) * 0x10001u;
-  const int lane = threadIdx.x % 32;
-  const Share pages = run->WarpPages();
-  const uint4* const own = reinterpret_cast<const uint4*>(scores + pages.begin * kPageTokens) + lane * kEighths;
-  int32_t end = *size;
-#pragma unroll 1
-  for (int32_t first = 0; first < pages.size; first += 16) {
-    uint32_t below = 0;
-    if (first + lane / 2 < pages.size) {
+  const uint32_t bound = static_cast<uint32_t>(0x8000 + cut) * 0x10001u;
+  uint32_t up_to = 0, under = 0;
 #pragma unroll
-      for (int i = 0; i < kEighths; ++i) {
-        const int eighth = (i + lane / 2) % kEighths;  // lanes that read together read from different banks
-        below |= BitsUpTo(bound, own[first * 2 * kEighths + eighth]) << 8 * eighth;
-      }
-    }
-    const int32_t count = __popc(below), inclusive = WarpInclusiveSum(count);
-    const int32_t token = (pages.begin + first) * kPageTokens + lane * (kPageTokens / 2) - 1;
-    for (int32_t at = end + inclusive - count; below != 0; below &= below - 1, ++at) {
-      if (at < kMaxFound) found[at] = static_cast<uint16_t>(token + __ffs(below));
-    }
-    end += __shfl_sync(~0u, inclusive, 31);
+  for (int i = 0; i < kEighths; ++i) {
+    const int eighth = (i + static_cast<int>(threadIdx.x % 32) / 2) % kEighths;  // lanes together read other banks
+    const uint4 left = Minus(bound, reinterpret_cast<const uint4*>(scores)[eighth]);
+    up_to |= SignBits(left) << 8 * eighth;
+    under |= SignBits(make_uint4(left.x - 0x10001u, left.y - 0x10001u, left.z - 0x10001u, left.w - 0x10001u))
+             << 8 * eighth;
   }
-  const int warp = run->TeamWarp();
-  if (lane == 0) {
-    run->found_begin[warp] = static_cast<uint16_t>(*size);
-    run->num_found[warp] = static_cast<uint16_t>(end - *size);
-    if (end > kMaxFound) atomicOr(&run->overflowed, 1);
-  }
-  if (end <= kMaxFound) *size = end;
-  __syncwarp();
+  return {under, up_to ^ under};
 }
 
-// Calls visit(token, score) for 32 of the warp's remembered tokens of a run at a time, in order. Every lane must call.
-template <class Visit>
-__device__ void ForFound(const Run& run, const uint16_t* scores, const uint16_t* found, const Visit& visit) {
-  const int warp = run.TeamWarp();
-  const int32_t size = run.num_found[warp];
-  found += run.found_begin[warp];
-#pragma unroll 1
-  for (int32_t first = 0; first < size; first += 32) {
-    const int32_t i = first + static_cast<int32_t>(threadIdx.x % 32);
-    const int32_t token = i < size ? found[i] : 0, score = i < size ? scores[token] : INT32_MAX;
-    visit(token, score);
-  }
-}
-
-// Counts the warp's tokens of the run that the cut chooses, and those that tie. Every lane must call.
-__device__ inline void Count(Run* run, const Cut& cut, const uint16_t* scores, const uint16_t* found) {
+// Counts the warp's tokens of the run that the cut chooses, and those that tie. replaces: and leaves a HalfPage where
+// the scores of each half page begin, for ForChosen. Every lane must call.
+__device__ inline void Count(Run* run, uint16_t* scores, bool replaces) {
+  const Share pages = run->WarpPages();
+  const int lane = threadIdx.x % 32;
+  const int32_t cut = run->cut.score;
+  scores += pages.begin * kPageTokens + lane * (kPageTokens / 2);
   uint32_t counts = 0;
-  const auto count = [&](int32_t, int32_t score) {
-    counts += __popc(__ballot_sync(~0u, score < cut.score)) | __popc(__ballot_sync(~0u, score == cut.score)) << 16;
-  };
-  if (cut.score <= run->early && run->overflowed == 0) {
-    ForFound(*run, scores, found, count);
-  } else {
-    ForTokens(*run, scores, count);
+#pragma unroll 1
+  for (int32_t first = lane / 2; first < pages.size; first += kPagesTogether, scores += kPagesTogether * kPageTokens) {
+    const HalfPage half = Judge(scores, cut);
+    if (replaces) *reinterpret_cast<HalfPage*>(scores) = half;
+    counts += __popc(half.chosen) + (__popc(half.ties) << 16);
   }
-  if (threadIdx.x % 32 == 0) run->counts[run->TeamWarp()] = counts;
+  __syncwarp();
+  counts = __reduce_add_sync(~0u, counts);
+  if (lane == 0) run->counts[run->TeamWarp()] = counts;
 }
 
 // Counts of the warps before this one.
@@ -102,25 +81,33 @@ __device__ inline Before BeforeWarp(const Run& run) {
   return {static_cast<int32_t>(sum & 0xffff), static_cast<int32_t>(sum >> 16)};
 }
 
-// The chosen of the warp's tokens in order: accept(token of the run, place among the run's chosen). Every lane must
-// call.
+// The chosen of the warp's tokens, which Count has replaced, in order: accept(token of the run, place among the run's
+// chosen), by some lane. Every lane must call.
 template <class Accept>
-__device__ void ForChosen(const Run& run, const uint16_t* scores, const uint16_t* found, const Accept& accept) {
+__device__ void ForChosen(const Run& run, const uint16_t* scores, const Accept& accept) {
   const Before before = BeforeWarp(run);
-  int32_t allowed_ties = run.ties_allowed - before.ties, place = before.chosen + min(before.ties, run.ties_allowed);
-  const int32_t cut = run.cut.score;
-  const auto choose = [&](int32_t token, int32_t score) {
-    const uint32_t ties = __ballot_sync(~0u, score == cut);
-    const bool chosen = score < cut || (score == cut && __popc(ties & LanesBelow()) < allowed_ties);
-    const uint32_t all = __ballot_sync(~0u, chosen);
-    if (chosen) accept(token, place + __popc(all & LanesBelow()));
-    allowed_ties -= __popc(ties);
-    place += __popc(all);
-  };
-  if (run.remembered()) {
-    ForFound(run, scores, found, choose);
-  } else {
-    ForTokens(run, scores, choose);
+  const Share pages = run.WarpPages();
+  const int lane = threadIdx.x % 32;
+  int32_t allowed_ties = max(0, run.ties_allowed - before.ties);
+  int32_t place = before.chosen + min(before.ties, run.ties_allowed);
+  int32_t token = pages.begin * kPageTokens + lane * (kPageTokens / 2);
+#pragma unroll 1
+  for (int32_t first = 0; first < pages.size; first += kPagesTogether, token += kPagesTogether * kPageTokens) {
+    HalfPage half = {0, 0};
+    if (first + lane / 2 < pages.size) half = *reinterpret_cast<const HalfPage*>(scores + token);
+    const int32_t num_ties = __popc(half.ties), own = __popc(half.chosen) | num_ties << 16;
+    const int32_t inclusive = WarpInclusiveSum(own), all = __shfl_sync(~0u, inclusive, 31);
+    const int32_t ties_before = (inclusive - own) >> 16;
+    for (int32_t extra = ties_before + num_ties - allowed_ties; extra > 0 && half.ties != 0; --extra) {
+      half.ties ^= 0x80000000u >> __clz(half.ties);
+    }
+    int32_t at = place + ((inclusive - own) & 0xffff) + min(ties_before, allowed_ties);
+#pragma unroll 1
+    for (uint32_t chosen = half.chosen | half.ties; chosen != 0; chosen &= chosen - 1, ++at) {
+      accept(token + __ffs(chosen) - 1, at);
+    }
+    place += (all & 0xffff) + min(all >> 16, allowed_ties);
+    allowed_ties -= min(all >> 16, allowed_ties);
   }
 }
 

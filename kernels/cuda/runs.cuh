@@ -62,18 +62,15 @@ struct Run {
   int32_t score_page;  // where its scores lie in shared memory; < 0: in global memory
 
   // Of the latest competition. Scores are stored as the distance from the highest one.
-  Cut cut;                                 // the first run of a row that the block owns has it
+  Cut cut;
   int32_t ties_allowed;                    // of those that equal the cut
   int32_t num_chosen, place, most_chosen;  // how many; how many the runs before have; the most that any run has
-  // Before the cut was known, warps remembered what is up to `early`, if there was room.
-  int32_t early, overflowed;
-  uint16_t found_begin[kSparseWarps], num_found[kSparseWarps];  // of the team's warps
+  int32_t likely;                          // what the cut may be, by the run's own sums
   RunSource source;
   int32_t first_entry, first_always;  // < 0: not looked up ahead
   // Tokens under the cut, and 2^16 times those that equal it, of each warp's pages: the team's warps.
   uint32_t counts[kSparseWarps];
   int32_t team_warps_log2;
-  int32_t segment;  // of the block's runs, the first one of this (row, KV head)
 
   // This warp's pages, counted within the run.
   __device__ Share WarpPages() const {
@@ -85,7 +82,6 @@ struct Run {
     const int32_t at = index + i * num_runs;
     return at < competition.begin ? at : at + competition.count;
   }
-  __device__ bool remembered() const { return cut.score <= early && overflowed == 0; }
   // The most chosen that a run of an even row has.
   __device__ int32_t MostEven() const { return average + average / 8 + 64; }
   // Candidates that the competition for `factor` times K keeps.
@@ -162,8 +158,7 @@ class RunMap {
     const int32_t all_always = run.competes ? run.context_len - run.competition.count : 0;
     run.num_always = max(0, (all_always - run.index + run.num_runs - 1) / run.num_runs);
     run.average = run.competition.num_select / run.num_runs;
-    run.early = -1;
-    run.overflowed = 0;
+    run.likely = 0;
     run.num_chosen = 0;
     run.source = RunSource::kAll;
     return run;

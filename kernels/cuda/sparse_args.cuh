@@ -11,7 +11,7 @@ namespace spotlight::kernels::cuda {
 
 inline constexpr int kSparseThreads = 32 * kSparseWarps;
 // Places of a block's tokens, until its warps fetch them.
-inline constexpr int kMaxEntries = 2048;
+inline constexpr int kMaxEntries = 3072;
 // A page whose scores are in shared memory, and its number.
 inline constexpr int kScoredPageBytes = 2 * kPageTokens + 4;
 
@@ -43,10 +43,10 @@ struct SparseArgs {
   int32_t max_teams_log2;             // of a block
   int32_t num_prefix_bins, num_bins;  // scores of one word, of all words
 
-  // Shared memory of a block, in this order: its runs; a histogram for each team, whose place its tokens take; what may
-  // be chosen; scores, then numbers of their pages; codes on their way, ring_bytes for each warp. Tiles on their way,
-  // tile_ring_bytes for each warp, come over what follows the tokens.
-  int32_t run_bytes, histogram_bytes, counting_bytes, score_pages, ring_bytes, tile_ring_bytes;
+  // Shared memory of a block, in this order: its runs; with many of them its tokens; a histogram for each team, whose
+  // place the tokens take otherwise; sinks and recent tokens; scores, then numbers of their pages; codes on their way,
+  // ring_bytes for each warp. Tiles on their way, tile_ring_bytes for each warp, come over what follows the tokens.
+  int32_t run_bytes, entry_bytes, histogram_bytes, counting_bytes, score_pages, ring_bytes, tile_ring_bytes;
   int32_t num_prefetch_pages;  // of a warp, while the kernel before runs
 
   int32_t row_pages;                      // pages of the longest row, to a multiple of 16: stride of what follows

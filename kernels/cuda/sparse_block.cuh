@@ -23,7 +23,7 @@ struct SparseShared {
 
 // Entries of sinks and recent tokens that are looked up ahead.
 inline constexpr int kEarlyAlways = 256;
-inline constexpr int kFoundBytes = kSparseWarps * kMaxFound * 2 + kEarlyAlways * 4;
+inline constexpr int kAlwaysBytes = kEarlyAlways * 4;
 
 // Which scores a competition is about.
 enum class Scoring { kPrefix, kFull, kRescored };
@@ -36,9 +36,9 @@ class SparseBlock {
       : args_(args),
         shared_(shared),
         runs_(reinterpret_cast<Run*>(dynamic)),
-        counting_(dynamic + args.run_bytes),
-        found_(reinterpret_cast<uint16_t*>(counting_ + args.counting_bytes)),
-        always_(reinterpret_cast<int32_t*>(found_ + kSparseWarps * kMaxFound)),
+        entries_(reinterpret_cast<int32_t*>(dynamic + args.run_bytes)),
+        counting_(dynamic + args.run_bytes + args.entry_bytes),
+        always_(reinterpret_cast<int32_t*>(counting_ + args.counting_bytes)),
         scores_(reinterpret_cast<uint16_t*>(always_ + kEarlyAlways)),
         pages_(reinterpret_cast<int32_t*>(scores_ + args.score_pages * kPageTokens)),
         ring_(reinterpret_cast<char*>(scores_) + args.score_pages * kScoredPageBytes +
@@ -63,7 +63,6 @@ class SparseBlock {
     if (static_cast<int32_t>(threadIdx.x) < num_runs_) {
       Run run = map_.RunOf(args, own.begin + static_cast<int32_t>(threadIdx.x));
       run.team_warps_log2 = teams_.warps_log2;
-      run.segment = max(0, static_cast<int32_t>(threadIdx.x) - run.index);
       runs_[threadIdx.x] = run;
     }
     __syncthreads();
@@ -104,12 +103,11 @@ class SparseBlock {
       if (competes) {
         if (run->row_head != row_head) LoadPlanes(run->row_head, &planes);
         row_head = run->row_head;
-        ScoreRun(*run, planes, &stream, &part, ScoresOf(args_, *run, scores_), publisher_.histogram(teams_.own()),
-                 NumBins(scoring));
+        uint16_t* const scores = ScoresOf(args_, *run, scores_);
+        int32_t* const histogram = publisher_.histogram(teams_.own());
+        ScoreRun(*run, planes, &stream, &part, scores, histogram, NumBins(scoring));
       }
       Publish(first, scoring);
-      // What has been published is on its way meanwhile.
-      if (competes && scoring == Scoring::kFull) RememberBest(run);
       publisher_.Complete();
     }
   }
@@ -133,40 +131,21 @@ class SparseBlock {
     }
   }
 
-  // Finds the chosen tokens, and who attends to them: their entries, or the lists of runs.
+  // Finds the chosen tokens, and who attends to them: their entries, or the lists of runs. Synchronises.
   __device__ void Choose(int32_t max_sharing_runs) {
     Agree(args_.prefilter ? Scoring::kRescored : Scoring::kFull);
-    __syncthreads();
-    const int lane = threadIdx.x % 32;
-    int32_t entries = 0;
-#pragma unroll 1
-    for (int first = 0; first < num_runs_; first += 32) {
-      Run* const own = runs_ + first + lane;
-      int32_t size = 0;
-      RunSource source = RunSource::kAll;
-      if (first + lane < num_runs_ && own->competes) {
-        const bool uneven = own->num_runs <= max_sharing_runs && own->most_chosen > own->MostEven();
-        source = uneven ? RunSource::kShared : RunSource::kEntries;
-        if (!uneven) size = own->num_always + own->num_chosen;
-      }
-      const int32_t inclusive = WarpInclusiveSum(size);
-      if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
-      const int32_t first_entry = entries + inclusive - size;
-#pragma unroll 1
-      for (int s = teams_.own(); s < min(32, num_runs_ - first); s += teams_.count) {
-        PlaceChosen(runs_[first + s], static_cast<RunSource>(__shfl_sync(~0u, static_cast<int>(source), s)),
-                    __shfl_sync(~0u, first_entry, s));
-      }
-      entries += __shfl_sync(~0u, inclusive, 31);
-      if (threadIdx.x < 32 && first + lane < num_runs_) {
-        own->source = source;
-        own->first_entry = first_entry;
-      }
+    if (kManyRuns && teams_.warps_log2 == 0) {
+      PlaceAlone(max_sharing_runs);
+    } else {
+      PlaceTogether(max_sharing_runs);
     }
+#if __CUDA_ARCH__ >= 900
+    FenceForBulkCopies();
+#endif
     __syncthreads();
 #pragma unroll 1
-    for (int s = 0; s < num_runs_; ++s) {
-      if (runs_[s].source == RunSource::kShared) ArriveBlock(Counter(runs_[s].row_head, kListed), 1);
+    for (int s = threadIdx.x; s < num_runs_; s += kSparseThreads) {
+      if (runs_[s].source == RunSource::kShared) ArriveThread(Counter(runs_[s].row_head, kListed), 1);
     }
   }
 
@@ -174,7 +153,7 @@ class SparseBlock {
   __device__ void Attend() {
     using Attention = RunAttention<T, kDim, kHeadTiles, kManyRuns>;
     uint32_t phases = 0;
-    Attention attention(args_, runs_, num_runs_, reinterpret_cast<int32_t*>(counting_), counting_ + kMaxEntries * 4,
+    Attention attention(args_, runs_, num_runs_, entries_, reinterpret_cast<char*>(entries_ + kMaxEntries),
                         &shared_->attend, &phases);
     attention.Prepare();
     Choose(Attention::kMaxSharingRuns);
@@ -253,9 +232,6 @@ class SparseBlock {
     return (scoring == Scoring::kPrefix ? args_.prefix_columns : args_.columns) +
            int64_t{run} * BinStride(NumBins(scoring));
   }
-  __device__ uint16_t* Found() const {
-    return found_ + threadIdx.x / 32 * kMaxFound;
-  }
 
   template <int kWords>
   __device__ void LoadPlanes(int32_t row_head, PlaneOperand<kWords>* planes) const {
@@ -293,55 +269,35 @@ class SparseBlock {
                        Column(scoring, run.in_launch),
                        Counter(run.row_head, scoring == Scoring::kRescored ? kRescored : kScored));
   }
-  // What may be chosen, while others are still at it.
-  __device__ void RememberBest(Run* run) {
-    Remember(run, ScoresOf(args_, *run, scores_), Found(), &num_found_);
-  }
-
-  // The block's runs from `begin` on that are of one (row, KV head): where they end.
-  __device__ int SegmentEnd(int begin) const {
-    int end = begin + 1;
-    while (end < num_runs_ && runs_[end].row_head == runs_[begin].row_head) ++end;
-    return end;
-  }
-
-  // Every run's cut, ties and place, once all its row's runs have been published; and its warps' counts. The block must
-  // synchronise before it reads what others found.
+  // Every run's cut, ties and place, once all its row's runs have been published: by the first warp of the run's team.
+  // And its warps' counts. The block must synchronise before it reads what others found.
   __device__ void Agree(Scoring scoring) {
-    if (num_runs_ == 0) return;
-    const int warp = threadIdx.x / 32;
+    const int32_t num_bins = NumBins(scoring), stride = BinStride(num_bins);
+    if (teams_.thread() < 32) {
+      int32_t row_head = -1;
+      Cut cut = {};
 #pragma unroll 1
-    for (int begin = 0, end; begin < num_runs_; begin = end) {
-      end = SegmentEnd(begin);
-      Run* const run = runs_ + begin;
-      if (!run->competes) continue;
-      WaitBlock(Counter(run->row_head, scoring == Scoring::kRescored ? kRescored : kScored), run->num_runs);
-      FindCut(RowSums(scoring, run->row_head), NumBins(scoring),
-              run->Wanted(scoring == Scoring::kPrefix ? kPrefilterFactor : 1), threadIdx.x, kSparseThreads, &run->cut);
+      for (int s = teams_.own(); s < num_runs_; s += teams_.count) {
+        Run* const run = runs_ + s;
+        if (!run->competes) continue;
+        if (run->row_head != row_head) {
+          row_head = run->row_head;
+          WaitWarp(Counter(row_head, scoring == Scoring::kRescored ? kRescored : kScored), run->num_runs);
+          cut = FindCut(RowSums(scoring, row_head), num_bins,
+                        run->Wanted(scoring == Scoring::kPrefix ? kPrefilterFactor : 1), run->likely);
+        }
+        ColumnsAtCut(Column(scoring, run->in_launch - run->index), stride, run->num_runs, cut)
+            .ShareOut(run, run->index, 1, nullptr);
+      }
     }
-    __syncthreads();
-    // The columns of segment i are warp i's; on their way while it looks at scores.
-    int segment = 0, own = 0;
-#pragma unroll 1
-    for (int begin = 0; begin < num_runs_ && segment < warp; begin = own, ++segment) own = SegmentEnd(begin);
-    const Run& first = runs_[own < num_runs_ ? own : 0];  // the cuts of others are being written
-    const int32_t stride = BinStride(NumBins(scoring));
-    const bool shares = own < num_runs_ && first.competes;
-    ColumnsAtCut columns(Column(scoring, first.in_launch - first.index), stride, shares ? first.num_runs : 0,
-                         first.cut);
+    if (teams_.warps_log2 > 0) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
 #pragma unroll 1
     for (int s = teams_.own(); s < num_runs_; s += teams_.count) {
-      if (!runs_[s].competes) continue;
-      Count(&runs_[s], runs_[runs_[s].segment].cut, ScoresOf(args_, runs_[s], scores_), Found());
-    }
-    if (shares) columns.ShareOut(&runs_[own], first.index, SegmentEnd(own) - own, nullptr);
-      // Where there are more segments than warps.
-#pragma unroll 1
-    for (int begin = own, index = warp; begin < num_runs_; begin = SegmentEnd(begin), ++index) {
-      const Run& other = runs_[begin];
-      if (index == warp || index % kSparseWarps != warp || !other.competes) continue;
-      ColumnsAtCut more(Column(scoring, other.in_launch - other.index), stride, other.num_runs, other.cut);
-      more.ShareOut(&runs_[begin], other.index, SegmentEnd(begin) - begin, nullptr);
+      if (runs_[s].competes) Count(&runs_[s], ScoresOf(args_, runs_[s], scores_), scoring != Scoring::kPrefix);
     }
   }
 
@@ -360,7 +316,6 @@ class SparseBlock {
                    publisher_.histogram(teams_.own()), args_.num_bins);
       }
       Publish(first, Scoring::kRescored);
-      if (competes) RememberBest(run);
       publisher_.Complete();
     }
   }
@@ -379,13 +334,13 @@ class SparseBlock {
   // The warp's chosen tokens of a run go where they will be looked for.
   __device__ void PlaceChosen(const Run& run, RunSource source, int32_t first_entry) const {
     if (source == RunSource::kAll) return;
-    int32_t* const entries = reinterpret_cast<int32_t*>(counting_) + first_entry;
+    int32_t* const entries = entries_ + first_entry;
     const int32_t* const pages = PagesOf(args_, run, pages_);
     const int32_t first_token = run.first_page * kPageTokens, always = run.num_always;
     uint16_t* const list = args_.lists + (int64_t{run.row_head} * args_.row_pages + run.first_page) * kPageTokens;
     int32_t* const selected =
         args_.selected == nullptr ? nullptr : args_.selected + int64_t{run.row_head} * args_.max_select + run.place;
-    ForChosen(run, ScoresOf(args_, run, scores_), Found(), [&](int32_t token, int32_t place) {
+    ForChosen(run, ScoresOf(args_, run, scores_), [&](int32_t token, int32_t place) {
       if (source == RunSource::kEntries) {
         entries[always + place] = EntryOf(pages, token);
       } else {
@@ -398,6 +353,64 @@ class SparseBlock {
     for (int32_t i = teams_.thread(); i < always; i += teams_.threads()) {
       entries[i] =
           run.first_always >= 0 ? always_[run.first_always + i] : EntryOf(PageTableOf(args_, run), run.AlwaysToken(i));
+    }
+  }
+
+  // Where a competing run's tokens go if there is room for them among the block's entries.
+  __device__ static RunSource SourceOf(const Run& run, int32_t max_sharing_runs) {
+    const bool uneven = run.num_runs <= max_sharing_runs && run.most_chosen > run.MostEven();
+    return uneven ? RunSource::kShared : RunSource::kEntries;
+  }
+
+  // The warp's own runs, in its share of the entries. Other warps may still be scoring.
+  __device__ void PlaceAlone(int32_t max_sharing_runs) const {
+    constexpr int32_t kShare = kMaxEntries / kSparseWarps;
+    int32_t entry = static_cast<int32_t>(threadIdx.x / 32) * kShare;
+    const int32_t end = entry + kShare;
+#pragma unroll 1
+    for (int s = teams_.own(); s < num_runs_; s += teams_.count) {
+      Run* const run = runs_ + s;
+      if (!run->competes) continue;
+      __syncwarp();
+      const int32_t size = run->num_always + run->num_chosen;
+      RunSource source = SourceOf(*run, max_sharing_runs);
+      if (source == RunSource::kEntries && entry + size > end) source = RunSource::kList;
+      PlaceChosen(*run, source, entry);
+      if (threadIdx.x % 32 == 0) {
+        run->source = source;
+        run->first_entry = entry;
+      }
+      if (source == RunSource::kEntries) entry += size;
+    }
+  }
+
+  // All the block's runs, in order.
+  __device__ void PlaceTogether(int32_t max_sharing_runs) const {
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    int32_t entries = 0;
+#pragma unroll 1
+    for (int first = 0; first < num_runs_; first += 32) {
+      Run* const own = runs_ + first + lane;
+      int32_t size = 0;
+      RunSource source = RunSource::kAll;
+      if (first + lane < num_runs_ && own->competes) {
+        source = SourceOf(*own, max_sharing_runs);
+        if (source == RunSource::kEntries) size = own->num_always + own->num_chosen;
+      }
+      const int32_t inclusive = WarpInclusiveSum(size);
+      if (source == RunSource::kEntries && entries + inclusive > kMaxEntries) source = RunSource::kList;
+      const int32_t first_entry = entries + inclusive - size;
+#pragma unroll 1
+      for (int s = teams_.own(); s < min(32, num_runs_ - first); s += teams_.count) {
+        PlaceChosen(runs_[first + s], static_cast<RunSource>(__shfl_sync(~0u, static_cast<int>(source), s)),
+                    __shfl_sync(~0u, first_entry, s));
+      }
+      entries += __shfl_sync(~0u, inclusive, 31);
+      if (threadIdx.x < 32 && first + lane < num_runs_) {
+        own->source = source;
+        own->first_entry = first_entry;
+      }
     }
   }
 
@@ -436,8 +449,8 @@ class SparseBlock {
   const SparseArgs& args_;
   SparseShared* const shared_;
   Run* const runs_;
-  char* const counting_;   // histograms, then entries
-  uint16_t* const found_;  // of each warp
+  int32_t* const entries_;
+  char* const counting_;  // histograms
   int32_t* const always_;
   uint16_t* const scores_;
   int32_t* const pages_;
@@ -446,7 +459,6 @@ class SparseBlock {
   RunMap map_;
   int32_t num_runs_;
   Teams teams_;
-  int32_t num_found_ = 0;  // by this warp
   uint32_t code_phases_ = 0;
   uint64_t stage_begin_ = 0;
 };

@@ -78,11 +78,12 @@ int32_t BlockRuns(const SparseDecodeParams& params, int32_t num_sms, int32_t lau
 }
 
 // Lays out a block's shared memory, for any lengths up to max_context; returns its size.
-int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limits, int32_t block_runs,
+int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limits, int32_t block_runs, bool many_runs,
                      SparseArgs* args) {
   const int32_t runs = NumRuns(params.max_context, args->max_runs);
   const int32_t run_pages = (NumPages(params.max_context) + runs - 1) / runs;
   args->run_bytes = (block_runs * static_cast<int32_t>(sizeof(Run)) + 127) / 128 * 128;
+  args->entry_bytes = many_runs ? kMaxEntries * 4 : 0;
   args->histogram_bytes = 16 * kSparseThreads;
   while (args->histogram_bytes < (args->num_bins + 1) * 4) args->histogram_bytes *= 2;
   // Histograms take a third of the memory at most.
@@ -92,7 +93,7 @@ int32_t LayOutShared(const SparseDecodeParams& params, const DeviceLimits& limit
   }
   const int32_t teams = std::min(1 << args->max_teams_log2, block_runs);
   args->counting_bytes = std::max(args->histogram_bytes * teams, kMaxEntries * 4);
-  const int32_t fixed = args->run_bytes + args->counting_bytes + kFoundBytes;
+  const int32_t fixed = args->run_bytes + args->entry_bytes + args->counting_bytes + kAlwaysBytes;
   const auto known = static_cast<int32_t>(sizeof(SparseShared));
   const int32_t limit = limits.shared_bytes - known;
   const int32_t page_bytes = kScoredPageBytes;
@@ -163,7 +164,7 @@ int SparseDecode(const SparseDecodeParams& params) {
   const int32_t launch_rows = LaunchRows(params.num_rows, params.max_context, params.num_kv_heads, limits.num_sms);
   const int32_t block_runs = BlockRuns(params, limits.num_sms, std::min(launch_rows, params.num_rows), args.max_runs);
   const bool many_runs = block_runs >= kMinRunsAlone;
-  const int32_t shared = LayOutShared(params, limits, block_runs, &args);
+  const int32_t shared = LayOutShared(params, limits, block_runs, many_runs, &args);
 
   LaunchOptions options;
   options.overlap_previous = params.overlap_encode;
