@@ -118,8 +118,7 @@ DecodeGraphs::DecodeGraphs(StepInputs* inputs, const StepCapacity& capacity, std
       capacity_(capacity),
       short_chunks_(std::move(short_chunks)),
       max_context_(max_context),
-      forward_(std::move(forward)),
-      pool_(at::cuda::graph_pool_handle()) {}
+      forward_(std::move(forward)) {}
 
 absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
   // The largest first: the smaller ones fit into its memory.
@@ -262,6 +261,8 @@ absl::Status DecodeGraphs::Capture(const GraphKey& key) {
 
   c10::cuda::getCurrentCUDAStream().synchronize();  // later Copies reuse what this one reads
 
+  // The allocators have forgotten one that no graph holds: that of a first capture which failed.
+  if (graphs_.empty()) pool_ = at::cuda::graph_pool_handle();
   auto graph = std::make_unique<at::cuda::CUDAGraph>();
   graph->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
   absl::Status status;

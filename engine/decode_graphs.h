@@ -114,7 +114,7 @@ class DecodeGraphs {
   const std::vector<int32_t> short_chunks_;
   const int32_t max_context_;
   const StepForward forward_;
-  const at::cuda::MempoolId_t pool_;  // graphs run one at a time, so they share their memory
+  at::cuda::MempoolId_t pool_ = {0, 0};  // graphs run one at a time, so they share their memory
   std::map<GraphKey, std::unique_ptr<at::cuda::CUDAGraph>> graphs_;
   std::set<GraphKey> failed_;
   std::map<GraphKey, int32_t> num_without_;  // steps of a kind that has no graph yet
