@@ -277,40 +277,38 @@ float GapAtFirstDifference(const RecordingSink& a, const RecordingSink& b) {
   return closest;
 }
 
-#ifdef TEST_ON_CUDA
-// How far bf16 takes a logit of this model from what it is in fp32, at most, behind a few prompts.
+// How far bf16 takes a logit of this model from what it is in fp32: the root of the mean square behind a few prompts.
 float Bf16Error() {
-  float error = 0;
+  double squares = 0;
+  size_t num_logits = 0;
   for (const int32_t step : {37, 11, 3, 29}) {
     std::vector<float> logits[2];
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       HarnessOptions options;
       options.dtype = dtype;
-      options.device = at::Device(at::kCUDA, 0);
+      options.device = at::Device(kTestDevice);
       auto harness = ModelHarness::Create(kFolder, options);
       EXPECT_TRUE(harness.ok()) << harness.status();
       auto result = (*harness)->Prefill(Prompt(500, step));
       EXPECT_TRUE(result.ok()) << result.status();
       logits[dtype == at::kFloat ? 0 : 1] = *std::move(result);
     }
-    for (size_t i = 0; i < logits[0].size(); ++i) error = std::max(error, std::abs(logits[0][i] - logits[1][i]));
+    for (size_t i = 0; i < logits[0].size(); ++i) {
+      squares += std::pow(double{logits[0][i]} - logits[1][i], 2);
+    }
+    num_logits += logits[0].size();
   }
-  return error;
+  return static_cast<float>(std::sqrt(squares / num_logits));
 }
-#endif
 
-// Sums in other orders round apart: on a GPU cuBLAS chooses them by the chunk's length and the number of rows. Two
-// tokens that change places are then as close as rounding takes two logits.
+// Sums in other orders round apart in bf16: cuBLAS and oneDNN choose them by the chunk's length, which follows the
+// clock, and by the number of rows. Two tokens that change places are then as close as rounding takes two logits in either run.
 void ExpectSameTokensOrANearTie(const RecordingSink& a, const RecordingSink& b, const std::string& what) {
   EXPECT_EQ(a.token_ids().size(), b.token_ids().size()) << what;
-#ifdef TEST_ON_CUDA
   static const float error = Bf16Error();
   const float gap = GapAtFirstDifference(a, b);
   std::printf("%s: gap %g, error %g\n", what.c_str(), gap, error);
-  EXPECT_LT(gap, 2 * error) << what;
-#else
-  EXPECT_EQ(a.token_ids(), b.token_ids()) << what;
-#endif
+  EXPECT_LT(gap, 4 * error) << what;
 }
 
 TEST_F(SharedPromptsTest, InBf16AHitGivesTheSameGreedyTokensOrFlipsANearTie) {
