@@ -47,6 +47,13 @@ class EngineTest : public testing::Test {
     return request;
   }
 
+  // Long enough to be encoded elsewhere, and 2,500 tokens, which the cache holds.
+  static std::string LongText() {
+    std::string text;
+    for (int i = 0; i < 2500; ++i) text += " France";
+    return text;
+  }
+
   std::shared_ptr<RecordingSink> Submit(GenerateRequest request) {
     auto sink = std::make_shared<RecordingSink>();
     const absl::Status status = engine_->Submit(std::move(request), sink);
@@ -103,7 +110,7 @@ TEST_F(EngineTest, EncodesTextWithSpecialTokensAndChatsThroughTheTemplate) {
 TEST_F(EngineTest, LongPromptsAreEncodedElsewhereAndTheirErrorsComeThroughTheSink) {
   Start();
   GenerateRequest request = Request("fits", 1);
-  request.prompt = TextPrompt{std::string(17000, ' ')};  // runs of spaces merge
+  request.prompt = TextPrompt{LongText()};
   const auto fits = Submit(request);
   request.request_id = "too long";
   std::string text;
@@ -114,7 +121,8 @@ TEST_F(EngineTest, LongPromptsAreEncodedElsewhereAndTheirErrorsComeThroughTheSin
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(status.message().substr(0, 6), "text: ");
   EXPECT_EQ(too_long->prompt_tokens(), -1);
-  fits->WaitForFinish();
+  EXPECT_TRUE(fits->WaitForFinish().status.ok());
+  EXPECT_EQ(fits->prompt_tokens(), 2501);  // with the one that every text begins with
   EXPECT_EQ(engine_->Load().num_waiting, 0);
 }
 
@@ -193,7 +201,7 @@ TEST_F(EngineTest, CancelEndsWhatWaitsToBeEncoded) {
   std::vector<std::shared_ptr<RecordingSink>> sinks;
   for (int i = 0; i < 20; ++i) {
     GenerateRequest request = Request(std::to_string(i), 5);
-    request.prompt = TextPrompt{std::string(17000, ' ')};
+    request.prompt = TextPrompt{LongText()};
     sinks.push_back(Submit(request));
   }
   for (int i = 19; i >= 0; --i) {
