@@ -302,7 +302,8 @@ float Bf16Error() {
 }
 
 // Sums in other orders round apart in bf16: cuBLAS and oneDNN choose them by the chunk's length, which follows the
-// clock, and by the number of rows. Two tokens that change places are then as close as rounding takes two logits in either run.
+// clock, and by the number of rows. Two tokens that change places are then as close as rounding takes two logits in
+// either run.
 void ExpectSameTokensOrANearTie(const RecordingSink& a, const RecordingSink& b, const std::string& what) {
   EXPECT_EQ(a.token_ids().size(), b.token_ids().size()) << what;
   static const float error = Bf16Error();
