@@ -26,7 +26,8 @@ ColdTimer::ColdTimer(int num_samples) : num_samples_(num_samples), stream_(at::c
   cudaDeviceProp properties;
   Check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   if (kFlushBytes < 2 * int64_t{properties.l2CacheSize}) Fail("the L2 is too large for the buffer that empties it");
-  flush_ = at::empty({kFlushBytes}, at::device(at::kCUDA).dtype(at::kByte));
+  flush_ = at::zeros({2, kFlushBytes}, at::device(at::kCUDA).dtype(at::kByte));
+  sink_ = at::zeros({1}, at::device(at::kCUDA).dtype(at::kInt));
   Check(cudaEventCreate(&begin_), "cudaEventCreate");
   Check(cudaEventCreate(&end_), "cudaEventCreate");
 }
@@ -40,6 +41,7 @@ double ColdTimer::SampleUs(const Operation& enqueue) {
   for (;; spin_ns_ *= 2) {
     if (spin_ns_ > kLongestSpinNs) Fail("an operation waits for the device while it is enqueued");
     Check(cudaMemsetAsync(flush_.data_ptr(), 0, kFlushBytes, stream_), "cudaMemsetAsync");
+    ReadThroughL2(stream_, flush_[1].data_ptr(), kFlushBytes, reinterpret_cast<uint32_t*>(sink_.data_ptr()));
     Spin(stream_, spin_ns_);
     Check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
     enqueue();

@@ -1,7 +1,8 @@
 // Times of operations on the device: cold L2, medians, the host's launch latency hidden.
 //
-// A sample: 256 MB are overwritten, which leaves nothing of the operation's data in the L2; a kernel spins until the
-// host has enqueued everything; then an event, the operation, an event. A sample whose first event passed before the
+// A sample: 256 MB are overwritten and 256 MB of others read, which leaves nothing of the operation's data in the L2
+// and few lines that must be written back, as a layer's weights leave it; a kernel spins until the host has enqueued
+// everything; then an event, the operation, an event. A sample whose first event passed before the
 // last enqueue is thrown away and taken again with a longer spin. Operations that are measured together take turns,
 // sample by sample, so that a drift of the clocks meets all of them alike.
 #pragma once
@@ -38,7 +39,7 @@ class ColdTimer {
   int64_t spin_ns_ = 50'000;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  at::Tensor flush_;
+  at::Tensor flush_, sink_;  // written and read halves; a word
 };
 
 }  // namespace spotlight::benchmarks

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "benchmarks/kernels/cold_timer.h"
+#include "benchmarks/kernels/decode_skeleton.h"
 #include "benchmarks/kernels/device_kernels.h"
 #include "benchmarks/kernels/failure.h"
 #include "benchmarks/kernels/machine.h"
@@ -31,6 +32,17 @@ constexpr int32_t kPrefillTokens[] = {2048, 8192};
 constexpr int64_t kReadBytes = int64_t{4} << 30;
 constexpr int32_t kClusteredContext = 1 << 20;
 constexpr int32_t kQuickContext = 16384;
+constexpr size_t kLeastBytes = 16;  // of a plain read, beside what reads nothing
+// The parts of sparse decode's skeleton that have a row of their own.
+constexpr std::pair<const char*, int> kSkeletons[] = {
+    {"skeleton: launch", 0},
+    {"skeleton: codes", kReadCodes},
+    {"skeleton: exchange", kExchangeSums},
+    {"skeleton: tokens", kReadTokens},
+    {"skeleton: combine", kCombineResults},
+    {"skeleton: reads", kReadCodes | kReadTokens},
+    {"skeleton", kWholeSkeleton},
+};
 
 class DeviceRun {
  public:
@@ -56,7 +68,9 @@ class DeviceRun {
   bool Wants(const std::string& op) const {
     return options_.ops.empty() || std::find(options_.ops.begin(), options_.ops.end(), op) != options_.ops.end();
   }
-  bool WantsDecode() const { return Wants("encode") || Wants("sparse") || Wants("attention") || Wants("dense"); }
+  bool WantsDecode() const {
+    return Wants("encode") || Wants("sparse") || Wants("attention") || Wants("dense") || Wants("skeleton");
+  }
 
   int32_t ClusteredContext() const { return options_.quick ? kQuickContext : kClusteredContext; }
 
@@ -151,6 +165,16 @@ class DeviceRun {
     }
     if (Wants("dense") && !only_sparse) {
       Add(&plan, "dense_decode", *step, false, step->DenseBytes(), [step] { step->Dense(); });
+    }
+    std::unique_ptr<DecodeSkeleton> skeleton;
+    if (Wants("skeleton") && !only_sparse) {
+      skeleton = std::make_unique<DecodeSkeleton>(step);
+      const auto bytes = [&](int parts) { return std::max(skeleton->Bytes(parts), kLeastBytes); };
+      for (const auto& [op, parts] : kSkeletons) {
+        Add(&plan, op, *step, false, bytes(parts), [run = skeleton.get(), parts = parts] { run->Run(parts); });
+      }
+      Add(&plan, kSkeletonAttention, *step, false, bytes(kWholeSkeleton),
+          [run = skeleton.get()] { run->RunBesideEncode(); });
     }
     std::vector<Operation> anchor_runs;
     for (const auto& anchor : anchors) anchor_runs.push_back([run = anchor.get()] { run->Run(); });

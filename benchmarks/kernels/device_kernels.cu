@@ -27,6 +27,7 @@ __global__ void SpinKernel(int64_t nanoseconds) {
 
 __global__ void EmptyKernel() {}
 
+template <bool Streaming>
 __global__ void __launch_bounds__(kReadThreads) ReadKernel(const uint4* data, int64_t count, uint32_t* sink) {
   const int64_t stride = int64_t{gridDim.x} * kReadThreads;
   const int64_t first = int64_t{blockIdx.x} * kReadThreads + threadIdx.x;
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kReadThreads) ReadKernel(const uint4* data, in
 #pragma unroll
     for (int u = 0; u < kReadUnroll; ++u) {
       const int64_t i = base + u * stride;
-      loaded[u] = i < count ? __ldcs(data + i) : make_uint4(0, 0, 0, 0);
+      loaded[u] = i >= count ? make_uint4(0, 0, 0, 0) : Streaming ? __ldcs(data + i) : __ldcg(data + i);
     }
 #pragma unroll
     for (int u = 0; u < kReadUnroll; ++u) sum ^= loaded[u].x ^ loaded[u].y ^ loaded[u].z ^ loaded[u].w;
@@ -52,6 +53,15 @@ void CheckLaunch(const char* kernel) {
   std::exit(1);
 }
 
+template <bool Streaming>
+void Read(void* stream, const void* data, size_t bytes, uint32_t* sink) {
+  const auto count = static_cast<int64_t>(bytes / sizeof(uint4));
+  const int64_t blocks = std::clamp<int64_t>((count + kReadThreads - 1) / kReadThreads, 1, kReadBlocks);
+  ReadKernel<Streaming>
+      <<<blocks, kReadThreads, 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const uint4*>(data), count, sink);
+  CheckLaunch("plain read");
+}
+
 }  // namespace
 
 void Spin(void* stream, int64_t nanoseconds) {
@@ -65,11 +75,11 @@ void LaunchEmpty(void* stream) {
 }
 
 void ReadPlainly(void* stream, const void* data, size_t bytes, uint32_t* sink) {
-  const auto count = static_cast<int64_t>(bytes / sizeof(uint4));
-  const int64_t blocks = std::clamp<int64_t>((count + kReadThreads - 1) / kReadThreads, 1, kReadBlocks);
-  ReadKernel<<<blocks, kReadThreads, 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const uint4*>(data), count,
-                                                                             sink);
-  CheckLaunch("plain read");
+  Read<true>(stream, data, bytes, sink);
+}
+
+void ReadThroughL2(void* stream, const void* data, size_t bytes, uint32_t* sink) {
+  Read<false>(stream, data, bytes, sink);
 }
 
 }  // namespace spotlight::benchmarks

@@ -16,4 +16,7 @@ void LaunchEmpty(void* stream);
 // `sink` is a word of device memory, whose value stays.
 void ReadPlainly(void* stream, const void* data, size_t bytes, uint32_t* sink);
 
+// The same, but for the hint that the data is not read again: what was in the L2 before makes room for it.
+void ReadThroughL2(void* stream, const void* data, size_t bytes, uint32_t* sink);
+
 }  // namespace spotlight::benchmarks

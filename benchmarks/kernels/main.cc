@@ -17,7 +17,8 @@
 
 ABSL_FLAG(
     std::vector<std::string>, ops, {},
-    "on a GPU, of encode, sparse, attention, dense, prefill, shapes, clustered; on the CPU cpu_score; empty: all");
+    "on a GPU, of encode, sparse, attention, dense, skeleton, prefill, shapes, clustered; on the CPU cpu_score; empty: "
+    "all");
 ABSL_FLAG(int32_t, cpu_threads, 0, "the most threads of cpu_score; 0: the machine's");
 ABSL_FLAG(std::vector<std::string>, contexts,
           std::vector<std::string>({"8192", "32768", "131072", "524288", "1048576", "2097152"}),

@@ -10,6 +10,9 @@
 
 namespace spotlight::benchmarks {
 
+// The reads and exchanges of sparse_attention, encode_and_append beside them: what bounds it.
+inline constexpr char kSkeletonAttention[] = "skeleton_attention";
+
 struct Row {
   std::string op, shape;
   int32_t batch = 0;

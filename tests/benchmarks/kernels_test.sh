@@ -5,7 +5,7 @@ json=$TEST_TMPDIR/kernels.json
 if [ "$1" = cpu ]; then
   ops=cpu_score
 else
-  ops=cpu_score,encode,sparse,attention,dense,prefill,shapes,clustered
+  ops=cpu_score,encode,sparse,attention,dense,skeleton,prefill,shapes,clustered
 fi
 benchmarks/kernels/kernels --quick --ops="$ops" --json="$json" --commit=none
 python3 - "$1" "$json" <<'PYTHON'
@@ -23,7 +23,14 @@ if place == "gpu":
     for row in report["rows"]:
         assert row["us"] > 0 and row["graph_us"] > 0, row
         ops.setdefault(row["op"], []).append(row)
-    assert set(ops) == {"encode_and_append", "encode_and_append_prefill", "sparse_decode", "sparse_attention", "dense_decode"}
+    skeletons = {op for op in ops if op.startswith("skeleton")}
+    assert {"skeleton", "skeleton: launch", "skeleton: codes", "skeleton: tokens", "skeleton_attention"} <= skeletons, skeletons
+    # What bounds sparse attention takes less than it.
+    for bound, row in zip(ops["skeleton_attention"], (row for row in ops["sparse_attention"] if not row["prefilter"])):
+        assert (bound["batch"], bound["context"]) == (row["batch"], row["context"])
+        assert bound["us"] < row["us"], (bound, row)
+    assert set(ops) - skeletons == {
+        "encode_and_append", "encode_and_append_prefill", "sparse_decode", "sparse_attention", "dense_decode"}
     for row in ops["sparse_decode"] + ops["sparse_attention"] + ops["dense_decode"]:
         assert row["anchor_us"] > 0 and row["anchor_graph_us"] > 0 and row["floor_us"] > 0, row
     assert {row["prefilter"] for row in ops["sparse_attention"]} == {False, True}
