@@ -8,7 +8,7 @@
 
 namespace spotlight::client {
 
-// Thread-safe. No method is for a signal handler: SignalWatch takes signals in a thread of its own.
+// Thread-safe. No method is for a signal handler: command_line/signal_thread.h calls Notify.
 class Interrupts {
  public:
   Interrupts();

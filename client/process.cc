@@ -7,7 +7,8 @@
 #include <iostream>
 
 #include "client/exit_code.h"
-#include "client/signal_watch.h"
+#include "client/interrupts.h"
+#include "command_line/signal_thread.h"
 
 namespace spotlight::client {
 
@@ -15,7 +16,10 @@ int RunAsProcess(int argc, char** argv,
                  const std::function<int(const std::vector<std::string>& arguments, const Console& console)>& run) {
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, and ends the stream
   Interrupts interrupts;
-  const SignalWatch watch(&interrupts, kExitCancelled);
+  // Before any other thread. What interruptions can do no more, the end of the process does.
+  const command_line::SignalThread signals(command_line::NotIgnored({SIGINT, SIGTERM, SIGHUP}), [&interrupts](int) {
+    if (!interrupts.Notify()) _exit(kExitCancelled);
+  });
   // gRPC would write its own words about a lost connection between ours.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
 

@@ -112,9 +112,9 @@ class ExitAtLatest {
 
 int Serve(const ProgramOptions& options, const EngineLoader& load_engine, const std::function<bool()>& stop_loading) {
   signal(SIGPIPE, SIG_IGN);  // a log's reader may go
+  StopSignal stop;           // before any other thread
   const auto dropped = std::make_shared<DroppedLines>();
   LogToStandardError(dropped);
-  StopSignal stop;
   RequestLog request_log(STDOUT_FILENO);
   ServerOptions server_options = options.server;
   server_options.dropped_log_lines = [&request_log, dropped] {

@@ -1,60 +1,33 @@
 #include "server/stop_signal.h"
 
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
-#include <cstdint>
+#include <utility>
 
 namespace spotlight::server {
-namespace {
 
-std::atomic<int> signal_event_fd{-1};
-std::atomic<bool> signalled{false};
-
-void WriteEvent(int fd) {
-  const uint64_t one = 1;
-  const ssize_t written = write(fd, &one, sizeof(one));
-  static_cast<void>(written);  // only a counter at its limit of 2^64 refuses
-}
-
-void OnSignal(int number) {
-  // Not left to the default action, which the kernel drops for a container's first process.
-  if (signalled.exchange(true)) _exit(128 + number);
-  const int saved_errno = errno;
-  WriteEvent(signal_event_fd);
-  errno = saved_errno;
-}
-
-}  // namespace
-
-StopSignal::StopSignal() : event_fd_(eventfd(0, EFD_CLOEXEC)) {
-  signalled = false;
-  signal_event_fd = event_fd_;
-  struct sigaction action = {};
-  action.sa_handler = OnSignal;
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGINT, &action, nullptr);
-}
-
-StopSignal::~StopSignal() {
-  signal(SIGTERM, SIG_DFL);
-  signal(SIGINT, SIG_DFL);
-  close(event_fd_);
-}
+StopSignal::StopSignal() : signals_({SIGTERM, SIGINT}, [this](int number) { OnSignal(number); }) {}
 
 bool StopSignal::Wait() {
-  uint64_t count = 0;
-  while (read(event_fd_, &count, sizeof(count)) < 0 && errno == EINTR) {
-  }
-  return signalled;
+  MutexLock lock(&mutex_);
+  while (!happened_) condition_.Wait(&mutex_);
+  happened_ = false;
+  return signalled_;
 }
 
 void StopSignal::Wake() {
-  WriteEvent(event_fd_);
+  MutexLock lock(&mutex_);
+  happened_ = true;
+  condition_.NotifyAll();
+}
+
+void StopSignal::OnSignal(int number) {
+  MutexLock lock(&mutex_);
+  // Not left to the default action, which the kernel drops for a container's first process.
+  if (std::exchange(signalled_, true)) _exit(128 + number);
+  happened_ = true;
+  condition_.NotifyAll();
 }
 
 }  // namespace spotlight::server

@@ -1,13 +1,17 @@
 // SIGTERM and SIGINT as an event to wait for.
 #pragma once
 
+#include "absl/base/thread_annotations.h"
+#include "command_line/signal_thread.h"
+#include "engine/mutex.h"
+
 namespace spotlight::server {
 
-// One per process at a time. The first signal is an event; a second one stops the process at once, as by default.
+// Made before any other thread (command_line/signal_thread.h). The first signal is an event; a second one ends the
+// process at once, with 128 and its number.
 class StopSignal {
  public:
   StopSignal();
-  ~StopSignal();  // the signals' default actions again
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
@@ -16,7 +20,13 @@ class StopSignal {
   void Wake();  // thread-safe
 
  private:
-  int event_fd_;
+  void OnSignal(int number);
+
+  Mutex mutex_;
+  CondVar condition_;
+  bool signalled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool happened_ ABSL_GUARDED_BY(mutex_) = false;  // what Wait has not returned yet
+  command_line::SignalThread signals_;             // last: calls OnSignal
 };
 
 }  // namespace spotlight::server

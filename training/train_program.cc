@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cstdio>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
+#include "command_line/signal_thread.h"
 #include "training/memory_plan.h"
 #include "training/train_flags.h"
 #include "training/train_progress.h"
@@ -22,49 +24,20 @@
 namespace spotlight::training {
 namespace {
 
-std::atomic<bool> stop_requested{false};
-
-void OnSignal(int) {
-  signal(SIGINT, SIG_DFL);
-  signal(SIGTERM, SIG_DFL);
-  stop_requested = true;
-}
-
-// The first signal sets stop_requested. One that the parent had us ignore (nohup) stays ignored.
-//
-// The handler has a stack of its own on this thread, which is the one that computes and the one that the kernel chooses
-// for a signal: LibTorch's sgemm for AVX-512 (oneDNN) points the stack register into a workspace on the heap, and what
-// the kernel saves for a handler, 3 KB and more, would be written over the heap in front of it.
+// The first signal asks the run to stop; a second one ends the process. One that the parent had us ignore (nohup) stays
+// ignored.
 class StopOnSignal {
  public:
-  StopOnSignal() : stack_(std::max(sysconf(_SC_SIGSTKSZ), kMinStackBytes)) {
-    stop_requested = false;
-    stack_t stack = {};
-    stack.ss_sp = stack_.data();
-    stack.ss_size = stack_.size();
-    sigaltstack(&stack, &stack_before_);
-    for (const int number : {SIGINT, SIGTERM}) {
-      struct sigaction action = {};
-      sigaction(number, nullptr, &action);
-      if (action.sa_handler == SIG_IGN) continue;
-      action.sa_handler = OnSignal;
-      action.sa_flags = SA_RESTART | SA_ONSTACK;
-      sigaction(number, &action, nullptr);
-    }
-  }
-  ~StopOnSignal() {
-    for (const int number : {SIGINT, SIGTERM}) {
-      if (signal(number, SIG_DFL) == SIG_IGN) signal(number, SIG_IGN);
-    }
-    sigaltstack(&stack_before_, nullptr);
-  }
-  StopOnSignal(const StopOnSignal&) = delete;
-  StopOnSignal& operator=(const StopOnSignal&) = delete;
+  const std::atomic<bool>* requested() const { return &requested_; }
 
  private:
-  static constexpr long kMinStackBytes = 64 << 10;  // sysconf may say -1
-  std::vector<char> stack_;
-  stack_t stack_before_ = {};
+  void OnSignal(int number) {
+    if (requested_.exchange(true)) _exit(128 + number);
+  }
+
+  std::atomic<bool> requested_{false};
+  command_line::SignalThread signals_{command_line::NotIgnored({SIGINT, SIGTERM}),
+                                      [this](int number) { OnSignal(number); }};
 };
 
 // As a shell takes it.
@@ -105,13 +78,13 @@ std::string FormatReport(const TrainOptions& options, const TrainReport& report,
 }
 
 int Train(const TrainOptions& options, const TrainFunction& train, const std::string& folder) {
-  const StopOnSignal stop;
+  StopOnSignal stop;
   absl::StatusOr<TrainReport> report = absl::UnknownError("not trained");
   {
     ProgressLine line(stderr);
     report = train(
         options, [&line](const std::string& note) { line.Note(note); },
-        [&line](const TrainProgress& progress) { line.Show(progress); }, &stop_requested);
+        [&line](const TrainProgress& progress) { line.Show(progress); }, stop.requested());
   }
   if (!report.ok()) {
     std::fprintf(stderr, "spotlight-train: %s\n", std::string(report.status().message()).c_str());

@@ -112,6 +112,13 @@ class DrainTest(unittest.TestCase):
             self.assertEqual(server.process.wait(timeout=10), 0)
             self.assertIn("still open", server.log())
 
+    def test_a_signal_interrupts_no_thread_but_the_one_that_waits_for_it(self):
+        with programs.Server(threads=2) as server:
+            server.wait_ready()
+            server.generate("--prompt", "The lighthouse keeper", "--max-tokens", "4")
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.assertEqual(programs.threads_that_take(server.process.pid, number), 1)
+
     def test_a_signal_while_loading_is_a_clean_exit(self):
         with programs.Server() as server:
             while "loading" not in server.log():

@@ -108,6 +108,16 @@ def untrained_hash(folder, model=TINY_LLAMA):
     return path
 
 
+def threads_that_take(pid, number):
+    """How many threads of a process do not block a signal."""
+    threads = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status") as file:
+            blocked = int(re.search(r"^SigBlk:\s*(\w+)$", file.read(), re.M).group(1), 16)
+        threads += not blocked >> (number - 1) & 1
+    return threads
+
+
 def write_text(path, lines=900):
     """Text for the tiny tokenizers: about two bytes a token, 20 tokens a line."""
     with open(path, "w") as file:

@@ -88,6 +88,15 @@ class TrainTest(unittest.TestCase):
         self.assertRegex(error, r"stopped after step \d+ of 100000; the same command goes on from there")
         self.assertEqual(sorted(os.listdir(self.folder)), ["hash.safetensors.training", "text.txt"])
 
+    def test_a_signal_interrupts_no_thread_but_the_one_that_waits_for_it(self):
+        process = self.run_until_kept("--steps", "100000", "--checkpoint-seconds", "0.05", "--threads", "2")
+        self.assertGreater(len(os.listdir(f"/proc/{process.pid}/task")), 2)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.assertEqual(programs.threads_that_take(process.pid, number), 1)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
     def test_two_runs_do_not_write_one_file(self):
         process = self.run_until_kept("--steps", "100000", "--checkpoint-seconds", "0.05")
         second = self.train("--steps", "100000")

@@ -9,10 +9,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/flags/reflection.h"
@@ -201,39 +205,73 @@ TEST(TrainProgramTest, ExitCodesTellWhatHappened) {
   EXPECT_EQ(RunWith({"--version"}, nullptr), 0);
 }
 
+bool IsSetSoon(const std::atomic<bool>& flag) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!flag && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return flag;
+}
+
 TEST(TrainProgramTest, SignalAsksTheRunToStop) {
+  for (const int number : {SIGINT, SIGTERM}) {
+    const auto train = [number](const TrainOptions&, const std::function<void(const std::string&)>&,
+                                const std::function<void(const TrainProgress&)>&,
+                                const std::atomic<bool>* stop) -> absl::StatusOr<TrainReport> {
+      EXPECT_FALSE(*stop);
+      kill(getpid(), number);
+      EXPECT_TRUE(IsSetSoon(*stop));
+      return absl::CancelledError("stopped");
+    };
+    EXPECT_EQ(RunWith({"--model=m", "--text=t", "--out=o"}, train), 4);
+  }
+}
+
+TEST(TrainProgramDeathTest, ASecondSignalEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto train = [](const TrainOptions&, const std::function<void(const std::string&)>&,
                         const std::function<void(const TrainProgress&)>&,
                         const std::atomic<bool>* stop) -> absl::StatusOr<TrainReport> {
-    EXPECT_FALSE(*stop);
-    raise(SIGTERM);
-    EXPECT_TRUE(*stop);
-    return absl::CancelledError("stopped");
+    kill(getpid(), SIGINT);
+    EXPECT_TRUE(IsSetSoon(*stop));
+    kill(getpid(), SIGTERM);
+    std::this_thread::sleep_for(std::chrono::seconds(20));
+    return absl::CancelledError("still running");
   };
-  EXPECT_EQ(RunWith({"--model=m", "--text=t", "--out=o"}, train), 4);
+  EXPECT_EXIT(std::_Exit(RunWith({"--model=m", "--text=t", "--out=o"}, train)),
+              ::testing::ExitedWithCode(128 + SIGTERM), "");
 }
 
-// As in a kernel that keeps its stack register in the middle of something else: nothing below it may be written to.
-TEST(TrainProgramTest, ASignalWritesNothingOnTheStackOfTheComputation) {
-  static std::vector<unsigned char> stack(256 << 10, 0x5a);
+// Bytes below the stack register that are written to while this thread sends a signal.
+int64_t StackBytesUsedBy(void (*send)()) {
   static ucontext_t outside, inside;
+  std::vector<unsigned char> stack(256 << 10, 0x5a);
+  getcontext(&inside);
+  inside.uc_stack.ss_sp = stack.data();
+  inside.uc_stack.ss_size = stack.size();
+  inside.uc_link = &outside;
+  makecontext(&inside, send, 0);
+  swapcontext(&outside, &inside);
+  return stack.end() - std::find_if(stack.begin(), stack.end(), [](unsigned char c) { return c != 0x5a; });
+}
+
+// As in a kernel that keeps its stack register in the middle of something else: nothing below it may be written to, by
+// a signal to the process, which the thread that trains would take, or to another thread of the computation.
+TEST(TrainProgramTest, ASignalWritesNothingOnTheStacksOfTheComputation) {
+  constexpr int64_t kFrame = 900;  // a signal's has 1 KB and more
   const TrainFunction train = [&](const TrainOptions&, const std::function<void(const std::string&)>&,
                                   const std::function<void(const TrainProgress&)>&,
                                   const std::atomic<bool>* stop) -> absl::StatusOr<TrainReport> {
-    getcontext(&inside);
-    inside.uc_stack.ss_sp = stack.data();
-    inside.uc_stack.ss_size = stack.size();
-    inside.uc_link = &outside;
     // Without a call that leaves anything on the stack: what raise would need is not told from what a handler has.
-    makecontext(
-        &inside, [] { syscall(SYS_kill, syscall(SYS_getpid), SIGTERM); }, 0);
-    swapcontext(&outside, &inside);
-    EXPECT_TRUE(*stop);
+    std::thread([&] {
+      EXPECT_LT(StackBytesUsedBy([] { syscall(SYS_tgkill, syscall(SYS_getpid), syscall(SYS_gettid), SIGTERM); }),
+                kFrame);
+    }).join();
+    EXPECT_FALSE(*stop);
+    EXPECT_LT(StackBytesUsedBy([] { syscall(SYS_kill, syscall(SYS_getpid), SIGTERM); }), kFrame);
+    EXPECT_TRUE(IsSetSoon(*stop));
     return absl::CancelledError("stopped");
   };
   EXPECT_EQ(RunWith({"--model=m", "--text=t", "--out=o"}, train), 4);
-  const auto used = std::find_if(stack.begin(), stack.end(), [](unsigned char c) { return c != 0x5a; });
-  EXPECT_LT(stack.end() - used, 900) << "a signal's frame has 1 KB and more";
 }
 
 TEST(FormatProgressTest, TellsTheHeldOutRecallOnceItIsKnown) {
