@@ -51,6 +51,14 @@ def main():
         if style.get("marker"):  # the last figure, in words
             axes.annotate("%.0f" % points[-1][1], points[-1], xytext=(7, -3), textcoords="offset points", fontsize=8.5,
                           color=style["color"])
+    points = [
+        (row["context"], row["us"])
+        for row in report["rows"]
+        if row["op"] == "skeleton_attention" and row["shape"] == args.shape and row["batch"] == 1
+    ]
+    if points:
+        axes.plot(*zip(*sorted(points)), label="ours without arithmetic: reads, exchanges", color="#2ca02c",
+                  linestyle="-.", linewidth=1.4)
     contexts = sorted({row["context"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
