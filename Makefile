@@ -1,6 +1,6 @@
 # Every target installs what it needs first (scripts/setup.sh: quick when nothing is missing).
 .DEFAULT_GOAL := help
-.PHONY: help setup build model demo serve test test-asan test-tsan soak fuzz check format bundle deploy-tools
+.PHONY: help setup build model demo serve test test-asan test-tsan soak fuzz check format bundle gpu-bundle deploy-tools
 
 BAZEL ?= bazel
 PROGRAMS = //server:spotlight-server //client:spotlight //client/bench:spotlight-bench //training:spotlight-train //training/evaluation:spotlight-eval //engine/model:make_untrained_hash
@@ -56,3 +56,6 @@ deploy-tools: setup ## install helm, kubeconform, Prometheus and etcd for the te
 
 bundle: build   ## pack bundle/: the programs and the Debian libraries they need
 	@deploy/bundle.sh
+
+gpu-bundle: setup ## pack gpu_bundle/: all GPU tests and benchmarks, for a machine that has one (GPU_BUNDLE="NAME ...")
+	@tests/gpu/bundle.sh $(GPU_BUNDLE)

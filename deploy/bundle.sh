@@ -20,7 +20,7 @@ for program in "${programs[@]}"; do
   ldd "$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | while read -r library; do
     case $library in */torch/lib/* | */nvidia/*) continue ;; esac
     name=$(basename "$library")
-    [[ $name =~ $system ]] || cp -Lu "$library" "$out/lib/$name"
+    [[ $name =~ $system ]] || [ -e "$out/lib/$name" ] || install -m 644 "$library" "$out/lib/$name"
   done
 done
 find "$out/lib" -type f -exec strip --strip-unneeded {} +

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Random load on real servers on a GPU: soak_test's streams (tests/soak/README.md), by default on two servers at once.
+# Prints what each soak said, the server's last lines where a soak did not get to its end, and a table last. Exits 1
+# when anything did not hold, or memcheck did not come to an end.
+# usage: run_load [SECONDS=240] [SERVER ...]     SERVER of:
+#   checked  the tiny test model under compute-sanitizer's memcheck; takes a minute longer to drain
+#   7b       Qwen2.5-7B's shape with random weights
+#   tiny     the tiny test model
+# default: checked 7b. ONE_BY_ONE=1: not at once; DEVICE=cuda:0, or cpu; STREAMS=200; LIMIT_S=SECONDS+360 for each
+# server; LOGS=FOLDER keeps logs and figures.
+set -uo pipefail
+cd "$(dirname "$(readlink -f "$0")")" || exit 2
+seconds=${1:-240}
+shift || true
+servers=("$@")
+[ $# -gt 0 ] || servers=(checked 7b)
+device=${DEVICE:-cuda:0}
+# Beside the soak's own seconds: starting, streams' patience after each half (90 s), draining.
+limit=${LIMIT_S:-$((seconds + 360))}
+work=$(mktemp -d)
+logs=${LOGS:-$work/logs}
+mkdir -p "$logs" && logs=$(cd "$logs" && pwd) || exit 2
+soaks=() sampler=
+# shellcheck disable=SC2317  # the trap calls it
+finish() {
+  [ -z "$sampler" ] || kill "$sampler" 2>/dev/null
+  # A soak's group holds its server, however that was started.
+  for soak in "${soaks[@]}"; do kill -KILL -- "-$soak" 2>/dev/null; done
+  wait 2>/dev/null
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+fail() { echo "run_load: $*" >&2; exit 2; }
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || fail "SECONDS is a whole number, not $seconds"
+for server in "${servers[@]}"; do
+  case $server in
+    checked)
+      command -v compute-sanitizer >/dev/null ||
+        fail "compute-sanitizer is not on the PATH (CUDA toolkit, or the wheel nvidia-cuda-sanitizer-api)"
+      ;;
+    7b | tiny) ;;
+    *) fail "SERVER is checked, 7b or tiny, not $server" ;;
+  esac
+done
+
+common="--device $device --allow-untrained-hash --sparse-min-context 200 --quality-sample-every 16"
+[ "$device" = cpu ] || common+=' --dtype bf16'
+
+start() { # server: its soak in the background, as the last of soaks
+  local server=$1 folder=$logs/$1 model=tests/testdata/tiny-llama program=bin/spotlight-server gap=20
+  local flags=$common weights=()
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  case $server in
+    checked) program=./checked_server gap=60 ;;
+    7b)
+      # The tiny model's tokenizer serves: its ids are among the larger vocabulary's.
+      model=$work/7b
+      mkdir -p "$model"
+      cp tests/testdata/tiny-llama/{tokenizer,tokenizer_config,generation_config}.json "$model"
+      cp benchmarks/engine/qwen2.5-7b-shape/config.json "$model"
+      weights=(--random-weights 1)
+      flags+=' --random-weights 1 --max-running 64'
+      ;;
+  esac
+  local hash=$work/$server.safetensors
+  ./run make_untrained_hash --model "$model" --out "$hash" "${weights[@]}" >"$folder/hash.txt" 2>&1 ||
+    { cat "$folder/hash.txt"; fail "no hash for $server"; }
+  echo "$EPOCHREALTIME" >"$folder/begin"
+  (
+    # timeout makes a group of its own, which it stops whole.
+    TEST_TMPDIR=$folder MEMCHECK_LOG=$folder/memcheck.txt exec timeout -k 10 "$limit" ./run soak_test \
+      --seconds="$seconds" --streams="${STREAMS:-200}" --longest_gap_seconds=$gap --server="$program" --model="$model" \
+      --server_flags="$flags --hash $hash"
+  ) >"$folder/soak.txt" 2>&1 </dev/null &
+  soaks+=($!)
+}
+
+failed=0
+table=$(printf '%-10s %6s %8s  %s' server exit seconds result)
+finished() { # server, its soak: waits, shows what it said, adds a row
+  local server=$1 folder=$logs/$1 status result
+  wait "$2"
+  status=$?
+  kill -KILL -- "-$2" 2>/dev/null # a server that its soak left behind
+  local elapsed
+  elapsed=$(awk -v end="$EPOCHREALTIME" '{printf "%.0f", end - $1}' "$folder/begin")
+  result=$(tail -n 1 "$folder/soak.txt")
+  echo "== $server"
+  tail -n 60 "$folder/soak.txt"
+  if ! grep -qE '^(everything held|[0-9]+ things did not hold)$' "$folder/soak.txt"; then
+    result="FAILED: no verdict"
+    [ $status != 124 ] && [ $status != 137 ] || result+=" within $limit s"
+    echo "the server's last lines, and $(wc -l <"$folder/server.out") requests logged:"
+    tail -n 30 "$folder/server.err"
+  fi
+  if [ "$server" = checked ]; then
+    head -n 40 "$folder/memcheck.txt"
+    local summary
+    summary=$(grep -o 'ERROR SUMMARY: .*' "$folder/memcheck.txt" || echo 'no summary of memcheck')
+    result+="; $summary"
+    [ "$summary" = 'ERROR SUMMARY: 0 errors' ] || status=9
+  fi
+  [ $status = 0 ] || failed=1
+  table+=$'\n'$(printf '%-10s %6s %8s  %s' "$server" "$status" "$elapsed" "$result")
+}
+
+if [ "$device" != cpu ]; then
+  while :; do
+    nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>&1 | head -n 1
+    sleep 15
+  done >"$logs/memory.txt" &
+  sampler=$!
+fi
+if [ "${ONE_BY_ONE:-0}" = 0 ]; then
+  for server in "${servers[@]}"; do start "$server"; done
+  for index in "${!servers[@]}"; do finished "${servers[index]}" "${soaks[index]}"; done
+else
+  for index in "${!servers[@]}"; do
+    start "${servers[index]}"
+    finished "${servers[index]}" "${soaks[index]}"
+  done
+fi
+[ -z "$sampler" ] || echo "device memory in use, MB, every 15 s: $(tr '\n' ' ' <"$logs/memory.txt")"
+echo "$table"
+exit $failed
