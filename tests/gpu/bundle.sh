@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 out=gpu_bundle
 programs=(
   //benchmarks/engine:decode_steps //benchmarks/engine:prefill_steps //benchmarks/kernels:kernels
-  //benchmarks/kernels:sparse_floor //engine/model:make_untrained_hash //server:spotlight-server //tests/soak:soak_test
+  //benchmarks/kernels:linear_layers //engine/model:make_untrained_hash //server:spotlight-server //tests/soak:soak_test
 )
 
 fail() { echo "bundle.sh: $*" >&2; exit 2; }
