@@ -1,2 +1,3 @@
 #!/bin/sh
-exec benchmarks/streams/streams --batch_size=2 --num_tokens=8 --model_us=100
+# Streams of most of a second: both are there for a while, however late the second one comes.
+exec benchmarks/streams/streams --batch_size=2 --num_tokens=4000 --model_us=100
