@@ -394,15 +394,18 @@ TEST(EncodeAndAppendTest, EncodesE4m3KeysByAnyEncoder) {
   ExpectMatchesReference(&test, shape.dtype);
 }
 
-TEST(EncodeAndAppendTest, GivesZerosInE4m3AScaleOfOne) {
+// Of one token's, whose elements are all `value`.
+template <class T>
+void ExpectValuesStoredAsZeros(DType dtype, T value) {
   EncodeShape shape;
-  shape.dtype = shape.weight_dtype = DType::kBF16;
+  shape.dtype = shape.weight_dtype = dtype;
   shape.num_tokens = shape.num_plane_tokens = 1;
   shape.with_bias = false;
   shape.e4m3_pages = true;
   EncodeCase test(shape);
-  std::fill_n(static_cast<uint16_t*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, 0);
+  std::fill_n(static_cast<T*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, value);
   for (const auto& backend : Backends()) {
+    if (!HasE4m3Pages(*backend, dtype)) continue;
     test.Clear();
     ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
     const int64_t row = 2 * test.params().slots[0] + 1;  // of page 0, head 0
@@ -413,24 +416,13 @@ TEST(EncodeAndAppendTest, GivesZerosInE4m3AScaleOfOne) {
   }
 }
 
+TEST(EncodeAndAppendTest, GivesZerosInE4m3AScaleOfOne) {
+  ExpectValuesStoredAsZeros<uint16_t>(DType::kBF16, 0);
+}
+
 // Their scale would be 0, and 0 / 0 no number.
 TEST(EncodeAndAppendTest, StoresMagnitudesTooSmallForAScaleAsZeros) {
-  EncodeShape shape;
-  shape.num_tokens = shape.num_plane_tokens = 1;
-  shape.with_bias = false;
-  shape.e4m3_pages = true;
-  EncodeCase test(shape);
-  std::fill_n(static_cast<float*>(const_cast<void*>(test.params().v)), shape.num_kv_heads * shape.head_dim, 1e-44f);
-  for (const auto& backend : Backends()) {
-    if (!HasE4m3Pages(*backend, shape.dtype)) continue;
-    test.Clear();
-    ASSERT_TRUE(backend->Run(test.params(), test.arena()).ok());
-    const int64_t row = 2 * test.params().slots[0] + 1;  // of page 0, head 0
-    EXPECT_EQ(test.params().pages.kv_scale[row], 1) << backend->name();
-    const auto* bytes = static_cast<const uint8_t*>(test.params().pages.kv) + row * shape.head_dim;
-    EXPECT_EQ(std::vector<uint8_t>(bytes, bytes + shape.head_dim), std::vector<uint8_t>(shape.head_dim, 0))
-        << backend->name();
-  }
+  ExpectValuesStoredAsZeros(DType::kF32, 1e-44f);
 }
 
 TEST(EncodeAndAppendTest, SupportsLinearEncodersAndOddHiddenSizes) {

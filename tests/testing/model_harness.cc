@@ -11,6 +11,7 @@
 #include "engine/model/fingerprint.h"
 #include "engine/model/layer_hash.h"
 #include "kernels/layout.h"
+#include "tests/testing/step_tensors.h"
 
 namespace spotlight::testing {
 namespace {
@@ -107,11 +108,9 @@ absl::StatusOr<std::vector<float>> ModelHarness::Step(const std::vector<int32_t>
   batch.num_decode_rows = decode ? 1 : 0;
   batch.num_rows = 1;
   batch.token_ids = token_ids;
-  std::vector<int32_t> token_context;
   for (int32_t i = 0; i < count; ++i) {
     const int32_t position = length_ + i;
     batch.positions.push_back(position);
-    token_context.push_back(position + 1);
     batch.slots.push_back(int64_t{PageOf(position / kernels::kPageTokens, num_pages)} * kernels::kPageTokens +
                           position % kernels::kPageTokens);
   }
@@ -122,21 +121,8 @@ absl::StatusOr<std::vector<float>> ModelHarness::Step(const std::vector<int32_t>
   for (int32_t page = 0; page < num_pages; ++page) batch.page_table.push_back(PageOf(page, num_pages));
   batch.max_pages = num_pages;
 
-  const auto on_device = [this](const auto& values, at::ScalarType type) {
-    return at::tensor(values, type).to(options_.device);
-  };
-  engine::StepTensors step;
-  step.batch = &batch;
-  step.token_ids = on_device(batch.token_ids, at::kInt);
-  step.positions = on_device(batch.positions, at::kInt);
-  step.slots = on_device(batch.slots, at::kLong);
-  step.page_table = on_device(batch.page_table, at::kInt).view({1, num_pages});
-  step.context_len = on_device(batch.context_len, at::kInt);
-  step.num_select = on_device(batch.num_select, at::kInt);
-  step.token_context = on_device(token_context, at::kInt);
-  step.max_context = length_;
-  auto logits = decoder_->Forward(step, on_device(std::vector<int64_t>{count - 1}, at::kLong), hashes_,
-                                  attention_.get(), nullptr);
+  const at::Tensor last = at::tensor(std::vector<int64_t>{count - 1}, at::kLong).to(options_.device);
+  auto logits = decoder_->Forward(StepTensorsOf(batch, options_.device), last, hashes_, attention_.get(), nullptr);
   if (!logits.ok()) return logits.status();
   const at::Tensor host = logits->to(at::kCPU).contiguous();
   return std::vector<float>(host.data_ptr<float>(), host.data_ptr<float>() + host.numel());

@@ -152,8 +152,6 @@ void ExpectNoFurtherThanRoundingTakes(at::Device device) {
     const at::Tensor logits = EngineLogits(options, Prompt(tokens));
     EXPECT_LT(Distance(logits, exact), 1.3 * rounded + plain) << tokens << ": " << rounded << ", " << plain;
     EXPECT_GT(Distance(logits, unrounded), 0.5 * rounded) << tokens << ": " << rounded;
-    printf("SHOW %d rounded %g plain %g far %g fromplain %g\n", tokens, rounded, plain, Distance(logits, exact),
-           Distance(logits, unrounded));
   }
 }
 

@@ -2,7 +2,6 @@
 // values: on a GPU some tokens are read in place and others gathered for a library.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "engine/ops/spotlight_attention.h"
+#include "tests/testing/step_tensors.h"
 
 namespace spotlight::engine {
 namespace {
@@ -59,26 +59,12 @@ TEST_P(PrefillChunkTest, AttendsToThePastAndCausallyToItself) {
   batch.context_len = {context};
   batch.num_select = {0};
   batch.max_pages = pages;
-  std::vector<int32_t> token_context;
   for (int32_t page = 0; page < pages; ++page) batch.page_table.push_back(pages - 1 - page);
   for (int32_t position = past; position < context; ++position) {
     batch.positions.push_back(position);
     batch.slots.push_back(int64_t{batch.page_table[position / kP]} * kP + position % kP);
-    token_context.push_back(position + 1);
   }
-  const auto on_device = [](const auto& values, at::ScalarType type) {
-    return at::tensor(values, type).to(at::Device(kTestDevice));
-  };
-  StepTensors step;
-  step.batch = &batch;
-  step.token_ids = on_device(batch.token_ids, at::kInt);
-  step.positions = on_device(batch.positions, at::kInt);
-  step.slots = on_device(batch.slots, at::kLong);
-  step.page_table = on_device(batch.page_table, at::kInt).view({1, pages});
-  step.context_len = on_device(batch.context_len, at::kInt);
-  step.num_select = on_device(batch.num_select, at::kInt);
-  step.token_context = on_device(token_context, at::kInt);
-  step.max_context = context;
+  const StepTensors step = testing::StepTensorsOf(batch, at::Device(kTestDevice));
   const at::Tensor qkv = at::randn({tokens, (kQHeads + 2 * kKvHeads) * kDim}, options);
   auto out = attention->Forward(0, qkv, /*hash=*/nullptr, step, /*seconds=*/nullptr);
   ASSERT_TRUE(out.ok()) << out.status();

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "engine/ops/spotlight_attention.h"
+#include "tests/testing/step_tensors.h"
 
 namespace spotlight::engine {
 namespace {
@@ -118,20 +118,7 @@ class QualityStep {
   }
 
   std::vector<at::Tensor> Forward(const Batch& batch, const std::vector<at::Tensor>& qkv) {
-    const auto on_device = [](const auto& values, at::ScalarType type) {
-      return at::tensor(values, type).to(at::Device(kTestDevice));
-    };
-    std::vector<int32_t> token_context(batch.positions);
-    for (int32_t& position : token_context) ++position;
-    StepTensors step;
-    step.batch = &batch;
-    step.positions = on_device(batch.positions, at::kInt);
-    step.slots = on_device(batch.slots, at::kLong);
-    step.page_table = on_device(batch.page_table, at::kInt).view({batch.num_rows, kPagesPerRow});
-    step.context_len = on_device(batch.context_len, at::kInt);
-    step.num_select = on_device(batch.num_select, at::kInt);
-    step.token_context = on_device(token_context, at::kInt);
-    step.max_context = *std::max_element(batch.context_len.begin(), batch.context_len.end());
+    const StepTensors step = testing::StepTensorsOf(batch, at::Device(kTestDevice));
     std::vector<at::Tensor> outputs;
     for (int32_t layer = 0; layer < kNumLayers; ++layer) {
       auto out = attention_->Forward(layer, qkv[layer], &hash_, step, nullptr);
