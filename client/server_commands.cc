@@ -44,22 +44,26 @@ std::string Intervals(const google::protobuf::RepeatedField<int32_t>& numbers) {
   return absl::StrJoin(intervals, ", ");
 }
 
+std::string ServedIn(const v1::GetModelInfoResponse& model) {
+  std::string parts;
+  if (model.quantization() == "fp8") parts += ", layers in fp8";
+  if (model.kv_cache_dtype() == "fp8") parts += ", KV cache in fp8";
+  if (!parts.empty()) parts += ",";
+  return absl::StrCat(model.dtype(), parts, " on ", model.device());
+}
+
 std::string ModelTable(const v1::GetModelInfoResponse& model) {
-  Rows rows = {
-      {"name", model.name()},
-      {"architecture", model.architecture()},
-      {"parameters", ParameterCount(model.num_parameters())},
-      {"served in", absl::StrCat(model.dtype(), model.quantization() == "fp8" ? ", layers in fp8" : "",
-                                 model.kv_cache_dtype() == "fp8" ? ", KV cache in fp8" : "",
-                                 model.quantization() == "fp8" || model.kv_cache_dtype() == "fp8" ? ", on " : " on ",
-                                 model.device())},
-      {"context", absl::StrCat(model.max_context_tokens(), " tokens")},
-      {"layers", absl::StrCat(model.num_layers())},
-      {"heads",
-       absl::StrCat(model.num_query_heads(), " query, ", model.num_kv_heads(), " key/value, of ", model.head_dim())},
-      {"vocabulary",
-       absl::StrCat(model.vocab_size(), " tokens, end of sequence ", absl::StrJoin(model.eos_token_ids(), ", "))},
-      {"chat template", model.has_chat_template() ? "yes" : "no"}};
+  Rows rows = {{"name", model.name()},
+               {"architecture", model.architecture()},
+               {"parameters", ParameterCount(model.num_parameters())},
+               {"served in", ServedIn(model)},
+               {"context", absl::StrCat(model.max_context_tokens(), " tokens")},
+               {"layers", absl::StrCat(model.num_layers())},
+               {"heads", absl::StrCat(model.num_query_heads(), " query, ", model.num_kv_heads(), " key/value, of ",
+                                      model.head_dim())},
+               {"vocabulary", absl::StrCat(model.vocab_size(), " tokens, end of sequence ",
+                                           absl::StrJoin(model.eos_token_ids(), ", "))},
+               {"chat template", model.has_chat_template() ? "yes" : "no"}};
   if (!model.has_hash()) {
     rows.push_back({"retrieval", "dense (no hash weights)"});
     return Table("model", rows);

@@ -127,13 +127,14 @@ class TorchModelRunner : public ModelRunner {
     auto sample_rows = sampler_->Prepare(batch);
     if (!sample_rows.ok()) return sample_rows.status();
     const bool fill = parts_.fill_prompts && batch.num_rows > batch.num_decode_rows;
-    if (graphs_ != nullptr && !fill && graphs_->Prepare(batch, &step->graph_capture)) {
+    DecodeGraphs* const graphs = fill ? nullptr : graphs_.get();
+    if (graphs != nullptr && graphs->Prepare(batch, &step->graph_capture)) {
       step->cuda_graph = true;
-      if (auto status = graphs_->Run(batch, **sample_rows); !status.ok()) return status;
+      if (auto status = graphs->Run(batch, **sample_rows); !status.ok()) return status;
     } else {
-      const bool pads = graphs_ != nullptr && !fill && graphs_->Pads(batch);
-      step->awaits_graph = graphs_ != nullptr && !fill && graphs_->Awaits(batch);
-      auto tensors = pads ? graphs_->CopyPadded(batch, **sample_rows) : inputs_.Copy(batch, **sample_rows);
+      const bool pads = graphs != nullptr && graphs->Pads(batch);
+      step->awaits_graph = graphs != nullptr && graphs->Awaits(batch);
+      auto tensors = pads ? graphs->CopyPadded(batch, **sample_rows) : inputs_.Copy(batch, **sample_rows);
       if (!tensors.ok()) return tensors.status();
       absl::Status status = fill ? Fill(*tensors) : DecodeAndSample(*tensors);
       if (!status.ok()) return status;

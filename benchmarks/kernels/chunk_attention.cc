@@ -12,15 +12,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <iterator>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "benchmarks/kernels/cold_timer.h"
 #include "benchmarks/kernels/failure.h"
+#include "benchmarks/kernels/rows_file.h"
 #include "engine/ops/prefill_attention.h"
 #include "kernels/chunk_attention.h"
 
@@ -95,10 +94,7 @@ void Run(const char* path) {
                                   ", \"gathered_graph_us\": ", times[1].graph_us, "}"));
     }
   }
-  if (path == nullptr) return;
-  std::ofstream file(path);
-  file << "{\"rows\": [\n  " << absl::StrJoin(rows, ",\n  ") << "\n]}\n" << std::flush;
-  if (!file) Fail(absl::StrCat("cannot write ", path));
+  WriteRows(path, rows);
 }
 
 }  // namespace

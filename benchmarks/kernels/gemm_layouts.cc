@@ -9,14 +9,13 @@
 #include <c10/cuda/CUDAGuard.h>
 
 #include <cstdio>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "benchmarks/kernels/cold_timer.h"
 #include "benchmarks/kernels/failure.h"
+#include "benchmarks/kernels/rows_file.h"
 
 namespace spotlight::benchmarks {
 namespace {
@@ -64,10 +63,7 @@ void Run(const char* path) {
            sum[1] / sum[0]);
     fflush(stdout);
   }
-  if (path == nullptr) return;
-  std::ofstream file(path);
-  file << "{\"rows\": [\n  " << absl::StrJoin(rows, ",\n  ") << "\n]}\n" << std::flush;
-  if (!file) Fail(absl::StrCat("cannot write ", path));
+  WriteRows(path, rows);
 }
 
 }  // namespace

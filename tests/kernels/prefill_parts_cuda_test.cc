@@ -25,6 +25,28 @@ struct GatherCase {
   int32_t kv_heads, head_dim, begin, end;
 };
 
+// Pages 1 to `pages`: page 0 is nobody's.
+void ShufflePages(ManagedArray<int32_t>* table, int32_t pages) {
+  std::iota(table->data(), table->data() + pages, 1);
+  std::shuffle(table->data(), table->data() + pages, std::mt19937(4));
+}
+
+GatherPagesParams ParamsOf(const GatherCase& c, void* kv, const ManagedArray<int32_t>& table,
+                           ManagedArray<uint16_t>* keys, ManagedArray<uint16_t>* values) {
+  GatherPagesParams params;
+  params.execution.device = DeviceKind::kCuda;
+  params.num_kv_heads = c.kv_heads;
+  params.head_dim = c.head_dim;
+  params.begin = c.begin;
+  params.end = c.end;
+  params.pages.kv = kv;
+  params.pages.num_pages = (c.end + kPageTokens - 1) / kPageTokens + 1;
+  params.page_table = table.data();
+  params.keys = keys->data();
+  params.values = values->data();
+  return params;
+}
+
 class GatherPagesTest : public ::testing::TestWithParam<GatherCase> {};
 
 TEST_P(GatherPagesTest, CopiesTheTokensAndNothingElse) {
@@ -32,10 +54,9 @@ TEST_P(GatherPagesTest, CopiesTheTokensAndNothingElse) {
   const int32_t pages = (c.end + kPageTokens - 1) / kPageTokens, tokens = c.end - c.begin;
   const int64_t page_elements = int64_t{c.kv_heads} * kPageTokens * 2 * c.head_dim;
   ManagedArray<uint16_t> kv((pages + 1) * page_elements);
-  ManagedArray<int32_t> table(pages);
   for (int64_t i = 0; i < (pages + 1) * page_elements; ++i) kv[i] = static_cast<uint16_t>(i * 40503 >> 5);
-  std::iota(table.data(), table.data() + pages, 1);
-  std::shuffle(table.data(), table.data() + pages, std::mt19937(4));
+  ManagedArray<int32_t> table(pages);
+  ShufflePages(&table, pages);
   const int64_t elements = int64_t{c.kv_heads} * tokens * c.head_dim;
   constexpr int64_t kGuard = 64;
   constexpr uint16_t kUntouched = 0xabcd;
@@ -43,17 +64,7 @@ TEST_P(GatherPagesTest, CopiesTheTokensAndNothingElse) {
   std::fill(keys.data(), keys.data() + elements + kGuard, kUntouched);
   std::fill(values.data(), values.data() + elements + kGuard, kUntouched);
 
-  GatherPagesParams params;
-  params.execution.device = DeviceKind::kCuda;
-  params.num_kv_heads = c.kv_heads;
-  params.head_dim = c.head_dim;
-  params.begin = c.begin;
-  params.end = c.end;
-  params.pages.kv = kv.data();
-  params.pages.num_pages = pages + 1;
-  params.page_table = table.data();
-  params.keys = keys.data();
-  params.values = values.data();
+  const GatherPagesParams params = ParamsOf(c, kv.data(), table, &keys, &values);
   const absl::Status status = GatherPages(params);
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
@@ -81,29 +92,18 @@ TEST_P(GatherPagesTest, WidensPagesInE4m3) {
   const int64_t page_rows = int64_t{c.kv_heads} * kPageTokens * 2;
   ManagedArray<uint8_t> kv((pages + 1) * page_rows * c.head_dim);
   ManagedArray<float> scales((pages + 1) * page_rows);
-  ManagedArray<int32_t> table(pages);
   for (int64_t i = 0; i < (pages + 1) * page_rows * c.head_dim; ++i) {
     kv[i] = static_cast<uint8_t>(i * 40503 >> 5);
     if ((kv[i] & 0x7f) == 0x7f) kv[i] = 0;  // NaN equals nothing
   }
   for (int64_t i = 0; i < (pages + 1) * page_rows; ++i) scales[i] = static_cast<float>(i % 1000 + 1) / 300;
-  std::iota(table.data(), table.data() + pages, 1);
-  std::shuffle(table.data(), table.data() + pages, std::mt19937(4));
+  ManagedArray<int32_t> table(pages);
+  ShufflePages(&table, pages);
   const int64_t elements = int64_t{c.kv_heads} * tokens * c.head_dim;
   ManagedArray<uint16_t> keys(elements), values(elements);
 
-  GatherPagesParams params;
-  params.execution.device = DeviceKind::kCuda;
-  params.num_kv_heads = c.kv_heads;
-  params.head_dim = c.head_dim;
-  params.begin = c.begin;
-  params.end = c.end;
-  params.pages.kv = kv.data();
+  GatherPagesParams params = ParamsOf(c, kv.data(), table, &keys, &values);
   params.pages.kv_scale = scales.data();
-  params.pages.num_pages = pages + 1;
-  params.page_table = table.data();
-  params.keys = keys.data();
-  params.values = values.data();
   const absl::Status status = GatherPages(params);
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
