@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -69,6 +71,66 @@ TEST(SignalThreadTest, ThreadsBlockTheSignalsWhileItLives) {
     std::thread([] { EXPECT_THAT(Blocked(), ElementsAre(SIGINT, SIGTERM)); }).join();
   }
   EXPECT_THAT(Blocked(), IsEmpty());
+}
+
+// As a preloaded library's are.
+class EarlyThread {
+ public:
+  ~EarlyThread() {
+    over_ = true;
+    thread_.join();
+  }
+  // A signal of the thread's, as of one that the kernel has chosen for the process's.
+  int Send(int number) { return pthread_kill(thread_.native_handle(), number); }
+
+ private:
+  std::atomic<bool> over_{false};
+  // ThreadSanitizer runs handlers in calls that it knows, as these are; not while a future is awaited.
+  std::thread thread_{[this] {
+    while (!over_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }};
+};
+
+TEST(SignalThreadTest, TakesWhatAThreadFromBeforeItDoesNotBlock) {
+  EarlyThread early;
+  Calls calls;
+  const SignalThread thread({SIGTERM, SIGINT}, [&](int number) { calls.Add(number); });
+  size_t count = 0;
+  for (int i = 0; i < 100; ++i) {
+    for (const int number : {SIGTERM, SIGINT}) {
+      ASSERT_EQ(i % 2 == 0 ? early.Send(number) : kill(getpid(), number), 0);
+      const auto [taken, by] = calls.Await(++count);
+      EXPECT_EQ(taken, number);
+      EXPECT_FALSE(pthread_equal(by, pthread_self()));
+    }
+  }
+}
+
+void Ignore(int) {}
+
+TEST(SignalThreadTest, LeavesTheActionsThatItFound) {
+  const auto action = [](int number) {
+    struct sigaction action = {};
+    sigaction(number, nullptr, &action);
+    return action.sa_handler;
+  };
+  const auto before = signal(SIGINT, Ignore);
+  const auto ending = action(SIGTERM);
+  EarlyThread early;
+  {
+    Calls outer_calls, calls;
+    const SignalThread outer({SIGTERM}, [&](int number) { outer_calls.Add(number); });
+    {
+      const SignalThread thread({SIGTERM, SIGINT}, [&](int number) { calls.Add(number); });
+      early.Send(SIGTERM);
+      EXPECT_EQ(calls.Await(1).first, SIGTERM);
+    }
+    EXPECT_EQ(action(SIGINT), Ignore);
+    early.Send(SIGTERM);
+    EXPECT_EQ(outer_calls.Await(1).first, SIGTERM);
+  }
+  EXPECT_EQ(action(SIGTERM), ending);
+  signal(SIGINT, before);
 }
 
 // As a shell without job control starts what runs in the background.

@@ -119,6 +119,18 @@ class DrainTest(unittest.TestCase):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.assertEqual(programs.threads_that_take(server.process.pid, number), 1)
 
+    def test_a_signal_that_a_preloaded_library_s_thread_gets_drains_the_server(self):
+        if programs.links(programs.SERVER, "libasan.so", "libtsan.so"):
+            self.skipTest("a sanitizer's runtime must be the first library")
+        preload = {**os.environ, "LD_PRELOAD": os.path.abspath("tests/integration/libearly_thread.so")}
+        with programs.Server(environment=preload) as server:
+            server.wait_ready()
+            early = programs.thread_called(server.process.pid, "early")
+            # The kernel tries the thread that is named first.
+            os.kill(early, signal.SIGTERM)
+            self.assertEqual(server.process.wait(timeout=60), 0)
+            self.assertIn("draining", server.log())
+
     def test_a_signal_while_loading_is_a_clean_exit(self):
         with programs.Server() as server:
             while "loading" not in server.log():

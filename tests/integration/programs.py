@@ -1,5 +1,6 @@
 """The real server and client as subprocesses, from Bazel's runfiles."""
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -116,6 +117,22 @@ def threads_that_take(pid, number):
             blocked = int(re.search(r"^SigBlk:\s*(\w+)$", file.read(), re.M).group(1), 16)
         threads += not blocked >> (number - 1) & 1
     return threads
+
+
+def links(program, *libraries):
+    """Whether a program names one of these libraries as needed."""
+    with open(program, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return any(text.find(library.encode()) >= 0 for library in libraries)
+
+
+def thread_called(pid, name):
+    """The id of a process's only thread of that name."""
+    def name_of(thread):
+        with open(f"/proc/{pid}/task/{thread}/comm") as file:
+            return file.read().strip()
+
+    thread, = (int(each) for each in os.listdir(f"/proc/{pid}/task") if name_of(each) == name)
+    return thread
 
 
 def write_text(path, lines=900):
