@@ -36,6 +36,7 @@ ABSL_FLAG(std::string, server, "server/spotlight-server", "the program");
 ABSL_FLAG(std::string, model, "tests/testdata/tiny-llama", "the tiny model's folder");
 ABSL_FLAG(std::string, server_flags, "", "more flags for it, by spaces; they win over the soak's own");
 ABSL_FLAG(double, longest_gap_seconds, 1, "that a patient stream may wait for a message");
+ABSL_FLAG(double, patience_seconds, 90, "in which all streams must end, once no more are started");
 
 namespace spotlight::soak {
 namespace {
@@ -48,7 +49,6 @@ constexpr absl::Duration kLongRun = absl::Minutes(5);
 // What streams that do not read may hold on top, all together: 4 MB each at the most.
 constexpr int64_t kPeakSlackBytes = int64_t{400} << 20;
 constexpr int kCacheTokens = 128 << 10;
-constexpr absl::Duration kPatience = absl::Seconds(90);
 
 // Notices when this process or a thread of the server does not get to run.
 class StallWatch {
@@ -165,8 +165,15 @@ class Soak {
   void Complain(std::string wrong) { wrongs_.push_back(std::move(wrong)); }
 
   void RunStreams(Population* population, absl::Duration duration) {
-    if (population->Run(duration, kPatience)) return;
-    Complain(absl::StrCat(population->num_running(), " streams had no end within ", absl::FormatDuration(kPatience)));
+    const absl::Duration patience = absl::Seconds(absl::GetFlag(FLAGS_patience_seconds));
+    if (population->Run(duration, patience)) return;
+    const int num_running = population->num_running();
+    // A slow engine and one that stands still differ in this alone.
+    constexpr absl::Duration kLook = absl::Seconds(2);
+    const auto before = server_.Metrics();
+    absl::SleepFor(kLook);
+    Complain(absl::StrCat(num_running, " streams had no end within ", absl::FormatDuration(patience), "; ",
+                          FormatProgress(before, server_.Metrics(), absl::ToDoubleSeconds(kLook))));
   }
 
   // The last request leaves within a step of its end at the client.

@@ -135,4 +135,17 @@ std::string FormatEnds(const std::vector<StreamEnd>& ends) {
   return text;
 }
 
+std::string FormatProgress(const absl::StatusOr<client::bench::MetricSamples>& before,
+                           const absl::StatusOr<client::bench::MetricSamples>& after, double seconds) {
+  if (!before.ok()) return absl::StrCat("no metrics: ", before.status().message());
+  if (!after.ok()) return absl::StrCat("no metrics: ", after.status().message());
+  const auto growth = [&](const char* name) { return client::bench::GrowthOf(*before, *after, name); };
+  return absl::StrFormat(
+      "in the last %g s the engine took %.0f steps, computed %.0f tokens and handed out %.0f (%.0f running, %.0f "
+      "waiting)",
+      seconds, growth("spotlight_step_tokens_count"), growth("spotlight_step_tokens_sum"),
+      growth("spotlight_generation_tokens_total"), Sum(*after, "spotlight_requests_running"),
+      Sum(*after, "spotlight_requests_waiting"));
+}
+
 }  // namespace spotlight::soak

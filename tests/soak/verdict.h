@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "client/bench/server_metrics.h"
 #include "tests/soak/client_stream.h"
 #include "tests/soak/server_process.h"
 
@@ -26,5 +28,10 @@ std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, std::vect
 
 // Ends by behaviour and status, for people.
 std::string FormatEnds(const std::vector<StreamEnd>& ends);
+
+// What the engine did between two readings of the server's metrics, `seconds` apart, for people; or why it is not
+// known.
+std::string FormatProgress(const absl::StatusOr<client::bench::MetricSamples>& before,
+                           const absl::StatusOr<client::bench::MetricSamples>& after, double seconds);
 
 }  // namespace spotlight::soak

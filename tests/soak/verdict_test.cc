@@ -82,5 +82,24 @@ TEST(VerdictTest, AGapCountsWithoutTheMachinesShareOfIt) {
   EXPECT_EQ(CheckGaps({end}, {}, 1).size(), 0);
 }
 
+TEST(VerdictTest, TellsASlowEngineFromOneThatStandsStill) {
+  using client::bench::ParseMetrics;
+  const auto before = ParseMetrics(
+      "spotlight_step_tokens_count{model_name=\"m\"} 100\nspotlight_step_tokens_sum{model_name=\"m\"} 2000\n"
+      "spotlight_generation_tokens_total{model_name=\"m\"} 700\nspotlight_requests_running{model_name=\"m\"} 9\n");
+  const auto after = ParseMetrics(
+      "spotlight_step_tokens_count{model_name=\"m\"} 131\nspotlight_step_tokens_sum{model_name=\"m\"} 3000\n"
+      "spotlight_generation_tokens_total{model_name=\"m\"} 890\nspotlight_requests_running{model_name=\"m\"} 10\n"
+      "spotlight_requests_waiting{model_name=\"m\"} 102\n");
+  EXPECT_EQ(
+      FormatProgress(before, after, 2),
+      "in the last 2 s the engine took 31 steps, computed 1000 tokens and handed out 190 (10 running, 102 waiting)");
+  EXPECT_EQ(FormatProgress(after, after, 2),
+            "in the last 2 s the engine took 0 steps, computed 0 tokens and handed out 0 (10 running, 102 waiting)");
+  const absl::Status gone = absl::UnavailableError("http://x/metrics: refused");
+  EXPECT_EQ(FormatProgress(gone, after, 2), "no metrics: http://x/metrics: refused");
+  EXPECT_EQ(FormatProgress(before, gone, 2), "no metrics: http://x/metrics: refused");
+}
+
 }  // namespace
 }  // namespace spotlight::soak
