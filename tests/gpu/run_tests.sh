@@ -143,11 +143,14 @@ tools=(memcheck racecheck synccheck)
 for tool in "${tools[@]}"; do
   options=(--tool "$tool" --target-processes all --error-exitcode 9)
   [ "$tool" != memcheck ] || options+=(--padding 256)
-  chosen=$quick
-  [ "$tool" != racecheck ] || chosen=$fewer
   # Few at a time: processes share the GPU by time slices, and tests wait for it often.
   for name in "${names[@]}"; do
     [[ $name == cuda_test* ]] || continue
+    chosen=$quick
+    [ "$tool" != racecheck ] || chosen=$fewer
+    # synccheck's own code makes an illegal memory access in kernels of thread block clusters, after which every test of
+    # the process fails. EncodeAndAppend's for decode rows is one; cuda_test_compute80, which has none, runs it all.
+    [ "$tool-$name" != synccheck-cuda_test ] || chosen+='-*Encode*:*CudaChain*'
     # Arrays are then allocations of their own, so that an access past one is seen.
     SPOTLIGHT_SEPARATE_ALLOCATIONS=1 start "$name-$tool" compute-sanitizer "${options[@]}" \
       ./run "$name" --gtest_filter="$chosen"

@@ -30,8 +30,10 @@ program "$bundle/bin/script_passes" script true
 program "$bundle/bin/script_fails" script 'exit 3'
 program "$bundle/bin/filtered" gtest '[ "$GTEST_FILTER" = "$WANTED" ] || exit 5; [ -n "${SILENT-}" ] || { '"$ran"'; }'
 program "$bundle/bin/cuda_test" gtest "echo shard \$GTEST_SHARD_INDEX of \$GTEST_TOTAL_SHARDS; $ran"
+program "$bundle/bin/cuda_test_compute80" gtest "$ran"
 # As compute-sanitizer: options, then the program; 9 when it finds something.
 program "$TEST_TMPDIR/path/compute-sanitizer" '' 'while [ "$1" != ./run ]; do tool=${tool-}$1; shift; done
+  echo "filter of $2: ${!#}"
   [ -z "${SPOTLIGHT_SEPARATE_ALLOCATIONS-}" ] || "$@"
   [[ $tool != *"${FINDS-none}"* ]] || { echo "========= Error: out of bounds"; exit 9; }'
 
@@ -85,5 +87,15 @@ SHARDS=2 LOGS=$TEST_TMPDIR/logs run cuda_test passes
 expect 0 'cuda_test +2 +0 .* ok' 'cuda_test-memcheck +1 +0 .* ok' 'cuda_test-racecheck .* ok' \
   'cuda_test-synccheck .* ok'
 grep -qx 'shard 1 of 2' "$TEST_TMPDIR/logs/cuda_test-1.log" || { echo "no shard 1 of 2"; exit 1; }
+# Clusters' kernels, which synccheck cannot run, are left out of it, and only of it.
+LOGS=$TEST_TMPDIR/logs run cuda_test cuda_test_compute80
+expect 0 'cuda_test-synccheck .* ok' 'cuda_test_compute80-synccheck .* ok'
+for log in cuda_test-{memcheck,racecheck,synccheck} cuda_test_compute80-{memcheck,racecheck,synccheck}; do
+  filter=$(sed -n "s/^filter of ${log%-*}: --gtest_filter=//p" "$TEST_TMPDIR/logs/$log.log")
+  [ -n "$filter" ] || { echo "$log: no filter"; exit 1; }
+  left_out=
+  [ "$log" != cuda_test-synccheck ] || left_out='*Encode*:*CudaChain*'
+  [ "${filter#"${filter%%-*}"}" = "${left_out:+-$left_out}" ] || { echo "$log: $filter"; exit 1; }
+done
 FINDS=racecheck run cuda_test
 expect 1 'cuda_test-memcheck .* ok' '========= Error: out of bounds' 'cuda_test-racecheck .* FAILED \(exit 9\)'
