@@ -97,6 +97,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) EncodeDecodeRows(const __gr
   const DecodeSide& side = args.sides[blockIdx.z % 2];
   const uint32_t base = SharedAddress(shared);
   if (thread == 0) InitBarrier(SharedAddress(&received_barrier));
+  // Costs nothing, and thread 0 alone uses the barrier next; but its initialisation is compiled to an instruction of
+  // the whole warp, which racecheck takes for other threads' writes.
+  __syncwarp();
   ArriveAtClusterRelaxed();  // awaited before the first store to another block: by then all of them run
   const int inputs = side.inputs, hidden = side.hidden, input_tiles = inputs / 16;
   const TileRange tiles(rank, hidden / 16), slices(rank, input_tiles);
