@@ -14,8 +14,8 @@ constexpr int kSlowReads = 12;
 }  // namespace
 
 const char* NameOf(Behaviour behaviour) {
-  constexpr const char* kNames[kNumBehaviours] = {"patient",       "cancels",       "deadline", "reads slowly",
-                                                  "stops reading", "loses network", "aborts",   "invalid"};
+  constexpr const char* kNames[kNumBehaviours] = {
+      "patient", "stops", "cancels", "deadline", "reads slowly", "stops reading", "loses network", "aborts", "invalid"};
   return kNames[static_cast<int>(behaviour)];
 }
 
@@ -29,8 +29,10 @@ ClientStream::ClientStream(StreamPlan plan, v1::Generation::Stub* stub, Timer* t
     : plan_(std::move(plan)), stub_(stub), timer_(timer), on_end_(std::move(on_end)) {
   end_.request_id = plan_.request.request_id();
   end_.behaviour = plan_.behaviour;
-  end_.num_samples = plan_.request.sampling().has_n() ? plan_.request.sampling().n() : 1;
-  end_.max_tokens = end_.num_samples * plan_.request.stopping().max_tokens();
+  end_.samples.resize(plan_.request.sampling().has_n() ? plan_.request.sampling().n() : 1);
+  end_.max_tokens = static_cast<int>(end_.samples.size()) * plan_.request.stopping().max_tokens();
+  end_.logprobs = plan_.request.has_logprobs();
+  if (plan_.behaviour == Behaviour::kStops) end_.stopping = plan_.request.stopping();
 }
 
 void ClientStream::Begin() {
@@ -85,11 +87,24 @@ void ClientStream::Take(const v1::GenerateStreamResponse& message) {
     end_.gap_end = now;
   }
   last_message_ = now;
-  if (end_.finals >= end_.num_samples) ++end_.after_final;
+  if (end_.finals >= static_cast<int>(end_.samples.size())) ++end_.after_final;
   end_.tokens += message.token_ids_size();
+  end_.token_logprobs += message.logprobs_size();
+  if (message.index() < 0 || message.index() >= static_cast<int>(end_.samples.size())) {
+    ++end_.strays;
+    return;
+  }
+  SampleEnd& sample = end_.samples[message.index()];
+  if (end_.behaviour == Behaviour::kStops) {
+    sample.token_ids.insert(sample.token_ids.end(), message.token_ids().begin(), message.token_ids().end());
+    sample.text += message.text();
+    sample.matched_stop += message.matched_stop();
+    if (message.has_matched_stop_token_id()) sample.matched_stop_token = message.matched_stop_token_id();
+  }
   if (message.finish_reason() == v1::FINISH_REASON_UNSPECIFIED) return;
   ++end_.finals;
-  end_.finish_reason = message.finish_reason();
+  ++sample.finals;
+  sample.finish_reason = message.finish_reason();
   end_.usage_tokens = message.usage().completion_tokens();
 }
 

@@ -6,7 +6,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/types/optional.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
 #include "proto/spotlight/v1/generation.grpc.pb.h"
@@ -16,6 +18,7 @@ namespace spotlight::soak {
 
 enum class Behaviour {
   kPatient,       // reads all
+  kStops,         // reads all, and may end at a stop string, a stop token or an end of sequence
   kCancels,       // cancels after a while
   kDeadline,      // has a deadline that may pass
   kReadsSlowly,   // pauses between reads
@@ -24,7 +27,7 @@ enum class Behaviour {
   kAborts,        // ends its request by Abort
   kInvalid,       // asks for what must be refused
 };
-constexpr int kNumBehaviours = 8;
+constexpr int kNumBehaviours = 9;
 const char* NameOf(Behaviour behaviour);
 
 struct StreamPlan {
@@ -33,19 +36,32 @@ struct StreamPlan {
   std::chrono::milliseconds after{0};  // when the misbehaviour comes, or the deadline, or the pause between reads
 };
 
-// What its client saw.
+// What its client saw of one sample.
+struct SampleEnd {
+  int finals = 0;  // messages with a finish_reason
+  v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+  // Of kStops alone.
+  std::vector<int32_t> token_ids;
+  std::string text, matched_stop;
+  absl::optional<int32_t> matched_stop_token;
+};
+
+// And of the whole stream.
 struct StreamEnd {
   std::string request_id;
   Behaviour behaviour;
   int num_dones = 0;  // calls of gRPC's OnDone
   grpc::Status status;
-  v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
-  int num_samples = 1;
-  int max_tokens = 0;    // of all samples
-  int tokens = 0;        // received
-  int usage_tokens = 0;  // as the last message says
-  int finals = 0;        // messages with a finish_reason, one for each sample
-  int after_final = 0;   // and what came after the last of them
+  std::vector<SampleEnd> samples;
+  int max_tokens = 0;      // of all samples
+  bool logprobs = false;   // asked for
+  v1::Stopping stopping;   // of kStops alone: what it asked for
+  int tokens = 0;          // received
+  int token_logprobs = 0;  // likewise
+  int usage_tokens = 0;    // as the last message says
+  int finals = 0;          // messages with a finish_reason, one for each sample
+  int after_final = 0;     // and what came after the last of them
+  int strays = 0;          // messages of no sample that was asked for
   int num_slow_reads = 0;
   double longest_gap_seconds = 0;  // between messages, none of them this client's fault
   std::chrono::steady_clock::time_point gap_end;

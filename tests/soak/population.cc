@@ -1,7 +1,11 @@
 #include "tests/soak/population.h"
 
 #include <algorithm>
+#include <iterator>
+#include <numeric>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -9,15 +13,15 @@
 #include "client/generate_client.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "tests/soak/tiny_tokens.h"
 
 namespace spotlight::soak {
 namespace {
 
-constexpr int kVocabularySize = 508;  // of the tiny model, without its special tokens
 constexpr absl::Duration kSeverEvery = absl::Milliseconds(1500);
 
 // Per mille.
-constexpr int kShares[kNumBehaviours] = {450, 150, 100, 80, 40, 100, 50, 30};
+constexpr int kShares[kNumBehaviours] = {300, 150, 150, 100, 80, 40, 100, 50, 30};
 
 std::unique_ptr<v1::Generation::Stub> OwnConnection(const std::string& address) {
   return v1::Generation::NewStub(client::CreateChannel(address, /*own_connection=*/true));
@@ -77,6 +81,7 @@ StreamPlan Population::NextPlan() {
       plan.request.mutable_token_ids()->add_ids(999999);
       break;
     case Behaviour::kPatient:
+    case Behaviour::kStops:
     case Behaviour::kLosesNetwork:
       break;
   }
@@ -90,7 +95,54 @@ StreamPlan Population::NextPlan() {
   plan.request.mutable_stopping()->set_max_tokens(output_tokens);
   plan.request.mutable_stopping()->set_ignore_eos(true);
   plan.request.set_return_token_ids(true);
+  if (plan.behaviour == Behaviour::kStops) DrawStops(&plan.request);
+  if (OneIn(3)) DrawSampling(&plan.request);
   return plan;
+}
+
+void Population::DrawStops(v1::GenerateRequest* request) {
+  constexpr int kLetters = 32;
+  constexpr float kBias = 100;  // over all else, whatever the model
+  v1::Stopping* stopping = request->mutable_stopping();
+  std::vector<int32_t> letters(kNumCharacters);
+  std::iota(letters.begin(), letters.end(), 0);
+  std::shuffle(letters.begin(), letters.end(), random_);
+  letters.resize(kLetters);
+  const int kinds = Uniform(1, 7);  // bits
+  if ((kinds & 1) != 0) {
+    for (int i = Uniform(1, 3); i > 0; --i) {
+      std::string* stop = stopping->add_stop();
+      for (int n = Uniform(1, 2); n > 0; --n) stop->push_back(CharacterOf(letters[Uniform(0, kLetters - 1)]));
+    }
+  }
+  if ((kinds & 2) != 0) {
+    for (int i = Uniform(1, 2); i > 0; --i) stopping->add_stop_token_ids(letters[Uniform(0, kLetters - 1)]);
+  }
+  if ((kinds & 4) != 0) stopping->set_ignore_eos(false);
+  stopping->set_include_stop(OneIn(2));
+  if (OneIn(3)) stopping->set_min_tokens(Uniform(1, stopping->max_tokens()));
+  // Most write with few letters, so that they meet what they stop at.
+  if (OneIn(4)) return;
+  if (!stopping->ignore_eos()) letters.insert(letters.end(), std::begin(kEndsOfSequence), std::end(kEndsOfSequence));
+  for (const int32_t id : letters) (*request->mutable_sampling()->mutable_logit_bias())[id] = kBias;
+}
+
+void Population::DrawSampling(v1::GenerateRequest* request) {
+  v1::Sampling* sampling = request->mutable_sampling();
+  if (OneIn(2)) sampling->set_temperature(OneIn(4) ? 0 : Real(0.2F, 2));
+  if (OneIn(2)) sampling->set_top_k(Uniform(1, 100));
+  if (OneIn(2)) sampling->set_top_p(Real(0.3F, 1));
+  if (OneIn(4)) sampling->set_min_p(Real(0, 0.3F));
+  if (OneIn(3)) sampling->set_repetition_penalty(Real(0.8F, 1.5F));
+  if (OneIn(3)) sampling->set_presence_penalty(Real(-2, 2));
+  if (OneIn(3)) sampling->set_frequency_penalty(Real(-2, 2));
+  if (OneIn(2)) sampling->set_seed(random_());
+  if (OneIn(3)) {
+    for (int i = Uniform(1, 8); i > 0; --i) {
+      sampling->mutable_logit_bias()->insert({Uniform(0, kVocabularySize - 1), Real(-5, 5)});
+    }
+  }
+  if (OneIn(2) && !request->has_logprobs()) request->set_logprobs(Uniform(0, 5));
 }
 
 void Population::StartOne() {

@@ -1,6 +1,7 @@
 // Keeps a number of streams of all behaviours running, and remembers how each ended.
 #pragma once
 
+#include <cmath>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -30,8 +31,16 @@ class Population {
 
  private:
   StreamPlan NextPlan();
+  // In a plan that has its max_tokens: where it may stop, of at least one kind.
+  void DrawStops(v1::GenerateRequest* request);
+  void DrawSampling(v1::GenerateRequest* request);
   void StartOne();
   int Uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  bool OneIn(int number) { return Uniform(1, number) == 1; }
+  // In steps of a hundredth.
+  float Real(float low, float high) {
+    return static_cast<float>(Uniform(std::lround(100 * low), std::lround(100 * high))) / 100;
+  }
 
   const int num_streams_;
   std::mt19937_64 random_;

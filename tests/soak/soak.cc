@@ -27,6 +27,7 @@
 #include "absl/time/clock.h"
 #include "tests/soak/population.h"
 #include "tests/soak/server_process.h"
+#include "tests/soak/stop_check.h"
 #include "tests/soak/verdict.h"
 
 ABSL_FLAG(double, seconds, 20, "how long streams are started");
@@ -135,7 +136,7 @@ class Soak {
                 static_cast<int>(population.num_severed()), FormatEnds(population.ends()).c_str());
     double longest_gap = 0;
     for (const StreamEnd& end : population.ends()) {
-      if (end.behaviour == Behaviour::kPatient) longest_gap = std::max(longest_gap, end.longest_gap_seconds);
+      if (ReadsAll(end)) longest_gap = std::max(longest_gap, end.longest_gap_seconds);
     }
     std::printf("longest wait of a patient stream between two messages: %.2f s\n", longest_gap);
     std::printf("resident memory: %d MB after the first part, %d MB at the end, %s MB at its peak\n",
@@ -208,7 +209,7 @@ class Soak {
   void Judge(const Population& population) {
     constexpr size_t kMostShown = 20;
     for (auto wrongs :
-         {CheckEnds(population.ends(), server_.RequestLog()),
+         {CheckEnds(population.ends(), server_.RequestLog()), CheckStopCounts(CountStops(population.ends())),
           CheckGaps(population.ends(), stall_watch_.stalls(), absl::GetFlag(FLAGS_longest_gap_seconds))}) {
       const size_t num_wrongs = wrongs.size();
       if (num_wrongs > kMostShown) {

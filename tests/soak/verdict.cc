@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/bench/summary.h"
+#include "tests/soak/stop_check.h"
 
 namespace spotlight::soak {
 namespace {
@@ -23,6 +24,7 @@ struct Allowed {
 const Allowed& AllowedFor(Behaviour behaviour) {
   static const auto* const table = new std::map<Behaviour, Allowed>{
       {Behaviour::kPatient, {{"OK"}, {"OK"}}},
+      {Behaviour::kStops, {{"OK"}, {"OK"}}},
       {Behaviour::kReadsSlowly, {{"OK"}, {"OK"}}},
       {Behaviour::kCancels, {{"CANCELLED", "OK"}, {"CANCELLED", "OK"}}},
       // Whoever is first: the passing of the deadline, the last token, or an admission that sees it coming. A timeout
@@ -48,14 +50,30 @@ bool MayBeUnseen(const StreamEnd& end) {
           end.behaviour == Behaviour::kLosesNetwork || end.behaviour == Behaviour::kStopsReading);
 }
 
+// Of a sample that has ended.
+std::string WrongInSample(const StreamEnd& end, const SampleEnd& sample) {
+  if (sample.finals != 1) return absl::StrCat(sample.finals, " messages with a finish reason");
+  if (end.behaviour == Behaviour::kStops) return WrongInStop(end.stopping, sample);
+  if (sample.finish_reason != v1::FINISH_REASON_LENGTH) return absl::StrCat("finish reason ", sample.finish_reason);
+  return "";
+}
+
 // A finished request's tokens are all there, once, and it says so.
 std::string WrongInMessages(const StreamEnd& end) {
   if (end.after_final > 0) return absl::StrCat(end.after_final, " messages after the last");
+  if (end.strays > 0) return absl::StrCat(end.strays, " messages of no sample");
   if (!end.status.ok()) return "";
-  if (end.finals != end.num_samples) return absl::StrCat(end.finals, " messages with a finish reason");
-  if (end.finish_reason != v1::FINISH_REASON_LENGTH) return absl::StrCat("finish reason ", end.finish_reason);
-  if (end.tokens != end.max_tokens || end.usage_tokens != end.max_tokens) {
+  for (size_t i = 0; i < end.samples.size(); ++i) {
+    const std::string wrong = WrongInSample(end, end.samples[i]);
+    if (!wrong.empty()) return absl::StrCat("sample ", i, ": ", wrong);
+  }
+  // Samples that may stop were counted above.
+  const int tokens = end.behaviour == Behaviour::kStops ? end.tokens : end.max_tokens;
+  if (end.tokens != tokens || end.usage_tokens != tokens) {
     return absl::StrCat(end.tokens, " tokens came, usage says ", end.usage_tokens, ", asked for ", end.max_tokens);
+  }
+  if (end.token_logprobs != (end.logprobs ? tokens : 0)) {
+    return absl::StrCat(end.token_logprobs, " log-probabilities of ", tokens, " tokens");
   }
   return "";
 }
@@ -72,7 +90,7 @@ std::string WrongIn(const StreamEnd& end, const LoggedEnd* logged) {
     return MayBeUnseen(end) ? "" : absl::StrCat("ended with ", code, ", and the server knows nothing of it");
   if (logged->count != 1) return absl::StrCat("ended ", logged->count, " times in the server's log");
   if (allowed.server.count(logged->code) == 0) return absl::StrCat("the server ended it with ", logged->code);
-  if (end.status.ok() && (logged->code != "OK" || logged->completion_tokens != end.max_tokens)) {
+  if (end.status.ok() && (logged->code != "OK" || logged->completion_tokens != end.tokens)) {
     return absl::StrCat("OK here, in the server's log ", logged->code, " after ", logged->completion_tokens, " tokens");
   }
   return "";
@@ -94,6 +112,10 @@ std::vector<MachineStall> Merge(std::vector<MachineStall> stalls) {
 
 }  // namespace
 
+bool ReadsAll(const StreamEnd& end) {
+  return end.behaviour == Behaviour::kPatient || end.behaviour == Behaviour::kStops;
+}
+
 std::vector<std::string> CheckEnds(const std::vector<StreamEnd>& ends, const std::map<std::string, LoggedEnd>& log) {
   std::vector<std::string> wrongs;
   for (const StreamEnd& end : ends) {
@@ -110,7 +132,7 @@ std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, std::vect
   const std::vector<MachineStall> apart = Merge(std::move(stalls));
   std::vector<std::string> wrongs;
   for (const StreamEnd& end : ends) {
-    if (end.behaviour != Behaviour::kPatient || end.longest_gap_seconds <= bound_seconds) continue;
+    if (!ReadsAll(end) || end.longest_gap_seconds <= bound_seconds) continue;
     const auto begin =
         end.gap_end - std::chrono::duration_cast<std::chrono::steady_clock::duration>(Seconds(end.longest_gap_seconds));
     double machine = 0;
@@ -132,6 +154,11 @@ std::string FormatEnds(const std::vector<StreamEnd>& ends) {
     absl::StrAppendFormat(&text, "  %-14s %s\n", NameOf(behaviour),
                           absl::StrJoin(codes, ", ", absl::PairFormatter(" ")));
   }
+  const StopCounts stops = CountStops(ends);
+  absl::StrAppendFormat(
+      &text,
+      "samples that may stop: %d did by a string, %d by a token, %d by an end of sequence, %d had their length\n",
+      stops.by_string, stops.by_token, stops.by_end_of_sequence, stops.by_length);
   return text;
 }
 

@@ -22,7 +22,10 @@ struct MachineStall {
 // One line for every request that did not end exactly once with a status that its behaviour allows, on both sides.
 std::vector<std::string> CheckEnds(const std::vector<StreamEnd>& ends, const std::map<std::string, LoggedEnd>& log);
 
-// One line for every patient stream with a gap over `bound_seconds` between two messages.
+// A stream that takes each message as it comes, to the end.
+bool ReadsAll(const StreamEnd& end);
+
+// One line for every stream that reads all with a gap over `bound_seconds` between two messages.
 std::vector<std::string> CheckGaps(const std::vector<StreamEnd>& ends, std::vector<MachineStall> stalls,
                                    double bound_seconds);
 

@@ -16,15 +16,17 @@ StreamEnd Finished(Behaviour behaviour = Behaviour::kPatient) {
   end.request_id = "r";
   end.behaviour = behaviour;
   end.num_dones = 1;
-  end.finish_reason = v1::FINISH_REASON_LENGTH;
   end.max_tokens = end.tokens = end.usage_tokens = 7;
   end.finals = 1;
+  end.samples.resize(1);
+  end.samples[0].finals = 1;
+  end.samples[0].finish_reason = v1::FINISH_REASON_LENGTH;
   return end;
 }
 
 StreamEnd Failed(Behaviour behaviour, grpc::StatusCode code, int tokens = 3) {
   StreamEnd end = Finished(behaviour);
-  end.finish_reason = v1::FINISH_REASON_UNSPECIFIED;
+  end.samples[0] = SampleEnd();
   end.finals = 0;
   end.tokens = tokens;
   end.status = grpc::Status(code, "why");
@@ -44,14 +46,60 @@ TEST(VerdictTest, ARequestEndsOnceWithAllItsTokens) {
   StreamEnd twice = Finished(), short_of_one = Finished(), unfinished = Finished(), late = Finished();
   twice.num_dones = 2;
   short_of_one.tokens = 6;
-  unfinished.finals = 0;
+  unfinished.samples[0].finals = 0;
   late.after_final = 1;
-  for (const StreamEnd& end : {twice, short_of_one, unfinished, late}) EXPECT_FALSE(Passes(end, {1, "OK", 7}));
-  StreamEnd samples = Finished();
-  samples.num_samples = 2;
-  EXPECT_FALSE(Passes(samples, {1, "OK", 7}));
-  samples.finals = 2;
-  EXPECT_TRUE(Passes(samples, {1, "OK", 7}));
+  StreamEnd twice_finished = Finished(), stopped = Finished(), stray = Finished();
+  twice_finished.samples[0].finals = 2;
+  stopped.samples[0].finish_reason = v1::FINISH_REASON_STOP;
+  stray.strays = 1;
+  for (const StreamEnd& end : {twice, short_of_one, unfinished, late, twice_finished, stopped, stray}) {
+    EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+  }
+}
+
+TEST(VerdictTest, EverySampleEndsOnce) {
+  StreamEnd end = Finished();
+  end.samples.push_back(end.samples[0]);
+  EXPECT_TRUE(Passes(end, {1, "OK", 7}));
+  end.samples[0].finals = 2;
+  end.samples[1].finals = 0;
+  EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+  end.samples[0] = end.samples[1] = Finished().samples[0];
+  end.samples[0].finish_reason = v1::FINISH_REASON_ABORTED;
+  EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+}
+
+TEST(VerdictTest, LogProbabilitiesComeWithEveryTokenWhereAskedFor) {
+  StreamEnd end = Finished();
+  end.logprobs = true;
+  EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+  end.token_logprobs = 7;
+  EXPECT_TRUE(Passes(end, {1, "OK", 7}));
+  end.logprobs = false;
+  EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+}
+
+TEST(VerdictTest, AStoppedRequestHasTheTokensThatItSays) {
+  StreamEnd end = Finished(Behaviour::kStops);
+  end.stopping.set_max_tokens(7);
+  end.stopping.add_stop_token_ids(5);
+  end.samples[0] = {1, v1::FINISH_REASON_STOP, {1, 2, 5}, "\"#", "", 5};
+  end.tokens = end.usage_tokens = 3;
+  EXPECT_TRUE(Passes(end, {1, "OK", 3}));
+  EXPECT_FALSE(Passes(end, {1, "OK", 7}));
+  StreamEnd wrong = end;
+  wrong.usage_tokens = 7;
+  EXPECT_FALSE(Passes(wrong, {1, "OK", 3}));
+  wrong = end;
+  wrong.samples[0].finals = 2;
+  EXPECT_FALSE(Passes(wrong, {1, "OK", 3}));
+  wrong = end;
+  wrong.samples[0].token_ids = {1, 5, 5};
+  EXPECT_FALSE(Passes(wrong, {1, "OK", 3}));
+  // Without an end at a stop nobody but these may be short of max_tokens.
+  wrong = end;
+  wrong.behaviour = Behaviour::kPatient;
+  EXPECT_FALSE(Passes(wrong, {1, "OK", 3}));
 }
 
 TEST(VerdictTest, AStatusMustFitTheBehaviour) {
@@ -78,6 +126,8 @@ TEST(VerdictTest, AGapCountsWithoutTheMachinesShareOfIt) {
   EXPECT_EQ(CheckGaps({end}, {{at(1000), at(400)}}, 1).size(), 0);
   // The same 400 ms twice, and a stall before the gap.
   EXPECT_EQ(CheckGaps({end}, {{at(800), at(400)}, {at(700), at(400)}, {at(9000), at(1500)}}, 1).size(), 1);
+  end.behaviour = Behaviour::kStops;
+  EXPECT_EQ(CheckGaps({end}, {}, 1).size(), 1);
   end.behaviour = Behaviour::kReadsSlowly;
   EXPECT_EQ(CheckGaps({end}, {}, 1).size(), 0);
 }
