@@ -46,9 +46,11 @@ done
 common="--device $device --allow-untrained-hash --sparse-min-context 200 --quality-sample-every 16"
 [ "$device" = cpu ] || common+=' --dtype bf16'
 
+memory_in_use="nvidia-smi --id=${device#cuda:} --query-gpu=memory.used --format=csv,noheader,nounits" # MB
+
 start() { # server: its soak in the background, as the last of soaks
   local server=$1 folder=$logs/$1 model=tests/testdata/tiny-llama program=bin/spotlight-server gap=20 patience=90
-  local flags=$common weights=()
+  local flags=$common weights=() judged=()
   rm -rf "$folder"
   mkdir -p "$folder"
   case $server in
@@ -68,6 +70,10 @@ start() { # server: its soak in the background, as the last of soaks
       flags+=' --random-weights 1 --max-running 64'
       ;;
   esac
+  # What grows on the device is the server's where it runs alone, and without memcheck's own records.
+  if [ "$device" != cpu ] && [ "${AT_ONCE:-0}" = 0 ] && [ "$server" != checked ]; then
+    judged=(--device_memory_command="$memory_in_use")
+  fi
   local hash=$work/$server.safetensors
   ./run make_untrained_hash --model "$model" --out "$hash" "${weights[@]}" >"$folder/hash.txt" 2>&1 ||
     { cat "$folder/hash.txt"; fail "no hash for $server"; }
@@ -80,7 +86,7 @@ start() { # server: its soak in the background, as the last of soaks
     TEST_TMPDIR=$folder MEMCHECK_LOG=$folder/memcheck.txt exec timeout -k 10 "${limits[$server]}" \
       bash -c './run soak_test "$@"; status=$?; echo "$EPOCHREALTIME" >"$TEST_TMPDIR/end"; exit $status' soak \
       --seconds="$seconds" --streams="${STREAMS:-200}" --longest_gap_seconds=$gap --patience_seconds=$patience \
-      --server="$program" --model="$model" --server_flags="$flags --hash $hash"
+      --server="$program" --model="$model" --server_flags="$flags --hash $hash" "${judged[@]}"
   ) >"$folder/soak.txt" 2>&1 </dev/null &
   soaks+=($!)
 }
@@ -119,9 +125,9 @@ finished() { # server, its soak: waits, shows what it said, adds a row
 
 if [ "$device" != cpu ]; then
   while :; do
-    nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>&1 | head -n 1
+    $memory_in_use
     sleep 15
-  done >"$logs/memory.txt" &
+  done >"$logs/memory.txt" 2>&1 & # no pipe of ours, which its last sleep would hold open
   sampler=$!
 fi
 if [ "${AT_ONCE:-0}" != 0 ]; then

@@ -62,6 +62,22 @@ done
 [ ! -e "$LOGS/7b/server.out" ] || { echo "server.out is kept"; exit 1; }
 [ "$(gzip -dc "$LOGS/7b/server.out.gz")" = 'a request' ] || { echo "server.out is not compressed"; exit 1; }
 
+# Where there is no GPU its memory is not read.
+[[ $(<"$SOAKS") != *device_memory* ]] || { echo "device memory without a device: $(<"$SOAKS")"; exit 1; }
+
+# On a GPU it is, for each server that runs alone without memcheck, by a command that says it.
+program "$TEST_TMPDIR/path/nvidia-smi" '[ "$1" = --id=1 ] && echo 1234'
+DEVICE=cuda:1 run 14 checked 7b tiny
+expect 0 'device memory in use, MB, every 15 s: 1234 .*'
+for server in big tiny; do
+  [[ $(flags_of $server) =~ --device_memory_command=(nvidia-smi .*)$ ]] || { echo "$server without it"; exit 1; }
+  [ "$(${BASH_REMATCH[1]})" = 1234 ] || { echo "not a command: ${BASH_REMATCH[1]}"; exit 1; }
+done
+[[ $(flags_of checked) != *device_memory* ]] || { echo "checked with memcheck's memory"; exit 1; }
+AT_ONCE=1 DEVICE=cuda:1 run 14 tiny 7b
+expect 0
+[[ $(<"$SOAKS") != *device_memory* ]] || { echo "of one server what two take: $(<"$SOAKS")"; exit 1; }
+
 # At once: the seconds are each one's own, not those until it was waited for.
 export AT_ONCE=1
 checked_TAKES=6 big_TAKES=1 run 14

@@ -25,6 +25,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
+#include "tests/soak/device_memory.h"
 #include "tests/soak/population.h"
 #include "tests/soak/server_process.h"
 #include "tests/soak/stop_check.h"
@@ -37,6 +38,9 @@ ABSL_FLAG(std::string, server, "server/spotlight-server", "the program");
 ABSL_FLAG(std::string, model, "tests/testdata/tiny-llama", "the tiny model's folder");
 ABSL_FLAG(std::string, server_flags, "", "more flags for it, by spaces; they win over the soak's own");
 ABSL_FLAG(double, longest_gap_seconds, 1, "that a patient stream may wait for a message");
+ABSL_FLAG(std::string, device_memory_command, "",
+          "a shell's, prints how many MB of the device's memory are in use (by nvidia-smi); empty: not judged");
+ABSL_FLAG(int32_t, device_memory_growth_mb, 256, "that it may have grown from the first rest to the last");
 ABSL_FLAG(double, patience_seconds, 90, "in which all streams must end, once no more are started");
 
 namespace spotlight::soak {
@@ -124,9 +128,11 @@ class Soak {
     // Memory that is taken once (threads' arenas, the cache's pages) is taken in the first part.
     RunStreams(&population, 0.4 * duration_);
     const AtRest warm = WaitForRest(start.ok() ? start->cache_usage : 0);
+    const auto warm_device = DeviceMegabytes();
     RunStreams(&population, 0.6 * duration_);
     const AtRest rest = WaitForRest(start.ok() ? start->cache_usage : 0);
     CheckMemory(warm, rest);
+    const std::string device_memory = CheckDeviceMemory(warm_device, DeviceMegabytes());
     const std::string peak = absl::StrCat(server_.peak_resident_bytes() >> 20);
     const int exit_code = server_.running() ? server_.Stop(absl::Seconds(60)) : -2;
     if (exit_code != 0) Complain(absl::StrCat("the server ended with ", exit_code, ":\n", server_.log()));
@@ -141,6 +147,7 @@ class Soak {
     std::printf("longest wait of a patient stream between two messages: %.2f s\n", longest_gap);
     std::printf("resident memory: %d MB after the first part, %d MB at the end, %s MB at its peak\n",
                 static_cast<int>(warm.resident_bytes >> 20), static_cast<int>(rest.resident_bytes >> 20), peak.c_str());
+    std::printf("%s", device_memory.c_str());
     for (const std::string& wrong : wrongs_) std::printf("FAILED: %s\n", wrong.c_str());
     std::printf(wrongs_.empty() ? "everything held\n" : "%zu things did not hold\n", wrongs_.size());
     return wrongs_.empty() ? 0 : 1;
@@ -204,6 +211,21 @@ class Soak {
       Complain(absl::StrFormat("resident memory was %d MB at its peak, %d MB at rest",
                                server_.peak_resident_bytes() >> 20, warm.resident_bytes >> 20));
     }
+  }
+
+  static absl::StatusOr<int64_t> DeviceMegabytes() {
+    const std::string command = absl::GetFlag(FLAGS_device_memory_command);
+    if (command.empty()) return 0;
+    return ReadMegabytes(command);
+  }
+
+  // Its line for people.
+  std::string CheckDeviceMemory(const absl::StatusOr<int64_t>& warm, const absl::StatusOr<int64_t>& rest) {
+    if (absl::GetFlag(FLAGS_device_memory_command).empty()) return "";
+    const std::string wrong = WrongInDeviceMemory(warm, rest, absl::GetFlag(FLAGS_device_memory_growth_mb));
+    if (!wrong.empty()) Complain(wrong);
+    if (!warm.ok() || !rest.ok()) return "";
+    return absl::StrFormat("device memory: %d MB after the first part, %d MB at the end\n", *warm, *rest);
   }
 
   void Judge(const Population& population) {
