@@ -40,7 +40,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
                                                        std::unique_ptr<Tokenizer> tokenizer,
                                                        std::unique_ptr<ChatTemplate> chat_template,
                                                        std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
-                                                       const Clock* clock, std::unique_ptr<StepProfiler> profiler) {
+                                                       const Clock* clock, std::unique_ptr<StepProfiler> profiler,
+                                                       std::unique_ptr<EngineThread> thread) {
   if (runner == nullptr || clock == nullptr) {
     return absl::InvalidArgumentError("an engine needs a model runner and a clock");
   }
@@ -51,9 +52,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(EngineOptions options, Mo
   absl::StatusOr<QualityPolicy> quality_policy = QualityPolicy::Create(options.quality, options.retrieval, model);
   if (!quality_policy.ok()) return quality_policy.status();
   model.has_chat_template = chat_template != nullptr;
-  return std::unique_ptr<Engine>(new LocalEngine(std::move(options), std::move(model), *std::move(policy),
-                                                 *quality_policy, std::move(tokenizer), std::move(chat_template),
-                                                 std::move(runner), observer, clock, std::move(profiler)));
+  if (thread == nullptr) thread = std::make_unique<EngineThread>();
+  return std::unique_ptr<Engine>(new LocalEngine(
+      std::move(options), std::move(model), *std::move(policy), *quality_policy, std::move(tokenizer),
+      std::move(chat_template), std::move(runner), observer, clock, std::move(profiler), std::move(thread)));
 }
 
 }  // namespace spotlight::engine

@@ -12,6 +12,7 @@
 #include "engine/cancel_reason.h"
 #include "engine/cancel_scope.h"
 #include "engine/clock.h"
+#include "engine/engine_thread.h"
 #include "engine/model_info.h"
 #include "engine/model_runner.h"
 #include "engine/options.h"
@@ -29,13 +30,15 @@ class Engine {
  public:
   // `tokenizer` may be null: prompts are then token ids only, and answers have no text. `chat_template` may be null:
   // chat prompts are then refused. `observer` may be null; it and `clock` outlive the engine. `profiler`
-  // may be null: nobody asks for profiles. INVALID_ARGUMENT names the option at fault.
+  // may be null: nobody asks for profiles. `thread` runs the steps, after what it was given before; null: a new one.
+  // INVALID_ARGUMENT names the option at fault.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(EngineOptions options, ModelInfo model,
                                                         std::unique_ptr<Tokenizer> tokenizer,
                                                         std::unique_ptr<ChatTemplate> chat_template,
                                                         std::unique_ptr<ModelRunner> runner, StatsObserver* observer,
                                                         const Clock* clock = Clock::Steady(),
-                                                        std::unique_ptr<StepProfiler> profiler = nullptr);
+                                                        std::unique_ptr<StepProfiler> profiler = nullptr,
+                                                        std::unique_ptr<EngineThread> thread = nullptr);
   virtual ~Engine() = default;  // cancels what still runs and joins the threads
 
   // Accepts a request, or says at once why not (INVALID_ARGUMENT with the field's name first, as in

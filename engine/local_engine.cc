@@ -44,7 +44,8 @@ constexpr absl::Duration kCancelTime = absl::Seconds(5);
 LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy,
                          const QualityPolicy& quality_policy, std::unique_ptr<Tokenizer> tokenizer,
                          std::unique_ptr<ChatTemplate> chat_template, std::unique_ptr<ModelRunner> runner,
-                         StatsObserver* observer, const Clock* clock, std::unique_ptr<StepProfiler> profiler)
+                         StatsObserver* observer, const Clock* clock, std::unique_ptr<StepProfiler> profiler,
+                         std::unique_ptr<EngineThread> thread)
     : options_(std::move(options)),
       model_(std::move(model)),
       policy_(std::move(policy)),
@@ -57,7 +58,8 @@ LocalEngine::LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy
       loop_(options_, model_, policy_, quality_policy, tokenizer_.get(), runner_.get(), &queue_, observer, clock),
       encoder_(tokenizer_.get(), chat_template_.get(), loop_.max_request_tokens()),
       seed_source_((uint64_t{std::random_device()()} << 32) | std::random_device()()),
-      thread_([this] { RunLoop(); }) {
+      thread_(std::move(thread)) {
+  thread_->Start([this] { RunLoop(); });
   if (profiler_ != nullptr) profiler_->SetWake([this] { queue_.Wake(); });
 }
 
@@ -67,7 +69,7 @@ LocalEngine::~LocalEngine() {
   encoder_.Stop();  // whatever it still held is in the queue now
   stopping_ = true;
   queue_.Wake();
-  thread_.join();
+  thread_.reset();
 }
 
 absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) {

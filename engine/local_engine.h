@@ -5,12 +5,12 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "engine/engine.h"
 #include "engine/engine_loop.h"
+#include "engine/engine_thread.h"
 #include "engine/mutex.h"
 #include "engine/prompt_encoder.h"
 #include "engine/quality_policy.h"
@@ -22,11 +22,11 @@ namespace spotlight::engine {
 // Thread-safe.
 class LocalEngine : public Engine {
  public:
-  // Parameters as Engine::Create's, already checked.
+  // Parameters as Engine::Create's, already checked; `thread` is not null.
   LocalEngine(EngineOptions options, ModelInfo model, RetrievalPolicy policy, const QualityPolicy& quality_policy,
               std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<ChatTemplate> chat_template,
               std::unique_ptr<ModelRunner> runner, StatsObserver* observer, const Clock* clock,
-              std::unique_ptr<StepProfiler> profiler);
+              std::unique_ptr<StepProfiler> profiler, std::unique_ptr<EngineThread> thread);
   ~LocalEngine() override;
 
   absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
@@ -65,7 +65,7 @@ class LocalEngine : public Engine {
   std::mt19937_64 seed_source_ ABSL_GUARDED_BY(seed_mutex_);
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
-  std::thread thread_;  // last: runs the loop over all of the above
+  std::unique_ptr<EngineThread> thread_;  // last: runs the loop over all of the above
 };
 
 }  // namespace spotlight::engine
