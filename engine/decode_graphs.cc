@@ -18,6 +18,8 @@ namespace {
 constexpr size_t kMaxGraphs = 192;
 // Of those captured at start beside chunks, the longest first: others must find room.
 constexpr size_t kMaxUsualChunkGraphs = 64;
+// And of all that are captured at start, the fewest rows first: these are met most, and gain most.
+constexpr size_t kMaxUsualGraphs = 160;
 // Steps of a kind that are enqueued kernel by kernel before one captures.
 constexpr int32_t kStepsBeforeCapture = 2;
 constexpr int64_t kPaddingSlot = -1;
@@ -134,13 +136,21 @@ absl::Status DecodeGraphs::CaptureUsual(bool has_hash) {
       if (auto status = Capture(alone); !status.ok()) return status;
     }
   }
-  for (int32_t rows = capacity_.max_rows; rows > 0;) {
+  const size_t graphs_of_rows = !has_hash ? 1 : max_context_ > kShortContext ? 3 : 2;
+  const size_t room = graphs_.size() < kMaxUsualGraphs ? kMaxUsualGraphs - graphs_.size() : 0;
+  for (const int32_t rows : UsualRows(capacity_.max_rows, room / graphs_of_rows)) {
     if (auto status = CaptureRows(rows, 0, has_hash); !status.ok()) return status;
-    int32_t smaller = rows - 1;
-    while (smaller > 0 && Bucket(smaller, capacity_.max_rows) == rows) --smaller;
-    rows = smaller;
   }
   return absl::OkStatus();
+}
+
+std::vector<int32_t> DecodeGraphs::UsualRows(int32_t max_rows, size_t most) {
+  std::vector<int32_t> buckets;
+  while (buckets.size() < most && (buckets.empty() || buckets.back() < max_rows)) {
+    buckets.push_back(Bucket(buckets.empty() ? 1 : buckets.back() + 1, max_rows));
+  }
+  std::reverse(buckets.begin(), buckets.end());
+  return buckets;
 }
 
 absl::Status DecodeGraphs::CaptureRows(int32_t rows, int32_t chunk_tokens, bool has_hash) {

@@ -63,7 +63,7 @@ class DecodeGraphs {
   static constexpr int32_t kShortContext = 32 << 10;
 
   // Captures what a server meets most: all rows dense, or, with a hash, all sparse, in every bucket, alone and beside
-  // each length of a short chunk; and such chunks alone.
+  // each length of a short chunk; and such chunks alone. Of many, so many that others find room.
   absl::Status CaptureUsual(bool has_hash);
 
   // Whether a graph is there for this step, which is about to run. It must fit one, and its padded rows and tokens the
@@ -87,6 +87,9 @@ class DecodeGraphs {
   bool Pads(const Batch& batch) const;
   // Pads(batch). For such a step: what the graph would read. Good until the next call.
   absl::StatusOr<StepTensors> CopyPadded(const Batch& batch, const std::vector<kernels::SampleRowParams>& sample_rows);
+
+  // The rows that CaptureUsual captures steps without a chunk for: the smallest `most` buckets, descending.
+  static std::vector<int32_t> UsualRows(int32_t max_rows, size_t most);
 
   // The smallest bucket that holds `rows`; 0 for 0. Never above max_rows.
   static int32_t Bucket(int32_t rows, int32_t max_rows);

@@ -30,6 +30,23 @@ TEST(DecodeGraphsTest, BucketsHoldTheirRowsAndWasteLittle) {
   EXPECT_EQ(DecodeGraphs::Bucket(5, 6), 6);
 }
 
+TEST(DecodeGraphsTest, UsualRowsAreTheBucketsOrTheSmallestOfThem) {
+  EXPECT_EQ(DecodeGraphs::UsualRows(20, 100), (std::vector<int32_t>{20, 16, 8, 4, 2, 1}));
+  EXPECT_EQ(DecodeGraphs::UsualRows(16, 100), (std::vector<int32_t>{16, 8, 4, 2, 1}));
+  EXPECT_EQ(DecodeGraphs::UsualRows(1, 100), (std::vector<int32_t>{1}));
+  EXPECT_EQ(DecodeGraphs::UsualRows(20, 3), (std::vector<int32_t>{4, 2, 1}));
+  EXPECT_TRUE(DecodeGraphs::UsualRows(20, 0).empty());
+  for (const int32_t max_rows : {7, 64, 4096}) {
+    const std::vector<int32_t> rows = DecodeGraphs::UsualRows(max_rows, 1000);
+    EXPECT_EQ(rows.front(), max_rows);
+    EXPECT_EQ(rows.back(), 1);
+    for (int32_t each = 1; each <= max_rows; ++each) {
+      const int32_t bucket = DecodeGraphs::Bucket(each, max_rows);
+      EXPECT_EQ(std::count(rows.begin(), rows.end(), bucket), 1) << each << " of " << max_rows;
+    }
+  }
+}
+
 TEST(DecodeGraphsTest, PaddingTakesNoStepBeyondWhatChangesItsNumbers) {
   for (const int32_t max_rows : {6, 16, 32, 64}) {
     for (int32_t dense = 0; dense <= max_rows; ++dense) {
