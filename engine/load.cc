@@ -144,7 +144,7 @@ std::string DescribeFp8Cache(const KvCacheShape& shape, at::ScalarType dtype) {
 // Long prompts keep a GPU busy in chunks of thousands of tokens; while others decode they are cut by predicted time. In
 // fp32 every prompt token takes the workspace of a decode row.
 constexpr int32_t kGpuStepTokens = 8192, kStepTokens = 512;
-constexpr double kGpuMaxStepSeconds = 600;
+constexpr double kGpuMaxStepSeconds = 120;
 constexpr size_t kMaxEosTokens = 128;
 
 SchedulerOptions ResolveScheduler(SchedulerOptions options, at::Device device, at::ScalarType dtype) {

@@ -43,7 +43,7 @@ struct LoadOptions {
   SchedulerOptions scheduler;  // num_pages is computed, whatever it says here
   RetrievalOptions retrieval;
   QualityOptions quality;
-  // EngineOptions::max_step_seconds; none: 600 on a GPU, 0 on a CPU, where a chunk far into a long prompt may take
+  // EngineOptions::max_step_seconds; none: 120 on a GPU, 0 on a CPU, where a chunk far into a long prompt may take
   // longer
   absl::optional<double> max_step_seconds;
   // Told of the weights' bytes that are there and of all of them, after every 64 MB or tensor, in LoadEngine's thread.

@@ -83,7 +83,7 @@ ABSL_FLAG(std::string, histogram_buckets, "",
 
 ABSL_FLAG(std::string, max_step_seconds, "auto",
           "A step of the model that takes longer hangs: health goes NOT_SERVING, for the process to be replaced; 0: "
-          "steps may take any time; auto: 600 on a GPU, 0 on a CPU");
+          "steps may take any time; auto: 120 on a GPU, where they take seconds at most, 0 on a CPU");
 ABSL_FLAG(double, drain_seconds, 30, "Seconds that running requests get to finish after SIGTERM or SIGINT");
 
 namespace spotlight::server {
