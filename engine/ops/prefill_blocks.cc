@@ -45,4 +45,22 @@ std::vector<PrefillPiece> SplitPrefill(int64_t past, int64_t context, const Pref
   return pieces;
 }
 
+std::vector<PrefillBlock> BlocksOfPrompts(int64_t max_tokens, int64_t max_context, const PrefillBlocks& blocks) {
+  const int64_t longest_chunk = std::min({max_tokens, max_context, blocks.max_queries});
+  if (longest_chunk < blocks.unit) return {};
+  const int64_t longest = LargestBlock(blocks.unit, longest_chunk);
+  std::vector<PrefillBlock> found, others;
+  for (int64_t queries = longest; queries >= blocks.unit; queries /= 2) found.push_back({queries, 0});
+  for (int64_t past = blocks.unit; past <= blocks.max_keys; past *= 2) {
+    for (int64_t queries = longest; queries >= blocks.unit; queries /= 2) {
+      if (past + queries > max_context) continue;
+      // A chunk from a multiple of `longest` on is cut into falling powers of two: what is before one is longer.
+      const bool from_the_beginning = past > queries || past >= longest;
+      (from_the_beginning ? found : others).push_back({queries, past});
+    }
+  }
+  found.insert(found.end(), others.begin(), others.end());
+  return found;
+}
+
 }  // namespace spotlight::engine

@@ -34,4 +34,15 @@ struct PrefillPiece {
 // Positions [past, context) of a sequence, past < context.
 std::vector<PrefillPiece> SplitPrefill(int64_t past, int64_t context, const PrefillBlocks& blocks);
 
+// A call of `queries` queries at positions from `past` on: on the block of `past` keys before them and, causally, on
+// themselves. past 0: on themselves alone.
+struct PrefillBlock {
+  int64_t queries = 0, past = 0;
+};
+
+// With one block of each kind every call of the library has been made that chunks of up to `max_tokens` tokens, in
+// contexts of up to `max_context`, can make of their blocks. First what prompts meet that are computed from their
+// beginning, in chunks of max_tokens, the shorter ones first; then what others meet besides.
+std::vector<PrefillBlock> BlocksOfPrompts(int64_t max_tokens, int64_t max_context, const PrefillBlocks& blocks);
+
 }  // namespace spotlight::engine

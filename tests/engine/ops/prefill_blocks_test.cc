@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -75,6 +77,55 @@ TEST(PrefillBlocksTest, FewPairsOfLengthsServeAnyPrompt) {
   }
   // 1K, 2K, 4K, 8K queries on 1K to 64K keys; a causal part is one of them.
   EXPECT_LE(pairs.size(), 28u);
+}
+
+// (queries, keys, causal): what a library prepares for.
+using Call = std::tuple<int64_t, int64_t, bool>;
+
+std::set<Call> CallsOf(int64_t past, int64_t context, const PrefillBlocks& blocks) {
+  std::set<Call> calls;
+  for (const PrefillPiece& piece : SplitPrefill(past, context, blocks)) {
+    for (const PrefillPiece::Keys& part : piece.parts) {
+      const int64_t queries = piece.end - piece.begin, keys = part.end - part.begin;
+      if (blocks.IsBlock(queries, keys)) calls.emplace(queries, keys, part.end == piece.end);
+    }
+  }
+  return calls;
+}
+
+std::set<Call> CallsOf(const std::vector<PrefillBlock>& prompts, const PrefillBlocks& blocks) {
+  std::set<Call> calls;
+  for (const PrefillBlock& block : prompts) calls.merge(CallsOf(block.past, block.past + block.queries, blocks));
+  return calls;
+}
+
+TEST(PrefillBlocksTest, TheBlocksOfPromptsAreAllCallsThatChunksMake) {
+  const PrefillBlocks blocks{4, 32, 128};
+  using Lengths = std::pair<int64_t, int64_t>;
+  for (const auto& [max_tokens, max_context] : {Lengths{32, 300}, Lengths{40, 300}, Lengths{33, 64}, Lengths{64, 50},
+                                                Lengths{7, 300}, Lengths{32, 30}, Lengths{3, 300}}) {
+    std::set<Call> met;
+    for (int64_t past = 0; past < max_context; ++past) {
+      for (int64_t context = past + 1; context <= std::min(past + max_tokens, max_context); ++context) {
+        met.merge(CallsOf(past, context, blocks));
+      }
+    }
+    EXPECT_EQ(CallsOf(BlocksOfPrompts(max_tokens, max_context, blocks), blocks), met)
+        << max_tokens << " of " << max_context;
+  }
+}
+
+TEST(PrefillBlocksTest, WhatPromptsMeetFromTheirBeginningOnComesFirst) {
+  const PrefillBlocks blocks{4, 32, 128};
+  std::set<Call> met;
+  for (int64_t context = 1; context <= 300; ++context) {
+    for (int64_t past = 0; past < context; past += 32) met.merge(CallsOf(past, std::min(past + 32, context), blocks));
+  }
+  std::vector<PrefillBlock> prompts = BlocksOfPrompts(32, 300, blocks);
+  size_t first = 0;
+  while (CallsOf({prompts.begin(), prompts.begin() + first}, blocks) != met) ASSERT_LT(first++, prompts.size());
+  EXPECT_EQ(first, 19u) << "4 causal ones, 3 inside a chunk of 32, 4 after each of 32, 64 and 128 keys";
+  EXPECT_EQ(prompts.size(), 28u);
 }
 
 }  // namespace
