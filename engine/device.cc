@@ -86,11 +86,17 @@ at::ScalarType ResolveDType(DTypeChoice choice, at::Device device) {
   return device.is_cuda() || Linear::HasFastBf16() ? at::kBFloat16 : at::kFloat;
 }
 
-int64_t AvailableBytes(at::Device device) {
+absl::StatusOr<int64_t> AvailableBytes(at::Device device) {
   if (device.is_cpu()) return std::min(SystemAvailableBytes(), ContainerAvailableBytes());
   const c10::cuda::CUDAGuard guard(device);
   size_t free_bytes = 0, total_bytes = 0;
-  return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes) : 0;
+  const cudaError_t error = cudaMemGetInfo(&free_bytes, &total_bytes);
+  if (error == cudaSuccess) return static_cast<int64_t>(free_bytes);
+  cudaGetLastError();  // the next launch would find it
+  const std::string message =
+      absl::StrCat(device.str(), ": how much memory is free cannot be told: ", cudaGetErrorString(error));
+  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
+  return absl::InternalError(message);
 }
 
 }  // namespace spotlight::engine

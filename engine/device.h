@@ -18,7 +18,8 @@ absl::StatusOr<at::Device> ResolveDevice(const std::string& name);
 // kAuto: bf16 on GPUs and on CPUs with AVX-512 bf16 arithmetic, else fp32.
 at::ScalarType ResolveDType(DTypeChoice choice, at::Device device);
 
-// Bytes that can be allocated on `device` now. On the CPU the smaller of the system's and the container's limit.
-int64_t AvailableBytes(at::Device device);
+// Bytes that can be allocated on `device` now. On the CPU the smaller of the system's and the container's limit, and
+// never an error. A GPU's driver may not tell: INTERNAL, or RESOURCE_EXHAUSTED where it lacks memory even for that.
+absl::StatusOr<int64_t> AvailableBytes(at::Device device);
 
 }  // namespace spotlight::engine

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "engine/cache_size.h"
 #include "engine/device.h"
+#include "engine/engine_thread.h"
 #include "engine/model/config.h"
 #include "engine/model/hash_file.h"
 #include "engine/model/hash_folders.h"
@@ -25,10 +26,12 @@
 #include "engine/model/tensor_list.h"
 #include "engine/model/weights.h"
 #include "engine/page_pool.h"
+#include "engine/scheduler.h"
 #include "engine/short_chunk.h"
 #include "engine/torch_model_runner.h"
 #include "engine/torch_recorder.h"
 #include "engine/torch_status.h"
+#include "engine/warm_up.h"
 #include "kernels/small_linear.h"
 
 namespace spotlight::engine {
@@ -121,6 +124,15 @@ std::string DescribeLoading(int64_t bytes, absl::Duration time) {
   return absl::StrFormat("weights: %.2f GB in %.2f s, %.2f GB/s", gigabytes, seconds, gigabytes / seconds);
 }
 
+std::string DescribeWarmUp(const WarmUpResult& result) {
+  std::string note = absl::StrFormat("warmed up in %.1f s", result.seconds);
+  if (result.num_blocks_left > 0) {
+    absl::StrAppend(&note, "; the first prompts that meet them wait for ", result.num_blocks_left, " of ",
+                    result.num_blocks, " shapes of attention");
+  }
+  return note;
+}
+
 std::string DescribeFp8(at::Device device) {
   if (device.is_cpu()) return "weights: rounded to fp8 and widened again; on a CPU that saves neither memory nor time";
   return absl::StrCat("weights: fp8 but for embeddings and output head; steps of more than ",
@@ -199,6 +211,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   RunnerParts parts;
   parts.device = *device;
   parts.weight_storage = *weights;
+  parts.stream = StepStream(*device);
   const absl::Duration start = Clock::Steady()->Now();
   int64_t weight_bytes = 0;
   const auto on_progress = [&](int64_t bytes_done, int64_t bytes_total) {
@@ -215,6 +228,8 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.hashes = *std::move(hashes);
 
   SchedulerOptions scheduler = ResolveScheduler(options.scheduler, *device, dtype);
+  scheduler.num_pages = 1;  // until it is computed
+  if (auto status = Scheduler::CheckOptions(scheduler); !status.ok()) return status;
   const bool e4m3_pages = options.kv_cache_dtype == KvCacheDType::kFp8;
   if (device->is_cuda()) {
     scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads, e4m3_pages);
@@ -238,6 +253,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   parts.capacity.max_rows = scheduler.max_running;
   parts.capacity.max_tokens = std::max(scheduler.max_step_tokens, scheduler.max_running);
   parts.capacity.max_pages = PagesFor(config->max_context_tokens);
+  parts.max_context = config->max_context_tokens;
   parts.cuda_graphs = options.cuda_graphs;
   if (!shape.e4m3) parts.short_chunks = scheduler.short_chunks;  // chunk_attention reads no e4m3
   parts.fill_prompts = options.fill_prompts;
@@ -250,14 +266,42 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   const auto activation_bytes = [&](int64_t tokens) {
     return Decoder::ActivationBytes(*config, tokens, dtype, *device, options.quantization);
   };
-  sizing.scratch_bytes =
+  const RunnerBytes runner_bytes = TorchModelRunnerBytes(parts, activation_bytes(2) - activation_bytes(1));
+  int64_t step_bytes =
       SpotlightAttention::ScratchBytes(attention_shape, attention_options, config->num_layers, dtype, *device) +
-      activation_bytes(scheduler.max_step_tokens) +
-      TorchModelRunnerBytes(parts, activation_bytes(2) - activation_bytes(1));
+      activation_bytes(scheduler.max_step_tokens) + runner_bytes.steps;
+  const auto equip = [&](int32_t num_pages) -> absl::Status {
+    auto cache = KvCache::Create(shape, num_pages, dtype, *device);
+    if (!cache.ok()) return cache.status();
+    parts.cache = std::make_unique<KvCache>(*std::move(cache));
+    auto attention = SpotlightAttention::Create(attention_shape, attention_options, config->inv_freq,
+                                                config->rope_scale, parts.cache.get(), dtype, *device);
+    if (!attention.ok()) return attention.status();
+    parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
+    return absl::OkStatus();
+  };
   sizing.max_running = scheduler.max_running;
   sizing.max_context = config->max_context_tokens;
-  auto num_pages = NumCachePages(sizing, shape, dtype, *device);
+  const auto size_cache = [&]() -> absl::StatusOr<int32_t> {
+    const auto available = AvailableBytes(*device);
+    if (!available.ok()) return available.status();
+    sizing.available_bytes = *available;
+    sizing.scratch_bytes = step_bytes + runner_bytes.graphs;
+    return NumCachePages(sizing, shape, dtype, device->type());
+  };
+  auto num_pages = size_cache();
   if (!num_pages.ok()) return num_pages.status();
+  auto thread = std::make_unique<EngineThread>();
+  if (device->is_cuda()) {
+    absl::StatusOr<WarmUpResult> warmed;
+    thread->Run([&] { warmed = WarmUp([&] { return equip(1); }, options.max_warm_up_seconds, &parts); });
+    if (!warmed.ok()) return warmed.status();
+    loaded.notes.push_back(DescribeWarmUp(*warmed));
+    // The formulas know of steps that were not among these, the measurement of what the allocator makes of them.
+    step_bytes = std::max(step_bytes, warmed->step_bytes);
+    num_pages = size_cache();  // libraries have taken theirs
+    if (!num_pages.ok()) return num_pages.status();
+  }
   engine_options.scheduler.num_pages = *num_pages;
   // A request that the whole cache cannot hold is refused at the door, like one that the model cannot.
   const int64_t cache_tokens = int64_t{*num_pages} * kernels::kPageTokens;
@@ -266,24 +310,18 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
     loaded.notes.push_back(absl::StrCat("context capped at ", cache_tokens, " tokens by the KV cache"));
     config->max_context_tokens = attention_options.max_context = static_cast<int32_t>(cache_tokens);
   }
-  auto cache = KvCache::Create(shape, *num_pages, dtype, *device);
-  if (!cache.ok()) return cache.status();
-  parts.cache = std::make_unique<KvCache>(*std::move(cache));
-  auto attention = SpotlightAttention::Create(attention_shape, attention_options, config->inv_freq, config->rope_scale,
-                                              parts.cache.get(), dtype, *device);
-  if (!attention.ok()) return attention.status();
-  parts.attention = std::make_unique<SpotlightAttention>(*std::move(attention));
-
+  if (auto status = equip(*num_pages); !status.ok()) return status;
   parts.capacity.max_pages = PagesFor(config->max_context_tokens);
   parts.max_context = config->max_context_tokens;
-  auto runner = MakeTorchModelRunner(std::move(parts));
+  absl::StatusOr<std::unique_ptr<ModelRunner>> runner;
+  thread->Run([&] { runner = MakeTorchModelRunner(std::move(parts)); });
   if (!runner.ok()) return runner.status();
   auto profiler = std::make_unique<StepProfiler>(MakeTorchRecorder(*device));
   loaded.profiler = profiler.get();
   ModelInfo model = Describe(options, *config, *hash, dtype, *device);
   model.context_is_cache = context_is_cache;
   auto engine = Engine::Create(engine_options, std::move(model), *std::move(tokenizer), *std::move(chat_template),
-                               *std::move(runner), observer, Clock::Steady(), std::move(profiler));
+                               *std::move(runner), observer, Clock::Steady(), std::move(profiler), std::move(thread));
   if (!engine.ok()) return engine.status();
   loaded.engine = *std::move(engine);
   return loaded;

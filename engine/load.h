@@ -35,8 +35,11 @@ struct LoadOptions {
   PrefilterChoice prefilter = PrefilterChoice::kAuto;
   int64_t max_tokens_in_cache = 0;  // KV capacity, rounded up to pages; 0: sized from free memory
   double cache_memory_share = 0;    // of the free memory, for the KV cache; 0: 0.25 of a CPU's, 0.9 of a GPU's
-  bool cuda_graphs = true;          // on a GPU: replay decode steps from captured graphs
-  int32_t max_context_tokens = 0;   // of one request, prompt and output; 0: the model's own limit
+  // On a GPU: after so much of the start no further shape is prepared for (engine/warm_up.h). 0: only what memory is
+  // measured by runs.
+  double max_warm_up_seconds = 3;
+  bool cuda_graphs = true;         // on a GPU: replay decode steps from captured graphs
+  int32_t max_context_tokens = 0;  // of one request, prompt and output; 0: the model's own limit
   // For measuring long contexts without hours of prefill: prompts fill the cache with random keys, values and codes.
   bool fill_prompts = false;
   QueueOptions queue;

@@ -30,20 +30,16 @@ namespace {
 // Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
 constexpr int64_t kScoredTile = DeviceSampler::kMaxRows;
 
-// On a GPU: workspaces of matrix libraries, kernels that are loaded when they are first launched, and what the
-// allocator rounds up.
-constexpr int64_t kLibraryBytes = int64_t{256} << 20;
-
-// The runner's own stream of a GPU: graphs cannot be captured on the default one.
-std::optional<c10::cuda::CUDAStream> StreamOf(at::Device device) {
-  if (!device.is_cuda()) return std::nullopt;
-  return c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
-}
+// On a GPU, after a warm-up: kernels whose first launch is a capture's or a later step's, of a few hundred KB each, and
+// the allocator's segments of 20 MiB, of which the graphs' pool and every stream have their own.
+constexpr int64_t kLateBytes = int64_t{128} << 20;
 
 class TorchModelRunner : public ModelRunner {
  public:
   explicit TorchModelRunner(RunnerParts parts)
-      : parts_(std::move(parts)), inputs_(parts_.capacity, parts_.device), stream_(StreamOf(parts_.device)) {
+      : parts_(std::move(parts)),
+        inputs_(parts_.capacity, parts_.device),
+        stream_(parts_.stream.has_value() ? parts_.stream : StepStream(parts_.device)) {
     if (!stream_.has_value()) return;
     sampler_ = std::make_unique<DeviceSampler>(parts_.capacity, parts_.vocab_size, parts_.device);
     if (!parts_.cuda_graphs) return;
@@ -281,22 +277,33 @@ class TorchModelRunner : public ModelRunner {
 
 }  // namespace
 
-int64_t TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes) {
-  if (parts.device.is_cpu()) return 0;
+std::optional<c10::cuda::CUDAStream> StepStream(at::Device device) {
+  if (!device.is_cuda()) return std::nullopt;
+  return c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
+}
+
+RunnerBytes TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes) {
+  if (parts.device.is_cpu()) return {};
   const StepCapacity& capacity = parts.capacity;
   const int64_t logits = std::max<int64_t>(capacity.max_rows, kScoredTile) * parts.vocab_size *
                          static_cast<int64_t>(c10::elementSize(parts.dtype));
   const int64_t graph_tokens = std::min(capacity.max_tokens, capacity.max_rows + kMaxShortChunk);
   const int64_t graphs =
       parts.cuda_graphs ? DecodeGraphs::Bytes(parts.num_layers, graph_tokens * row_bytes + logits) : 0;
-  return StepInputs::Bytes(capacity) + DeviceSampler::Bytes(capacity, parts.vocab_size) + logits + graphs +
-         kLibraryBytes;
+  return {StepInputs::Bytes(capacity) + DeviceSampler::Bytes(capacity, parts.vocab_size) + logits, graphs + kLateBytes};
 }
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchModelRunner(RunnerParts parts) {
-  auto runner = std::make_unique<TorchModelRunner>(std::move(parts));
-  if (auto status = runner->CaptureGraphs(); !status.ok()) return status;
-  return std::unique_ptr<ModelRunner>(std::move(runner));
+  const char* doing = "making the buffers of steps";
+  try {
+    const c10::InferenceMode no_autograd;
+    auto runner = std::make_unique<TorchModelRunner>(std::move(parts));
+    doing = "capturing the graphs of decode steps";
+    if (auto status = runner->CaptureGraphs(); !status.ok()) return status;
+    return std::unique_ptr<ModelRunner>(std::move(runner));
+  } catch (const c10::Error& error) {
+    return StatusOf(error, doing);
+  }
 }
 
 }  // namespace spotlight::engine

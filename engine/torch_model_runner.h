@@ -2,9 +2,12 @@
 // two steps at a time; on a CPU engine/sampler.h does it. The only catch of torch's exceptions.
 #pragma once
 
+#include <c10/cuda/CUDAStream.h>
+
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -27,6 +30,8 @@ struct RunnerParts {
   at::Device device = at::kCPU;
   StepCapacity capacity;    // of one step
   int32_t max_context = 1;  // tokens of a sequence
+  // On a GPU: what steps run on. None: one that the runner takes for itself.
+  std::optional<c10::cuda::CUDAStream> stream;
   bool cuda_graphs = true;  // on a GPU: replay decode steps from captured graphs
   // Of SchedulerOptions: what chunks such a step may hold; empty: none.
   std::vector<int32_t> short_chunks;
@@ -36,11 +41,19 @@ struct RunnerParts {
   int32_t num_layers = 0, vocab_size = 0;
 };
 
-// What a runner allocates on a GPU beside its parts: a step's integers, logits, samples and captured graphs, and what
-// libraries take at their first calls. 0 on the CPU. `row_bytes`: what a decode row allocates in the decoder.
-int64_t TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes);
+// One of `device`'s that steps can run on: graphs cannot be captured on the default one. None on the CPU.
+std::optional<c10::cuda::CUDAStream> StepStream(at::Device device);
 
-// On a GPU this captures the usual decode steps, which takes a second or two. Errors are the device's.
+// What a runner allocates on a GPU beside its parts. 0 on the CPU.
+struct RunnerBytes {
+  int64_t steps = 0;   // a step's integers, logits and samples
+  int64_t graphs = 0;  // captured graphs, and what else comes after a warm-up (engine/warm_up.h)
+};
+// `row_bytes`: what a decode row allocates in the decoder.
+RunnerBytes TorchModelRunnerBytes(const RunnerParts& parts, int64_t row_bytes);
+
+// On a GPU this captures the usual decode steps, which takes a second or two; on the thread that will run the steps.
+// Errors are the device's.
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchModelRunner(RunnerParts parts);
 
 }  // namespace spotlight::engine

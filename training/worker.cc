@@ -90,12 +90,14 @@ absl::Status Worker::PlanAndCapture() {
   needs.num_heldout = rank_ == 0 ? static_cast<int32_t>(task_.corpus->heldout.size()) : 0;
   needs.num_samples = static_cast<int32_t>(std::min(kNumSamples, task_.corpus->train.size()));
   needs.sequences_recur = sequences_recur_;
-  int64_t free_bytes = Share(device.is_cpu() ? kCpuShare : kGpuShare, engine::AvailableBytes(device));
+  const auto available = engine::AvailableBytes(device), on_host = engine::AvailableBytes(at::kCPU);
+  if (!available.ok()) return available.status();
+  if (!on_host.ok()) return on_host.status();
+  int64_t free_bytes = Share(device.is_cpu() ? kCpuShare : kGpuShare, *available);
   const int64_t allowed_bytes = task_.max_memory_bytes - needs.weight_bytes;
   needs.limited = task_.max_memory_bytes > 0 && allowed_bytes < free_bytes;
   if (needs.limited) free_bytes = allowed_bytes;
-  const int64_t host_bytes =
-      device.is_cpu() ? 0 : Share(kHostShare / task_.group->num_workers(), engine::AvailableBytes(at::kCPU));
+  const int64_t host_bytes = device.is_cpu() ? 0 : Share(kHostShare / task_.group->num_workers(), *on_host);
   auto plan = PlanMemory(needs, free_bytes, host_bytes);
   if (!plan.ok()) return plan.status();
   plan_ = *plan;

@@ -170,6 +170,7 @@ absl::StatusOr<LoadOptions> OptionsFor(const std::vector<Shape>& shapes) {
   options.max_context_tokens = absl::GetFlag(FLAGS_max_context);
   options.retrieval.budget.ratio = absl::GetFlag(FLAGS_budget);
   options.scheduler.max_step_tokens = kStepTokens;
+  options.max_warm_up_seconds = 0;  // no prompt is computed
   options.scheduler.max_running = 1;
   options.scheduler.max_token_gap_seconds = 1000;  // rows are admitted with whole prompts
   if (absl::GetFlag(FLAGS_serving_defaults)) {

@@ -136,6 +136,7 @@ class PrefillBenchmark {
     engine_.reset();
     auto loaded = LoadEngine(options, &log_);
     if (!loaded.ok()) return loaded.status();
+    for (const std::string& note : loaded->notes) printf("%s\n", note.c_str());
     engine_ = std::move(loaded->engine);
     chunk_ = engine_->options().scheduler.max_step_tokens;
     longest_ = 0;

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/record_function.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -17,6 +18,7 @@
 #include "engine/ops/prefill_attention.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
+#include "engine/page_pool.h"
 #include "kernels/chunk_attention.h"
 #include "kernels/dense_decode.h"
 #include "kernels/prefill_attention.h"
@@ -108,8 +110,9 @@ absl::StatusOr<SpotlightAttention> SpotlightAttention::Create(const AttentionSha
       }
     }
   } catch (const c10::Error& error) {
-    return absl::ResourceExhaustedError(absl::StrCat("attention workspace of ", bytes.total() >> 20,
-                                                     " MiB does not fit: ", error.what_without_backtrace()));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("attention's workspaces of ", bytes.total() >> 20, " MiB and what it keeps do not fit in ",
+                     device.is_cuda() ? "device memory: " : "memory: ", error.what_without_backtrace()));
   }
   return attention;
 }
@@ -183,6 +186,15 @@ absl::Status SpotlightAttention::AppendRandom(int32_t layer, const LayerHash* ha
   const int64_t tokens = step.token_ids.size(0);
   const int64_t width = int64_t{shape_.num_q_heads + 2 * shape_.num_kv_heads} * shape_.head_dim;
   return Append(layer, at::randn({tokens, width}, at::TensorOptions().dtype(dtype).device(device_)), hash, step);
+}
+
+absl::Status SpotlightAttention::RunBlock(const PrefillBlock& block, at::ScalarType dtype) {
+  const auto on_device = at::TensorOptions().dtype(dtype).device(device_);
+  const int64_t context = block.past + block.queries;
+  const at::Tensor q = at::zeros({block.queries, shape_.num_q_heads, shape_.head_dim}, on_device);
+  const at::Tensor pages = at::zeros({PagesFor(context)}, on_device.dtype(at::kInt));
+  return PrefillAttention(q, cache_->kv(0), cache_->kv_scale(0), pages, context, softmax_scale_, PrefillBlocks(),
+                          at::empty_like(q));
 }
 
 absl::Status SpotlightAttention::Encode(int32_t layer, const at::Tensor& qkv, const LayerHash* hash,

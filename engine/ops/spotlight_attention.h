@@ -13,6 +13,7 @@
 #include "engine/kv_cache.h"
 #include "engine/model_runner.h"
 #include "engine/ops/attention.h"
+#include "engine/ops/prefill_blocks.h"
 #include "engine/ops/quality_probe.h"
 #include "engine/ops/retrieval_clocks.h"
 #include "kernels/layout.h"
@@ -56,6 +57,10 @@ class SpotlightAttention : public Attention {
 
   // In place of Forward: keys, values and codes drawn at random, appended to the step's pages. For measuring.
   absl::Status AppendRandom(int32_t layer, const LayerHash* hash, const StepTensors& step, at::ScalarType dtype);
+
+  // On a GPU in half precision: attends to a block as the chunks of prompts do, all keys from page 0, and drops what
+  // comes of it. What libraries set up for its shape is there for later steps of this thread.
+  absl::Status RunBlock(const PrefillBlock& block, at::ScalarType dtype);
 
   // On a GPU Forward's `seconds` stay as they are: a step that just decodes leaves its clocks here. Enqueues their copy
   // to the host (RetrievalClocks::SecondsOf); undefined where the step has none.

@@ -10,10 +10,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
-#include <unistd.h>
 
 #include <cstdio>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/load.h"
+#include "tests/testing/device_memory.h"
 #include "tests/testing/model_harness.h"
 #include "tests/testing/recording_observer.h"
 #include "tests/testing/recording_sink.h"
@@ -31,35 +30,11 @@ namespace spotlight::engine {
 namespace {
 
 constexpr char kFolder[] = "tests/testdata/tiny-llama";
-constexpr size_t kMiB = size_t{1} << 20;
-constexpr int kMaxSeconds = 60;  // of a case; one that hangs is killed
+using testing::kMiB;
+using testing::RunApart;
+using testing::TakenMemory;
+
 constexpr double kMaxEndSeconds = 10;
-
-// All of the device's memory but `left` bytes, which is about what others can allocate.
-class TakenMemory {
- public:
-  explicit TakenMemory(size_t left) {
-    c10::cuda::CUDACachingAllocator::emptyCache();
-    size_t free_bytes = 0, total_bytes = 0;
-    EXPECT_EQ(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
-    for (size_t piece = size_t{1} << 40; piece >= kMiB; piece /= 2) {
-      while (free_bytes >= left + piece) {
-        void* memory = nullptr;
-        if (cudaMalloc(&memory, piece) != cudaSuccess) break;
-        pieces_.push_back(memory);
-        EXPECT_EQ(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
-      }
-    }
-    cudaGetLastError();
-    EXPECT_FALSE(pieces_.empty());
-  }
-  ~TakenMemory() {
-    for (void* const memory : pieces_) cudaFree(memory);
-  }
-
- private:
-  std::vector<void*> pieces_;
-};
 
 // What the allocator can still hand out of the blocks that it holds, on each stream that an engine may run on: a block
 // that is in use in part stays its own, and a small model's step fits in the rest of one.
@@ -109,18 +84,6 @@ class DeviceFaultsDeathTest : public ::testing::Test {
     ASSERT_TRUE(written.ok()) << written;
   }
 
-  // In a process of its own, in which nothing may fail.
-  static void RunApart(const std::function<void()>& work) {
-    const auto run = [&] {
-      alarm(kMaxSeconds);
-      work();
-      const bool failed = HasFailure();
-      std::fflush(nullptr);
-      _exit(failed ? 1 : 0);  // what is static may not outlive its device
-    };
-    EXPECT_EXIT(run(), ::testing::ExitedWithCode(0), "");
-  }
-
   LoadOptions Options() const {
     LoadOptions options;
     options.model_folder = kFolder;
@@ -129,6 +92,7 @@ class DeviceFaultsDeathTest : public ::testing::Test {
     options.hash = hash_path_;
     options.allow_untrained_hash = true;
     options.max_tokens_in_cache = 65536;
+    options.max_warm_up_seconds = 0;
     options.scheduler.max_running = 4;
     options.scheduler.max_token_gap_seconds = 10;  // prompts beside streams in long chunks
     options.quality.sample_every = 1;
@@ -262,7 +226,8 @@ TEST_F(DeviceFaultsDeathTest, TooLittleMemoryAtStartIsRefusedAndTakesNothing) {
       RecordingObserver observer;
       const auto loaded = LoadEngine(options, &observer);
       EXPECT_EQ(loaded.status().code(), absl::StatusCode::kResourceExhausted) << loaded.status();
-      EXPECT_TRUE(absl::StartsWith(loaded.status().message(), "KV cache of 65536 pages")) << loaded.status();
+      EXPECT_TRUE(absl::StartsWith(loaded.status().message(), "a KV cache of 4194304 tokens (--max-tokens-in-cache)"))
+          << loaded.status();
     }
     ExpectServes(options);
   });

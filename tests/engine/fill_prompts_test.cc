@@ -40,6 +40,7 @@ class FillPromptsTest : public ::testing::Test {
     options.allow_untrained_hash = true;
     options.fill_prompts = fill_prompts;
     options.max_tokens_in_cache = 8192;
+    options.max_warm_up_seconds = 0;
     options.scheduler.max_step_tokens = kStepTokens;
     options.scheduler.prefix_cache = false;
     engine_.reset();

@@ -57,6 +57,7 @@ class QualityGuardrailTest : public ::testing::Test {
     options.hash = hash_path_;
     options.allow_untrained_hash = true;
     options.max_tokens_in_cache = 2048;
+    options.max_warm_up_seconds = 0;
     options.quality = quality;
     auto loaded = LoadEngine(options, &observer_);
     EXPECT_TRUE(loaded.ok()) << loaded.status();

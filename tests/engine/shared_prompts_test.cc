@@ -51,6 +51,7 @@ class SharedPromptsTest : public ::testing::Test {
     options_.hash = hash_path_;
     options_.allow_untrained_hash = true;
     options_.max_tokens_in_cache = 8192;
+    options_.max_warm_up_seconds = 0;
     options_.scheduler.max_step_tokens = 192;
   }
 

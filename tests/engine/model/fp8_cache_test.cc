@@ -208,6 +208,7 @@ TEST(Fp8CacheLoadTest, TellsWhatACpuServes) {
   options.dtype = DTypeChoice::kFp32;
   options.kv_cache_dtype = KvCacheDType::kFp8;
   options.max_tokens_in_cache = 1024;
+  options.max_warm_up_seconds = 0;
   const auto loaded = LoadEngine(options, nullptr);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->engine->model().kv_cache_dtype, "fp8");
