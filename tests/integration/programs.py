@@ -23,14 +23,15 @@ def _written(file):
 
 
 class Server:
-    """A server on ports of its own. Use as a context manager: it is killed if it still runs."""
+    """A server on ports of its own, on the CPU: of a GPU each would take most of the memory, and tests run side by side.
+    Use as a context manager: it is killed if it still runs."""
 
     def __init__(self, *flags, model=TINY_LLAMA, threads=1, environment=None):
         self._log = tempfile.TemporaryFile("w+")
         self._stdout = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [SERVER, "--model", model, "--threads", str(threads), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-             *flags], stdout=self._stdout, stderr=self._log, env=environment)
+            [SERVER, "--model", model, "--device", "cpu", "--threads", str(threads), "--listen", "127.0.0.1:0", "--http",
+             "127.0.0.1:0", *flags], stdout=self._stdout, stderr=self._log, env=environment)
 
     def log(self):
         return _written(self._log)
