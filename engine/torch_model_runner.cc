@@ -30,8 +30,8 @@ namespace {
 // Prompt tokens are scored so many at a time: logits of a whole chunk would take hundreds of megabytes.
 constexpr int64_t kScoredTile = DeviceSampler::kMaxRows;
 
-// On a GPU, after a warm-up: kernels whose first launch is a capture's or a later step's, of a few hundred KB each, and
-// the allocator's segments of 20 MiB, of which the graphs' pool and every stream have their own.
+// On a GPU, after a warm-up: kernels whose first launch is a capture's or a later step's, and the allocator's segments
+// of 20 MiB, of which the graphs' pool and every stream have their own.
 constexpr int64_t kLateBytes = int64_t{128} << 20;
 
 class TorchModelRunner : public ModelRunner {
