@@ -56,20 +56,38 @@ int64_t ContainerAvailableBytes() {
   return used == kUnlimited ? limit : std::max<int64_t>(0, limit - used + ReclaimableBytes());
 }
 
+// Why cudaGetDeviceCount has none to offer.
+std::string CudaError() {
+  int count = 0, driver_version = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();  // the next launch's check would find it
+  if (error == cudaSuccess) return "it counts no device";
+  const bool no_driver = cudaDriverGetVersion(&driver_version) == cudaSuccess && driver_version == 0;
+  return absl::StrCat(cudaGetErrorString(error), no_driver ? " (the driver's libcuda.so.1 is not found)" : "");
+}
+
 }  // namespace
 
-absl::StatusOr<at::Device> ResolveDevice(const std::string& name) {
-  const int count = c10::cuda::device_count();
+absl::StatusOr<at::Device> ResolveDevice(const std::string& name, std::string* why_cpu,
+                                         const std::vector<std::string>& gpu_paths) {
   if (name == "cpu") return at::Device(at::kCPU);
-  if (name == "auto") return count > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const int count = c10::cuda::device_count();
+  if (name == "auto") {
+    if (count > 0) return at::Device(at::kCUDA, 0);
+    auto reason = ReasonForCpu(CudaError(), gpu_paths);
+    if (!reason.ok()) return reason.status();
+    if (why_cpu != nullptr) *why_cpu = *std::move(reason);
+    return at::Device(at::kCPU);
+  }
   absl::string_view number = name;
   int index = -1;
   if (!absl::ConsumePrefix(&number, "cuda:") || !absl::SimpleAtoi(number, &index) || index < 0) {
     return absl::InvalidArgumentError(absl::StrCat("device: must be auto, cpu or cuda:N, got \"", name, "\""));
   }
   if (index >= count) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("device: ", name, " is not there; this machine has ", count, " usable CUDA devices"));
+    return absl::InvalidArgumentError(absl::StrCat("device: ", name, " is not there; this machine has ", count,
+                                                   " usable CUDA devices",
+                                                   count > 0 ? "" : absl::StrCat(": ", CudaError())));
   }
   return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
 }

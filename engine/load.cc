@@ -178,8 +178,10 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   loaded.libtorch_version = TORCH_VERSION;
   const c10::InferenceMode no_autograd;
   if (options.num_threads > 0) at::set_num_threads(options.num_threads);
-  auto device = ResolveDevice(options.device);
+  std::string why_cpu;
+  auto device = ResolveDevice(options.device, &why_cpu);
   if (!device.ok()) return device.status();
+  if (!why_cpu.empty()) loaded.notes.push_back(absl::StrCat("--device auto is the CPU: ", why_cpu));
   auto config = LoadModelConfig(options.model_folder);
   if (!config.ok()) return config.status();
   if (config->sliding_window > 0) {

@@ -27,11 +27,12 @@ struct LoadOptions {
   DTypeChoice dtype = DTypeChoice::kAuto;        // of weights and, but for kv_cache_dtype, the cache
   KvCacheDType kv_cache_dtype = KvCacheDType::kAuto;
   Quantization quantization = Quantization::kNone;  // of the layers' matrices, as they are loaded
-  std::string device = "auto";                      // "cpu", "cuda:N"; "auto": cuda:0 where there is one, else cpu
-  int32_t num_threads = 0;                          // of the CPU; 0: one per core
-  std::string hash = "auto";                        // a hash file's path; "auto": search for one; "none": serve dense
-  std::vector<std::string> hash_folders;            // searched by "auto" first, see model/hash_folders.h
-  bool allow_untrained_hash = false;                // load a file marked trained = false
+  // "cpu", "cuda:N"; "auto": cuda:0, or cpu on a machine without an NVIDIA GPU or where the environment hides it
+  std::string device = "auto";
+  int32_t num_threads = 0;                // of the CPU; 0: one per core
+  std::string hash = "auto";              // a hash file's path; "auto": search for one; "none": serve dense
+  std::vector<std::string> hash_folders;  // searched by "auto" first, see model/hash_folders.h
+  bool allow_untrained_hash = false;      // load a file marked trained = false
   PrefilterChoice prefilter = PrefilterChoice::kAuto;
   int64_t max_tokens_in_cache = 0;  // KV capacity, rounded up to pages; 0: sized from free memory
   double cache_memory_share = 0;    // of the free memory, for the KV cache; 0: 0.25 of a CPU's, 0.9 of a GPU's

@@ -31,7 +31,10 @@ ABSL_FLAG(std::string, quantization, "none",
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and cache; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(std::string, kv_cache_dtype, "auto",
           "Of keys and values in the cache; auto: as --dtype; fp8: e4m3, one scale for each token and head");
-ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu");
+ABSL_FLAG(
+    std::string, device, "auto",
+    "auto: cuda:0; cpu on a machine without an NVIDIA GPU, or with CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES "
+    "empty or none. A GPU that is there and that CUDA cannot use is an error");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads of the model; 0: one per core");
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "Address of the gRPC port; port 0: any free one");

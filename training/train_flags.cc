@@ -57,7 +57,7 @@ ABSL_FLAG(std::string, encoder, "z",
 ABSL_FLAG(std::string, query, "real", "real: a query's real weights; bits: its own code, which cannot be served");
 ABSL_FLAG(bool, per_query_head, kRecipe.per_query_head, "A code per query head, as in the paper; cannot be served");
 
-ABSL_FLAG(std::string, device, "auto", "auto: cuda:0 where there is one, else cpu; cuda: every GPU, data-parallel");
+ABSL_FLAG(std::string, device, "auto", "auto: cuda:0, cpu on a machine without GPUs; cuda: every GPU, data-parallel");
 ABSL_FLAG(std::string, dtype, "auto", "Of the model's pass; auto: bf16 where the device computes it fast, else fp32");
 ABSL_FLAG(int32_t, threads, 0, "CPU threads; 0: one per core");
 ABSL_FLAG(double, max_memory, 0, "GB of the device's memory to use at most; 0: most of what is free");

@@ -36,7 +36,7 @@ ABSL_FLAG(bool, tasks, false, "Measure generated tasks: needles, variables, freq
 ABSL_FLAG(bool, fidelity, false, "Measure how long greedy answers stay the dense model's, served with --hash");
 ABSL_FLAG(bool, check_bars, false, "Judge the hash by the project's bars; exit 1 when one is missed");
 ABSL_FLAG(std::string, json, "", "Write all figures to this file");
-ABSL_FLAG(std::string, device, "auto", "Where to run; auto: cuda:0 where there is one");
+ABSL_FLAG(std::string, device, "auto", "Where to run; auto: cuda:0, cpu on a machine without GPUs");
 ABSL_FLAG(std::string, dtype, "auto", "Of weights and activations; auto: bf16 where the device computes it fast");
 ABSL_FLAG(std::string, quantization, "none", "Of the layers' matrices, as the server's flag");
 ABSL_FLAG(std::string, kv_cache_dtype, "auto", "Of keys and values, as the server's flag");
