@@ -122,6 +122,17 @@ class ExamplesTest(unittest.TestCase):
             limits = tools.render("--values", f"deploy/helm/examples/{example}.yaml").server["resources"]["limits"]
             self.assertEqual(limits["nvidia.com/gpu"], 1)
 
+    def test_a_pod_that_asks_for_a_gpu_serves_on_it_or_not_at_all(self):
+        for setting in ("resources.limits.nvidia\\.com/gpu=1", "resources.requests.nvidia\\.com/gpu=1",
+                        "resources.limits.nvidia\\.com/mig-3g\\.40gb=1"):
+            self.assertEqual(tools.with_values(setting).flags.get("--device"), "cuda:0", setting)
+        gpu = "resources.limits.nvidia\\.com/gpu=1"
+        for device in ("cpu", "auto", "cuda:1"):  # said is said, and once
+            arguments = tools.with_values(gpu, f"server.device={device}").server["args"]
+            self.assertEqual([each for each in arguments if "--device" in each], [f"--device={device}"])
+        for settings in ([], ["resources.limits.nvidia\\.com/gpu=0"], ["resources=null"]):
+            self.assertNotIn("--device", tools.with_values(*settings).flags, settings)
+
 
 class LifecycleTest(unittest.TestCase):
 

@@ -125,6 +125,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty: the pod is to have a GPU, whole, shared or a slice. */}}
+{{- define "spotlight.asksForGpu" -}}
+{{- range $kind := list "limits" "requests" -}}
+{{- range $name, $count := default dict (get (default dict $.Values.resources) $kind) -}}
+{{- if and (hasPrefix "nvidia.com/" $name) (gt (int $count) 0) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "spotlight.args" -}}
 - --model={{ .Values.model.path }}
 {{- with .Values.model.name }}
@@ -143,6 +152,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- with .Values.auth.tokensSecretName }}
 - --token-file=/etc/spotlight/tokens/{{ $.Values.auth.tokensKey }}
+{{- end }}
+{{- if and (kindIs "invalid" .Values.server.device) (include "spotlight.asksForGpu" .) }}
+- --device=cuda:0
 {{- end }}
 {{- range $key, $value := .Values.server }}
 {{- if kindIs "bool" $value }}
