@@ -167,6 +167,13 @@ SchedulerOptions ResolveScheduler(SchedulerOptions options, at::Device device, a
   return options;
 }
 
+RetrievalOptions ResolveRetrieval(RetrievalOptions options, at::Device device) {
+  if (options.sparse_min_context == kSparseMinContextByDevice) {
+    options.sparse_min_context = device.is_cuda() ? kGpuSparseMinContext : RetrievalOptions().sparse_min_context;
+  }
+  return options;
+}
+
 bool UsePrefilter(PrefilterChoice choice, const HashFile& hash, at::Device device) {
   // On a GPU the second selection costs more than the shorter scan spares, at every length measured.
   const bool pays = hash.prefix_bits >= 32 && device.is_cpu();
@@ -208,7 +215,12 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   auto hash = OpenHash(options, *config, (*weights)->fingerprint, &loaded.notes);
   if (!hash.ok()) return hash.status();
 
-  if (!hash->layers.empty()) loaded.notes.push_back(DescribeQuality(options.quality));
+  const RetrievalOptions retrieval = ResolveRetrieval(options.retrieval, *device);
+  if (!hash->layers.empty()) {
+    loaded.notes.push_back(absl::StrCat("retrieval auto: sparse from ", retrieval.sparse_min_context,
+                                        " tokens of context on, dense below"));
+    loaded.notes.push_back(DescribeQuality(options.quality));
+  }
 
   RunnerParts parts;
   parts.device = *device;
@@ -236,7 +248,7 @@ absl::StatusOr<LoadedEngine> Load(const LoadOptions& options, StatsObserver* obs
   if (device->is_cuda()) {
     scheduler.short_chunks = ShortChunksFor(config->num_q_heads / config->num_kv_heads, e4m3_pages);
   }
-  EngineOptions engine_options{options.queue, scheduler, options.retrieval, options.quality,
+  EngineOptions engine_options{options.queue, scheduler, retrieval, options.quality,
                                options.max_step_seconds.value_or(device->is_cuda() ? kGpuMaxStepSeconds : 0)};
   KvCacheShape shape{config->num_layers, config->num_kv_heads, config->head_dim, hash->hash_words, {}};
   for (const auto& [layer, view] : hash->layers) shape.hashed_layers.push_back(layer);

@@ -27,6 +27,10 @@ absl::StatusOr<RetrievalPolicy> RetrievalPolicy::Create(const RetrievalOptions& 
         absl::StrCat("budget: min_tokens and recent_tokens must be at least 1, sink_tokens 0, got ", budget.min_tokens,
                      ", ", budget.recent_tokens, ", ", budget.sink_tokens));
   }
+  if (options.sparse_min_context < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sparse_min_context: must be at least 0, got ", options.sparse_min_context));
+  }
   RetrievalPolicy policy;
   policy.options_ = options;
   policy.has_hash_ = model.hash.present && !model.hash.layers.empty();

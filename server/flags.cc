@@ -65,8 +65,9 @@ ABSL_FLAG(
 ABSL_FLAG(std::string, hash_folders, "", "Comma-separated folders that --hash=auto searches after the model's own");
 ABSL_FLAG(bool, allow_untrained_hash, false, "Load a hash file that was never trained: its answers are meaningless");
 ABSL_FLAG(double, budget, kRetrieval.budget.ratio, "Share of the context that a token attends to, above 0 and up to 1");
-ABSL_FLAG(int32_t, sparse_min_context, kRetrieval.sparse_min_context,
-          "Contexts below this many tokens are dense, unless a request asks for sparse");
+ABSL_FLAG(std::string, sparse_min_context, "auto",
+          "Contexts below this many tokens are dense, unless a request asks for sparse; auto: 8192 on a GPU, 4096 on a "
+          "CPU");
 ABSL_FLAG(std::string, prefilter, "auto",
           "Score in two passes, the first over 32 bits; auto: on a CPU, where the hash was trained for it");
 
@@ -143,7 +144,7 @@ const std::vector<FlagGroup>& Groups() {
         {"hash_folders", "DIR,..."},
         {"allow_untrained_hash", ""},
         {"budget", "RATIO"},
-        {"sparse_min_context", "N"},
+        {"sparse_min_context", "auto|N"},
         {"prefilter", "auto|on|off"}}},
       {"Retrieval quality",
        {{"quality_sample_every", "N"},
@@ -264,7 +265,14 @@ absl::Status ReadRetrieval(engine::LoadOptions* load) {
   if (!(load->retrieval.budget.ratio > 0 && load->retrieval.budget.ratio <= 1)) {
     return Invalid("budget", absl::StrCat("must be above 0 and at most 1, got ", load->retrieval.budget.ratio));
   }
-  load->retrieval.sparse_min_context = absl::GetFlag(FLAGS_sparse_min_context);
+  load->retrieval.sparse_min_context = engine::kSparseMinContextByDevice;
+  if (const std::string text = absl::GetFlag(FLAGS_sparse_min_context); text != "auto") {
+    int32_t tokens = 0;
+    if (!absl::SimpleAtoi(text, &tokens) || tokens < 0) {
+      return Invalid("sparse-min-context", absl::StrCat("must be auto or at least 0, got \"", text, "\""));
+    }
+    load->retrieval.sparse_min_context = tokens;
+  }
   const std::string prefilter = absl::GetFlag(FLAGS_prefilter);
   if (prefilter != "auto" && prefilter != "on" && prefilter != "off") {
     return Invalid("prefilter", absl::StrCat("must be auto, on or off, got \"", prefilter, "\""));
@@ -272,7 +280,7 @@ absl::Status ReadRetrieval(engine::LoadOptions* load) {
   load->prefilter = prefilter == "auto" ? engine::PrefilterChoice::kAuto
                     : prefilter == "on" ? engine::PrefilterChoice::kOn
                                         : engine::PrefilterChoice::kOff;
-  return CheckAtLeast("sparse-min-context", load->retrieval.sparse_min_context, 0);
+  return absl::OkStatus();
 }
 
 absl::Status ReadQuality(engine::QualityOptions* quality) {

@@ -127,6 +127,10 @@ TEST(RetrievalPolicyTest, RefusesWhatItCannotCount) {
   RetrievalOptions options;
   options.budget.ratio = 0;
   EXPECT_EQ(RetrievalPolicy::Create(options, HashedModel()).status().code(), absl::StatusCode::kInvalidArgument);
+  options = {};
+  options.sparse_min_context = -1;
+  EXPECT_EQ(RetrievalPolicy::Create(options, HashedModel()).status().message(),
+            "sparse_min_context: must be at least 0, got -1");
 }
 
 TEST(RetrievalPolicyTest, SaysWhenTheHashWasNeverTrained) {

@@ -333,5 +333,14 @@ TEST_F(TorchModelRunnerCudaTest, PaddedAndMixedRowsGetTheTokensOfRowsAlone) {
   }
 }
 
+TEST_F(TorchModelRunnerCudaTest, AutoIsSparseLaterThanOnACpu) {
+  LoadOptions options = Options(true, DTypeChoice::kBf16, "auto");
+  options.retrieval.sparse_min_context = kSparseMinContextByDevice;
+  const auto loaded = LoadEngine(options, nullptr);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->engine->model().device, "cuda:0");
+  EXPECT_EQ(loaded->engine->options().retrieval.sparse_min_context, kGpuSparseMinContext);
+}
+
 }  // namespace
 }  // namespace spotlight::engine

@@ -87,6 +87,9 @@ TEST(CommandLineTest, FillsTheOptions) {
             (HistogramBuckets{{"spotlight_batch_size", {1, 2}}}));
   EXPECT_EQ(Parse({"--model=x"})->options.load.kv_cache_dtype, engine::KvCacheDType::kAuto);
   EXPECT_EQ(Parse({"--model=x", "--kv-cache-dtype=fp8"})->options.load.kv_cache_dtype, engine::KvCacheDType::kFp8);
+  EXPECT_EQ(load.retrieval.sparse_min_context, engine::kSparseMinContextByDevice);
+  EXPECT_EQ(Parse({"--model=x", "--sparse-min-context=0"})->options.load.retrieval.sparse_min_context, 0);
+  EXPECT_EQ(Parse({"--model=x", "--sparse-min-context=300"})->options.load.retrieval.sparse_min_context, 300);
   EXPECT_FALSE(load.max_step_seconds.has_value()) << "by device";
   EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=0"})->options.load.max_step_seconds, 0.0);
   EXPECT_EQ(Parse({"--model=x", "--max-step-seconds=2.5"})->options.load.max_step_seconds, 2.5);
@@ -132,6 +135,10 @@ TEST(CommandLineTest, ErrorsNameTheFlagAndItsBound) {
   EXPECT_EQ(Error({"--model=x", "--kv-cache-dtype=int8"}), "--kv-cache-dtype: must be auto or fp8, got \"int8\"");
   EXPECT_EQ(Error({"--model=x", "--device=tpu"}), "--device: must be auto, cpu or cuda:N, got \"tpu\"");
   EXPECT_EQ(Error({"--model=x", "--http=9090"}), "--http: must be HOST:PORT, got \"9090\"");
+  EXPECT_EQ(Error({"--model=x", "--sparse-min-context=-1"}),
+            "--sparse-min-context: must be auto or at least 0, got \"-1\"");
+  EXPECT_EQ(Error({"--model=x", "--sparse-min-context=4k"}),
+            "--sparse-min-context: must be auto or at least 0, got \"4k\"");
   EXPECT_EQ(Error({"--model=x", "--quality-floor=1.5"}), "--quality-floor: must be in [0, 1], got 1.5");
   EXPECT_EQ(Error({"--model=x", "--quality-floor=0.5", "--quality-sample-every=0"}),
             "--quality-floor: needs samples: --quality-sample-every is 0");
