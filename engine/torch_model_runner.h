@@ -1,5 +1,6 @@
 // Runs steps on LibTorch: copies a batch to the device, runs the decoder, samples. A GPU samples by itself and takes
-// two steps at a time; on a CPU engine/sampler.h does it. The only catch of torch's exceptions.
+// two steps at a time; on a CPU engine/sampler.h does it. What torch throws in a step becomes a status here: nothing
+// that throws gets out of Launch and Wait.
 #pragma once
 
 #include <c10/cuda/CUDAStream.h>

@@ -48,10 +48,9 @@ ABSL_FLAG(int32_t, max_running, kScheduler.max_running, "Requests in one step");
 ABSL_FLAG(
     int32_t, max_step_tokens, 0,
     "Tokens of one step: decoding first, the rest for chunks of prompts; 0: 8192 on a GPU, 512 on a CPU and in fp32");
-ABSL_FLAG(
-    double, max_token_gap_ms, 1e3 * kScheduler.max_token_gap_seconds,
-    "The longest step that prompts may make while others decode: chunks are cut by their predicted time; 0: three "
-    "times a step that only decodes");
+ABSL_FLAG(double, max_token_gap_ms, 1e3 * kScheduler.max_token_gap_seconds,
+          "While others decode, chunks of prompts are cut so that the step is predicted to take no longer, an aim and "
+          "not a bound; 0: three times a step that only decodes");
 ABSL_FLAG(bool, prefix_cache, kScheduler.prefix_cache,
           "Keep the pages of prompts and dense answers for later prompts that begin the same, until they are needed");
 ABSL_FLAG(int32_t, max_waiting_requests, kQueue.max_waiting_requests, "Requests that may wait; more are refused");
