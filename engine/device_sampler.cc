@@ -1,7 +1,6 @@
 #include "engine/device_sampler.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -9,11 +8,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "engine/ops/execution.h"
 #include "engine/ops/pinned.h"
 #include "engine/ops/tensor.h"
 #include "engine/ops/workspace.h"
 #include "engine/sampler.h"
+#include "kernels/layout.h"
 
 namespace spotlight::engine {
 namespace {
@@ -32,24 +33,20 @@ int64_t WorkspaceBytes(const StepCapacity& capacity, int32_t vocab_size) {
   return static_cast<int64_t>(kernels::SampleWorkspaceBytes(rows, vocab_size));
 }
 
-template <typename T>
-T* PointerTo(const at::Tensor& bytes) {
-  return static_cast<T*>(bytes.data_ptr());
+int64_t SequenceTokens(const StepCapacity& capacity) {
+  return int64_t{capacity.max_pages} * kernels::kPageTokens;
 }
 
 template <typename T>
-at::Tensor Pinned(const std::vector<T>& values) {
-  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  at::Tensor pinned = PinnedEmpty({bytes}, at::kByte);
-  if (bytes > 0) std::memcpy(pinned.data_ptr(), values.data(), bytes);
-  return pinned;
+T* PointerTo(const at::Tensor& bytes) {
+  return static_cast<T*>(bytes.data_ptr());
 }
 
 }  // namespace
 
 int64_t DeviceSampler::Bytes(const StepCapacity& capacity, int32_t vocab_size) {
   return capacity.max_rows * (int64_t{vocab_size} * 4 + kEntriesBytes) + capacity.max_tokens * kOutputBytes +
-         WorkspaceBytes(capacity, vocab_size);
+         SequenceTokens(capacity) * 4 + WorkspaceBytes(capacity, vocab_size);
 }
 
 DeviceSampler::DeviceSampler(const StepCapacity& capacity, int32_t vocab_size, at::Device device)
@@ -58,40 +55,66 @@ DeviceSampler::DeviceSampler(const StepCapacity& capacity, int32_t vocab_size, a
   counts_ = at::empty({capacity.max_rows, vocab_size}, bytes.dtype(at::kInt));
   entries_ = at::empty({capacity.max_rows, kEntriesBytes}, bytes);
   out_ = at::empty({capacity.max_tokens * kOutputBytes}, bytes);
+  token_ids_ = at::empty({SequenceTokens(capacity)}, counts_.options());
   if (const int64_t size = WorkspaceBytes(capacity, vocab_size); size > 0) workspace_ = MakeWorkspace(size, device);
-  for (Copy& copy : copies_) copy.out = PinnedEmpty({capacity.max_tokens * kOutputBytes}, at::kByte);
+  for (Copy& copy : copies_) {
+    copy.out = PinnedEmpty({capacity.max_tokens * kOutputBytes}, at::kByte);
+    copy.entries = PinnedEmpty({capacity.max_rows, kEntriesBytes}, at::kByte);
+    copy.token_ids = PinnedEmpty({SequenceTokens(capacity)}, at::kInt);
+  }
 }
 
 absl::StatusOr<const std::vector<SampleRowParams>*> DeviceSampler::Prepare(const Batch& batch) {
   if (auto status = slots_.Assign(batch, &rows_, &fresh_); !status.ok()) return status;
-  copies_[num_copied_ % 2].in.clear();
-  for (const SampleSlots::Fresh& fresh : fresh_) {
-    if (auto status = Write(fresh); !status.ok()) return status;
+  Copy& copy = copies_[num_copied_ % 2];
+  copy.more.clear();
+  copy.num_token_ids = 0;
+  for (size_t i = 0; i < fresh_.size(); ++i) {
+    if (auto status = Write(i); !status.ok()) return status;
   }
   return &rows_;
 }
 
-absl::Status DeviceSampler::Write(const SampleSlots::Fresh& fresh) {
-  std::vector<at::Tensor>* const in = &copies_[num_copied_ % 2].in;
+at::Tensor DeviceSampler::TokenIds(const SampleRow& row, Copy* copy) {
+  const int64_t num_prompt = row.prompt_token_ids == nullptr ? 0 : row.prompt_token_ids->size();
+  const int64_t num_ids = num_prompt + static_cast<int64_t>(row.output_token_ids->size());
+  at::Tensor ids;
+  if (copy->num_token_ids + num_ids <= copy->token_ids.size(0)) {
+    ids = copy->token_ids.narrow(0, copy->num_token_ids, num_ids);
+    copy->num_token_ids += num_ids;
+  } else {
+    // More than one sequence's worth in one step: LibTorch's cache of pinned memory, which may have to ask the driver.
+    ids = copy->more.emplace_back(PinnedEmpty({num_ids}, at::kInt));
+  }
+  auto* const data = ids.data_ptr<int32_t>();
+  if (num_prompt > 0) std::copy(row.prompt_token_ids->begin(), row.prompt_token_ids->end(), data);
+  std::copy(row.output_token_ids->begin(), row.output_token_ids->end(), data + num_prompt);
+  return ids;
+}
+
+absl::Status DeviceSampler::Write(size_t index) {
+  const SampleSlots::Fresh& fresh = fresh_[index];
+  Copy* const copy = &copies_[num_copied_ % 2];
   const std::vector<SampleEntry> entries = SampleEntriesOf(*fresh.row);
-  if (!entries.empty()) {
-    const at::Tensor& values = in->emplace_back(Pinned(entries));
-    EnqueueCopy(entries_.select(0, fresh.slot).narrow(0, 0, values.size(0)), values);
+  if (const auto bytes = static_cast<int64_t>(entries.size() * sizeof(SampleEntry)); bytes > 0) {
+    const at::Tensor values = copy->entries.select(0, static_cast<int64_t>(index)).narrow(0, 0, bytes);
+    std::memcpy(values.data_ptr(), entries.data(), bytes);
+    EnqueueCopy(entries_.select(0, fresh.slot).narrow(0, 0, bytes), values);
   }
   if (!IsPenalised(*fresh.row)) return absl::OkStatus();
-  std::vector<int32_t> ids;
-  if (fresh.row->prompt_token_ids != nullptr) ids = *fresh.row->prompt_token_ids;
-  const auto num_prompt = static_cast<int32_t>(ids.size());
-  ids.insert(ids.end(), fresh.row->output_token_ids->begin(), fresh.row->output_token_ids->end());
-  const at::Tensor& host_ids = in->emplace_back(Pinned(ids));
-  const at::Tensor device_ids = at::empty_like(host_ids, host_ids.options().device(device_).pinned_memory(false));
-  EnqueueCopy(device_ids, host_ids);
+  const at::Tensor ids = TokenIds(*fresh.row, copy);
+  const int64_t num_ids = ids.size(0);
+  if (num_ids > token_ids_.size(0)) {
+    return absl::InternalError(
+        absl::StrCat("a row of ", num_ids, " tokens to count, the sampler's capacity is ", token_ids_.size(0)));
+  }
+  EnqueueCopy(token_ids_.narrow(0, 0, num_ids), ids);
   kernels::CountTokensParams params;
   params.execution = ExecutionOn(device_);
   params.vocab_size = vocab_size_;
-  params.num_prompt = num_prompt;
-  params.num_generated = static_cast<int32_t>(ids.size()) - num_prompt;
-  params.token_ids = PointerTo<const int32_t>(device_ids);
+  params.num_generated = static_cast<int32_t>(fresh.row->output_token_ids->size());
+  params.num_prompt = static_cast<int32_t>(num_ids) - params.num_generated;
+  params.token_ids = token_ids_.data_ptr<int32_t>();
   params.counts = PointerTo<uint32_t>(counts_) + int64_t{fresh.slot} * vocab_size_;
   return kernels::CountTokens(params);
 }

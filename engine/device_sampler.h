@@ -47,7 +47,19 @@ class DeviceSampler {
   const kernels::SampleOutput* Take();
 
  private:
-  absl::Status Write(const SampleSlots::Fresh& fresh);
+  struct Copy {
+    // Pinned: what Prepare sends, kept until `done`.
+    at::Tensor entries;            // as entries_, by place in fresh_
+    at::Tensor token_ids;          // [tokens of a sequence] int32, num_token_ids of them taken
+    std::vector<at::Tensor> more;  // of rows that these have no room for
+    int64_t num_token_ids = 0;
+    at::Tensor out;  // pinned
+    at::cuda::CUDAEvent done;
+  };
+
+  absl::Status Write(size_t index);  // of fresh_
+  // The row's prompt and output, pinned.
+  at::Tensor TokenIds(const SampleRow& row, Copy* copy);
 
   const int32_t vocab_size_;
   const at::Device device_;
@@ -57,12 +69,8 @@ class DeviceSampler {
   at::Tensor counts_;     // [slots, vocab] int32
   at::Tensor entries_;    // [slots, kMaxSampleEntries] SampleEntry, as bytes
   at::Tensor out_;        // [max_tokens] SampleOutput, as bytes: of the latest step
+  at::Tensor token_ids_;  // [tokens of a sequence] int32: of the sequence that is being counted
   at::Tensor workspace_;  // undefined: none is needed
-  struct Copy {
-    std::vector<at::Tensor> in;  // pinned: what Prepare sends, kept until `done`
-    at::Tensor out;              // pinned
-    at::cuda::CUDAEvent done;
-  };
   Copy copies_[2];
   uint64_t num_copied_ = 0, num_taken_ = 0;
 };

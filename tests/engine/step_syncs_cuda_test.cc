@@ -1,6 +1,6 @@
 // Nothing on the host waits inside a step: neither LibTorch nor the engine asks the device to be done with anything
-// between a step's launch and the wait for its tokens. LibTorch's own waits are found by its debug mode, others by
-// standing between the program and the CUDA runtime.
+// between a step's launch and the wait for its tokens, nor for memory. LibTorch's own waits are found by its debug
+// mode, others, and what is allocated, by standing between the program and the CUDA runtime.
 #include <gtest/gtest.h>
 
 #include <ATen/ops/ones.h>
@@ -16,12 +16,13 @@
 #include <utility>
 #include <vector>
 
+#include "engine/ops/pinned.h"
 #include "tests/testing/model_harness.h"
 #include "tests/testing/runner_harness.h"
 
 namespace {
 
-std::atomic<int> num_waits{0};
+std::atomic<int> num_waits{0}, num_allocations{0};
 
 // The CUDA runtime's own function.
 template <class Function>
@@ -67,6 +68,19 @@ cudaError_t cudaFree(void* memory) {
   return next(memory);
 }
 
+// Both may wait for it, and take their time in any case.
+cudaError_t cudaMalloc(void** memory, size_t size) {
+  static auto* const next = Next<cudaError_t(void**, size_t)>("cudaMalloc");
+  ++num_allocations;
+  return next(memory, size);
+}
+
+cudaError_t cudaHostAlloc(void** memory, size_t size, unsigned int flags) {
+  static auto* const next = Next<cudaError_t(void**, size_t, unsigned int)>("cudaHostAlloc");
+  ++num_allocations;
+  return next(memory, size, flags);
+}
+
 }  // extern "C"
 
 namespace spotlight::engine {
@@ -104,6 +118,16 @@ TEST_P(StepSyncsCudaTest, WaitsAreSeen) {
   EXPECT_THROW(tensor.sum().item<float>(), c10::Error);
 }
 
+TEST_P(StepSyncsCudaTest, AllocationsAreSeen) {
+  constexpr int64_t kBytes = 301 << 20;  // more than LibTorch keeps of what others have given back
+  int before = num_allocations;
+  const at::Tensor device = at::ones({kBytes}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA));
+  EXPECT_GT(num_allocations, before);
+  before = num_allocations;
+  const at::Tensor pinned = PinnedEmpty({kBytes}, at::kByte);
+  EXPECT_GT(num_allocations, before);
+}
+
 TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     options_.dtype = dtype;
@@ -120,7 +144,8 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
     everything.presence_penalty = 0.3f;
     everything.frequency_penalty = 0.1f;
     everything.logit_bias = {{17, 2.0f}};
-    const std::vector<int32_t> prompt_ids = {5, 6, 7}, output_ids = {8, 9}, banned_ids = {11};
+    const std::vector<int32_t> prompt_ids = {5, 6, 7};
+    std::vector<int32_t> output_ids = {8, 9}, banned_ids = {11};
 
     std::vector<std::pair<std::string, Batch>> steps;
     // Whatever is prepared at earlier steps (a library's kernels at the first, a graph at the third) is there in the
@@ -148,6 +173,10 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
         row.output_index = 2;
         row.banned_token_ids = &banned_ids;
       }
+      if (turn == kTurns - 1) {  // longer than ever before
+        for (int32_t i = 0; i < 480; ++i) output_ids.push_back(5 + i % 300);
+        for (int32_t i = 0; i < 100; ++i) banned_ids.push_back(12 + i);
+      }
       add("penalised", std::move(penalised));
       add("short chunk", sequences.Step({}, 0, 8 + turn, 48, false));
       add("beside a short chunk", sequences.Step(all, 4, 8 + turn, 40, false));
@@ -171,10 +200,11 @@ TEST_P(StepSyncsCudaTest, NothingWaitsInsideAStep) {
     for (size_t i = 0; i < steps.size(); ++i) {
       const auto& [name, batch] = steps[i];
       EXPECT_FALSE(runner->PreparesFor(batch)) << name;
-      const int before = num_waits;
+      const int before = num_waits, allocations = num_allocations;
       const absl::Status launched = runner->Launch(batch);
       EXPECT_TRUE(launched.ok()) << name << ": " << launched;
       EXPECT_EQ(num_waits, before) << name;
+      EXPECT_EQ(num_allocations, allocations) << name;
       waits += num_waits - before;
       if (i == 0) continue;  // two at a time
       wait(steps[i - 1].first);
