@@ -58,7 +58,7 @@ start() { # server: its soak in the background, as the last of soaks
       program=./checked_server gap=60 patience=180
       # Under memcheck a step that is enqueued kernel by kernel may take more than three times as long as a graph's
       # replay, which is all that prompts may hold up a step by default: they would go on by their shortest chunks.
-      flags+=' --max-token-gap-ms 2000'
+      flags+=' --max-token-gap-ms 2000 --max-step-seconds 600'
       ;;
     7b)
       # The tiny model's tokenizer serves: its ids are among the larger vocabulary's.
